@@ -1,0 +1,1 @@
+"""The command `workbench`: parse, call `Workbench`, print. No logic."""

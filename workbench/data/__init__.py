@@ -1,0 +1,1 @@
+"""Training data: recognise a file, list its problems, freeze a test part, keep it."""

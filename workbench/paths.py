@@ -1,0 +1,101 @@
+"""Where everything is kept: functions over one environment variable, read at each call.
+
+This is the only module that reads `os.environ`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = [
+    "adapters_dir",
+    "bases_dir",
+    "bundled_datasets_dir",
+    "child_environment",
+    "config_file",
+    "database_url",
+    "datasets_dir",
+    "home",
+    "hub_offline",
+    "jobs_dir",
+    "machine_file",
+    "wanted_threads",
+]
+
+_CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def _in_checkout() -> bool:
+    return (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "adapters").is_dir()
+
+
+def home() -> Path:
+    """`$WORKBENCH_HOME`, else the checkout when run from one, else the platform's user data folder."""
+    given = os.environ.get("WORKBENCH_HOME")
+    if given:
+        return Path(given).expanduser().resolve()
+    if _in_checkout():
+        return _CHECKOUT
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("workbench", appauthor=False))
+
+
+def database_url() -> str:
+    """`$WORKBENCH_DB` (a SQLAlchemy URL), else a SQLite file in the home."""
+    return os.environ.get("WORKBENCH_DB") or f"sqlite:///{home() / 'workbench.db'}"
+
+
+def bases_dir() -> Path:
+    """`<home>/bases`: one folder per `family/version`, each with `base.json`, `lock.json` and the weights."""
+    return home() / "bases"
+
+
+def datasets_dir() -> Path:
+    """`<home>/datasets`: one folder per dataset, each with `data.jsonl` and `README.md`."""
+    return home() / "datasets"
+
+
+def bundled_datasets_dir() -> Path:
+    """The example sets that ship with the code: in the wheel, else in the checkout."""
+    shipped = Path(__file__).resolve().parent / "_datasets"
+    return shipped if shipped.is_dir() else _CHECKOUT / "datasets"
+
+
+def jobs_dir() -> Path:
+    """`<home>/jobs/<id>/attempt-<n>/`."""
+    return home() / "jobs"
+
+
+def adapters_dir() -> Path:
+    """`<home>/adapters/<name>/v<N>/`."""
+    return home() / "adapters"
+
+
+def config_file() -> Path:
+    """`<home>/config.yaml`: the only place that can allow remote code, per repository and commit."""
+    return home() / "config.yaml"
+
+
+def machine_file() -> Path:
+    """`<home>/machine.json`: the speeds measured on this machine."""
+    return home() / "machine.json"
+
+
+def hub_offline() -> bool:
+    """True when the user asked Hugging Face's libraries to stay offline."""
+    return any(
+        os.environ.get(name, "").lower() in {"1", "true", "yes", "on"} for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
+
+
+def wanted_threads() -> int | None:
+    """`$OMP_NUM_THREADS` when it is a positive number, else None (use every core)."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if value.isdigit() and int(value) > 0 else None
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """The environment for a child process: this one's, changed by `extra`."""
+    return {**os.environ, **extra}

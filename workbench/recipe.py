@@ -1,0 +1,206 @@
+"""Everything that decides a training run, in one model.
+
+The YAML file, the command-line options, the browser form and the docs table are derived from its fields.
+Names are upstream's: TRL's `SFTConfig` and `ModelConfig`, PEFT's `LoraConfig`, transformers' `TrainingArguments`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from workbench.errors import RecipeError, UsageError
+from workbench.records import BaseRef, check_name
+
+__all__ = ["GROUPS", "PRESETS", "Preset", "Recipe", "Resolved", "resolve"]
+
+GROUPS = ("What", "Training", "Adapter", "Base precision", "Evaluation", "Machine")
+
+
+def _f(default: Any, group: str, help: str, **kw: Any) -> Any:
+    return Field(default, description=help, json_schema_extra={"group": group}, **kw)
+
+
+class Recipe(BaseModel):
+    """A training run. Unknown keys are errors; every problem is reported at once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    base: str = _f(..., "What", "The base to start from, family@version.")
+    dataset: str = _f(..., "What", "The dataset to learn from, by name.")
+    name: str | None = _f(None, "What", "The adapter's name. Default: the dataset's name.")
+    method: Literal["lora", "qlora", "sft"] = _f("lora", "What", "lora and qlora train an adapter; sft trains all weights and publishes a new version of the base.")
+    publish_as: str | None = _f(None, "What", "With method sft: family@version of the new base. Default: the next free version of the family.")
+
+    num_train_epochs: float = _f(1.0, "Training", "Passes over the training rows.", gt=0, le=1000)
+    max_steps: int = _f(-1, "Training", "Stop after this many optimiser steps; -1 means: by epochs.", ge=-1)
+    learning_rate: float = _f(1e-3, "Training", "Peak learning rate.", gt=0, le=1)
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = _f("cosine", "Training", "How the learning rate falls.")
+    warmup_ratio: float = _f(0.05, "Training", "Share of the steps over which the learning rate rises.", ge=0, lt=1)
+    per_device_train_batch_size: int = _f(8, "Training", "Rows per forward pass.", ge=1, le=4096)
+    gradient_accumulation_steps: int = _f(1, "Training", "Forward passes per optimiser step.", ge=1, le=4096)
+    max_length: int = _f(1024, "Training", "Longest row, in tokens; longer rows are cut at the end and counted in the report.", ge=8, le=1_048_576)
+    packing: bool = _f(False, "Training", "Put several rows into one sequence, kept apart by the attention mask.")
+    assistant_only_loss: bool = _f(True, "Training", "Learn from the assistant's turns only (conversations).")
+    completion_only_loss: bool = _f(True, "Training", "Learn from the completion only (prompt and completion rows).")
+    weight_decay: float = _f(0.0, "Training", "Decoupled weight decay.", ge=0, le=1)
+    max_grad_norm: float = _f(1.0, "Training", "Gradients are clipped to this norm.", gt=0)
+    seed: int = _f(42, "Training", "Seed of initialisation, order and dropout.", ge=0, lt=2**32)
+
+    lora_r: int = _f(16, "Adapter", "Rank of the update.", ge=1, le=1024)
+    lora_alpha: int = _f(32, "Adapter", "Scale of the update: alpha / r.", ge=1, le=65536)
+    lora_dropout: float = _f(0.0, "Adapter", "Dropout before the update.", ge=0, lt=1)
+    lora_target_modules: tuple[str, ...] = _f(("all-linear",), "Adapter", "Modules that get an update, by name, or all-linear.", min_length=1)
+    use_rslora: bool = _f(False, "Adapter", "Scale by alpha / sqrt(r) (rank-stabilised LoRA).")
+    use_dora: bool = _f(False, "Adapter", "Weight-decomposed update (DoRA). It re-imposes the base's column norms: harder to carry to a new base.")
+
+    load_in_4bit: bool = _f(False, "Base precision", "Hold the frozen base in 4 bits. Implied by qlora.")
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = _f("nf4", "Base precision", "4-bit data type.")
+    use_bnb_nested_quant: bool = _f(False, "Base precision", "Quantise the quantisation constants too.")
+    bf16: bool | None = _f(None, "Base precision", "Compute in bfloat16. Default: where the CPU or GPU has bf16 matrix units.")
+
+    eval_steps: int | None = _f(None, "Evaluation", "Evaluate every so many steps. Default: about five times in a run.", ge=1)
+    early_stopping_patience: int | None = _f(None, "Evaluation", "Stop after this many evaluations without a better loss.", ge=1)
+    save_steps: int | None = _f(None, "Evaluation", "Save a checkpoint every so many steps. Default: with each evaluation.", ge=1)
+    save_total_limit: int = _f(2, "Evaluation", "Checkpoints kept.", ge=2, le=1000)
+    eval_rows: int = _f(32, "Evaluation", "Training rows held back to watch the loss; the frozen test part is never used for this.", ge=0, le=10_000)
+
+    gradient_checkpointing: bool | None = _f(None, "Machine", "Trade time for memory. Default: only where memory needs it.")
+    threads: int | None = _f(None, "Machine", "CPU threads. Default: every core, or OMP_NUM_THREADS.", ge=1, le=1024)
+    report_to: tuple[Literal["trackio", "wandb", "mlflow", "tensorboard"], ...] = _f((), "Machine", "Loggers of transformers to report to as well.")
+
+    @property
+    def adapter_name(self) -> str:
+        return self.name or self.dataset
+
+    @property
+    def quantized(self) -> bool:
+        return self.method == "qlora" or self.load_in_4bit
+
+    @classmethod
+    def load(cls, data: dict[str, Any]) -> Recipe:
+        """Check `data` against the model; raises `RecipeError` with every problem at once."""
+        problems: list[str] = []
+        recipe: Recipe | None = None
+        try:
+            recipe = cls.model_validate(data)
+        except ValidationError as error:
+            problems += [_plain(e) for e in error.errors()]
+        problems += _cross_checks(data, recipe)
+        if problems or recipe is None:
+            raise RecipeError("This recipe cannot be run:", problems, hint="See every key: workbench train --help")
+        return recipe
+
+    @classmethod
+    def from_yaml(cls, text: str | Path) -> Recipe:
+        return cls.load(read_yaml(text))
+
+    def to_yaml(self) -> str:
+        """The whole recipe, every key written out, in the order of the docs table."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(text: str | Path) -> dict[str, Any]:
+    """Read a recipe file; raises `RecipeError` when it is not a mapping."""
+    if isinstance(text, Path):
+        try:
+            text = text.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"The recipe file cannot be read: {error}.") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"The recipe is not YAML: {error}") from None
+    if not isinstance(data, dict) or not all(isinstance(k, str) for k in data):
+        raise RecipeError("A recipe is a list of `key: value` lines.", hint="Start from one: workbench train … --dry-run")
+    return data
+
+
+def _plain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        import difflib
+
+        close = difflib.get_close_matches(key, Recipe.model_fields, n=1)
+        return f"{key}: no such key." + (f" Did you mean {close[0]}?" if close else "")
+    if error["type"] == "missing":
+        return f"{key}: must be given."
+    return f"{key}: {error['msg']} (found {error.get('input')!r})."
+
+
+def _cross_checks(data: dict[str, Any], recipe: Recipe | None) -> list[str]:
+    problems = []
+    for key, parse in (("base", BaseRef.parse), ("publish_as", BaseRef.parse), ("name", check_name), ("dataset", check_name)):
+        value = data.get(key)
+        if isinstance(value, str):
+            try:
+                parse(value)
+            except UsageError as error:
+                problems.append(f"{key}: {error}")
+    if recipe is None:
+        return problems
+    if recipe.method == "sft":
+        if recipe.load_in_4bit:
+            problems.append("load_in_4bit: sft trains all weights, which cannot be held in 4 bits. Use method qlora.")
+    elif recipe.publish_as:
+        problems.append("publish_as: only method sft publishes a base; lora and qlora publish an adapter.")
+    if recipe.early_stopping_patience and not recipe.eval_rows:
+        problems.append("early_stopping_patience: needs eval_rows above 0.")
+    if "all-linear" in recipe.lora_target_modules and len(recipe.lora_target_modules) > 1:
+        problems.append("lora_target_modules: all-linear stands alone.")
+    if any(not m.replace("_", "").replace(".", "").replace("-", "").isalnum() for m in recipe.lora_target_modules):
+        problems.append("lora_target_modules: names only, no patterns.")
+    return problems
+
+
+class Preset(BaseModel):
+    """A named set of values, with the sentence that says when to use it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    title: str
+    when: str
+    values: dict[str, Any]
+
+
+PRESETS: dict[str, Preset] = {
+    "quick": Preset(
+        title="Quick try",
+        when="To see whether the data works.",
+        values={"max_steps": 60, "learning_rate": 2e-3, "lora_r": 16, "lora_alpha": 32},
+    ),
+    "standard": Preset(
+        title="Standard",
+        when="The usual choice.",
+        values={"num_train_epochs": 2.0, "learning_rate": 1e-3, "lora_r": 16, "lora_alpha": 32, "early_stopping_patience": 3},
+    ),
+    "thorough": Preset(
+        title="Thorough",
+        when="When Standard was close.",
+        values={"num_train_epochs": 5.0, "learning_rate": 5e-4, "lora_r": 32, "lora_alpha": 64, "early_stopping_patience": 4},
+    ),
+}
+
+
+class Resolved(BaseModel):
+    """A recipe together with where each of its values came from: default, preset, file or given."""
+
+    model_config = ConfigDict(frozen=True)
+    recipe: Recipe
+    origin: dict[str, str]
+
+
+def resolve(given: dict[str, Any], *, preset: str | None = None, file: dict[str, Any] | None = None) -> Resolved:
+    """Lay `given` over `file` over the preset over the defaults. Raises `RecipeError`."""
+    if preset is not None and preset not in PRESETS:
+        raise RecipeError(f"No preset named '{preset}'.", hint=f"There are: {', '.join(PRESETS)}.")
+    layers = [(f"preset {preset}", PRESETS[preset].values if preset else {}), ("file", file or {}), ("given", given)]
+    data: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for label, values in layers:
+        data.update(values)
+        origin.update(dict.fromkeys(values, label))
+    recipe = Recipe.load(data)
+    return Resolved(recipe=recipe, origin={key: origin.get(key, "default") for key in Recipe.model_fields})

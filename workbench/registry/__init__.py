@@ -1,0 +1,1 @@
+"""The registry of adapters: versions, aliases, lineage, trash, import and export."""
