@@ -85,9 +85,7 @@ def machine_file() -> Path:
 
 def hub_offline() -> bool:
     """True when the user asked Hugging Face's libraries to stay offline."""
-    return any(
-        os.environ.get(name, "").lower() in {"1", "true", "yes", "on"} for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )
+    return any(os.environ.get(name, "").lower() in {"1", "true", "yes", "on"} for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 
 def wanted_threads() -> int | None:

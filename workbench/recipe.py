@@ -32,17 +32,35 @@ class Recipe(BaseModel):
     base: str = _f(..., "What", "The base to start from, family@version.")
     dataset: str = _f(..., "What", "The dataset to learn from, by name.")
     name: str | None = _f(None, "What", "The adapter's name. Default: the dataset's name.")
-    method: Literal["lora", "qlora", "sft"] = _f("lora", "What", "lora and qlora train an adapter; sft trains all weights and publishes a new version of the base.")
-    publish_as: str | None = _f(None, "What", "With method sft: family@version of the new base. Default: the next free version of the family.")
+    method: Literal["lora", "qlora", "sft"] = _f(
+        "lora",
+        "What",
+        "lora and qlora train an adapter; sft trains all weights and publishes a new version of the base.",
+    )
+    publish_as: str | None = _f(
+        None,
+        "What",
+        "With method sft: family@version of the new base. Default: the next free version of the family.",
+    )
 
     num_train_epochs: float = _f(1.0, "Training", "Passes over the training rows.", gt=0, le=1000)
     max_steps: int = _f(-1, "Training", "Stop after this many optimiser steps; -1 means: by epochs.", ge=-1)
     learning_rate: float = _f(1e-3, "Training", "Peak learning rate.", gt=0, le=1)
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = _f("cosine", "Training", "How the learning rate falls.")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = _f(
+        "cosine",
+        "Training",
+        "How the learning rate falls.",
+    )
     warmup_ratio: float = _f(0.05, "Training", "Share of the steps over which the learning rate rises.", ge=0, lt=1)
     per_device_train_batch_size: int = _f(8, "Training", "Rows per forward pass.", ge=1, le=4096)
     gradient_accumulation_steps: int = _f(1, "Training", "Forward passes per optimiser step.", ge=1, le=4096)
-    max_length: int = _f(1024, "Training", "Longest row, in tokens; longer rows are cut at the end and counted in the report.", ge=8, le=1_048_576)
+    max_length: int = _f(
+        1024,
+        "Training",
+        "Longest row, in tokens; longer rows are cut at the end and counted in the report.",
+        ge=8,
+        le=1_048_576,
+    )
     packing: bool = _f(False, "Training", "Put several rows into one sequence, kept apart by the attention mask.")
     assistant_only_loss: bool = _f(True, "Training", "Learn from the assistant's turns only (conversations).")
     completion_only_loss: bool = _f(True, "Training", "Learn from the completion only (prompt and completion rows).")
@@ -53,9 +71,18 @@ class Recipe(BaseModel):
     lora_r: int = _f(16, "Adapter", "Rank of the update.", ge=1, le=1024)
     lora_alpha: int = _f(32, "Adapter", "Scale of the update: alpha / r.", ge=1, le=65536)
     lora_dropout: float = _f(0.0, "Adapter", "Dropout before the update.", ge=0, lt=1)
-    lora_target_modules: tuple[str, ...] = _f(("all-linear",), "Adapter", "Modules that get an update, by name, or all-linear.", min_length=1)
+    lora_target_modules: tuple[str, ...] = _f(
+        ("all-linear",),
+        "Adapter",
+        "Modules that get an update, by name, or all-linear.",
+        min_length=1,
+    )
     use_rslora: bool = _f(False, "Adapter", "Scale by alpha / sqrt(r) (rank-stabilised LoRA).")
-    use_dora: bool = _f(False, "Adapter", "Weight-decomposed update (DoRA). It re-imposes the base's column norms: harder to carry to a new base.")
+    use_dora: bool = _f(
+        False,
+        "Adapter",
+        "Weight-decomposed update (DoRA). It re-imposes the base's column norms: harder to carry to a new base.",
+    )
 
     load_in_4bit: bool = _f(False, "Base precision", "Hold the frozen base in 4 bits. Implied by qlora.")
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = _f("nf4", "Base precision", "4-bit data type.")
@@ -66,11 +93,21 @@ class Recipe(BaseModel):
     early_stopping_patience: int | None = _f(None, "Evaluation", "Stop after this many evaluations without a better loss.", ge=1)
     save_steps: int | None = _f(None, "Evaluation", "Save a checkpoint every so many steps. Default: with each evaluation.", ge=1)
     save_total_limit: int = _f(2, "Evaluation", "Checkpoints kept.", ge=2, le=1000)
-    eval_rows: int = _f(32, "Evaluation", "Training rows held back to watch the loss; the frozen test part is never used for this.", ge=0, le=10_000)
+    eval_rows: int = _f(
+        32,
+        "Evaluation",
+        "Training rows held back to watch the loss; the frozen test part is never used for this.",
+        ge=0,
+        le=10_000,
+    )
 
     gradient_checkpointing: bool | None = _f(None, "Machine", "Trade time for memory. Default: only where memory needs it.")
     threads: int | None = _f(None, "Machine", "CPU threads. Default: every core, or OMP_NUM_THREADS.", ge=1, le=1024)
-    report_to: tuple[Literal["trackio", "wandb", "mlflow", "tensorboard"], ...] = _f((), "Machine", "Loggers of transformers to report to as well.")
+    report_to: tuple[Literal["trackio", "wandb", "mlflow", "tensorboard"], ...] = _f(
+        (),
+        "Machine",
+        "Loggers of transformers to report to as well.",
+    )
 
     @property
     def adapter_name(self) -> str:
@@ -100,7 +137,7 @@ class Recipe(BaseModel):
 
     def to_yaml(self) -> str:
         """The whole recipe, every key written out, in the order of the docs table."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
 def read_yaml(text: str | Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import dataclasses
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ class Dataset:
     added_at: datetime | None = None
 
 
-class JobState(str, Enum):
+class JobState(StrEnum):
     """queued -> running -> (interrupted -> queued ...) -> one of the four last, which are final."""
 
     queued = "queued"
