@@ -1,0 +1,138 @@
+"""Load a base, its tokenizer and an adapter from local folders; never from a hub, never with remote code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from workbench import paths
+from workbench.errors import IntegrityError, UsageError
+
+__all__ = ["PLAIN_TEMPLATE", "compute_dtype", "device", "has_bf16_units", "load_adapter", "load_base", "load_tokenizer", "set_threads"]
+
+# For bases that come without a chat template: plain words and the end-of-text token only, so no vocabulary is added.
+PLAIN_TEMPLATE = (
+    "{{ bos_token or '' }}{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ '### Answer:\\n' + message['content'] + eos_token + '\\n\\n' }}"
+    "{% elif message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
+    "{% else %}{{ '### Question:\\n' + message['content'] + '\\n\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Answer:\\n' }}{% endif %}"
+)
+
+
+def device() -> torch.device:
+    """The GPU when torch can use one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+
+
+def has_bf16_units(on: torch.device | None = None) -> bool:
+    """True where bfloat16 matrix products run in hardware; emulated ones are some thirty times slower than float32."""
+    on = on or device()
+    if on.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if on.type == "mps":
+        return True
+    return any(present is True for unit, present in torch.cpu.get_capabilities().items() if "bf16" in unit)
+
+
+def compute_dtype(bf16: bool | None) -> torch.dtype:
+    """The dtype to compute in: as told, else bfloat16 where the machine has units for it, else float32."""
+    wanted = has_bf16_units() if bf16 is None else bf16
+    return torch.bfloat16 if wanted else torch.float32
+
+
+def set_threads(threads: int | None = None) -> int:
+    """Use `threads` CPU threads, else `OMP_NUM_THREADS`, else every core this process may run on. Returns the number."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    number = threads or paths.wanted_threads() or allowed
+    torch.set_num_threads(number)
+    return number
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a base or adapter folder: with a pad token, right padding and a chat template.
+
+    Raises `UsageError` when it has no fast tokenizer, because labels are placed by character offsets.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    if not tokenizer.is_fast:
+        raise UsageError(f"The tokenizer in {folder} has no tokenizer.json.", hint="Convert it with transformers and add the base again.")
+    if tokenizer.eos_token is None:
+        raise UsageError(f"The tokenizer in {folder} has no end-of-text token.", hint="Set eos_token in its tokenizer_config.json.")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_base(folder: Path, *, dtype: torch.dtype, quantized: str | None = None, attn: str | None = None) -> Any:
+    """The base in `folder` as a causal language model in eval mode, on `device()`.
+
+    `dtype` is the dtype of the weights (with `quantized`, "nf4" or "fp4": of the products with the dequantised weights).
+    `attn` is transformers' `attn_implementation`. Raises `IntegrityError` when weights are missing or do not fit.
+    """
+    config = None
+    if quantized is not None:
+        if quantized not in {"nf4", "fp4"}:
+            raise UsageError(f"'{quantized}' is no 4-bit type.", hint="Use nf4 or fp4.")
+        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=quantized, bnb_4bit_compute_dtype=dtype)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        str(folder),
+        dtype=dtype,
+        quantization_config=config,
+        attn_implementation=attn,
+        device_map={"": device()} if quantized else None,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    wrong = [f"missing {key}" for key in sorted(info["missing_keys"])] + [f"misshapen {key[0]}" for key in info["mismatched_keys"]]
+    if wrong:
+        raise IntegrityError(
+            f"The weights in {folder} do not fit their config.json: {', '.join(wrong[:8])}.", hint="Check it: workbench base show"
+        )
+    model.config.use_cache = True
+    return (model if quantized else model.to(device())).eval()
+
+
+def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
+    """Put the PEFT adapter in `folder` on `model` and return the wrapped model, in eval mode.
+
+    Only safetensors are read. Raises `IntegrityError`, naming every key, unless each weight of the file found its
+    module and each module its weight: PEFT itself would go on with an adapter that does nothing.
+    """
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    weights = folder / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise IntegrityError(f"There is no adapter_model.safetensors in {folder}.", hint="Only adapters saved as safetensors are loaded.")
+    config = PeftConfig.from_pretrained(str(folder))
+    config.inference_mode = not trainable
+    try:
+        wrapped = get_peft_model(model, config)
+    except ValueError as error:
+        raise IntegrityError(f"The adapter in {folder} does not fit this base: {error}") from None
+    wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    state = load_file(weights)
+    problems = [f"no weight for {key}" for key in sorted(wanted.keys() - state.keys())]
+    problems += [f"no module for {key}" for key in sorted(state.keys() - wanted.keys())]
+    problems += [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(wanted[key].shape)}"
+        for key in sorted(state.keys() & wanted.keys())
+        if state[key].shape != wanted[key].shape
+    ]
+    if problems or not state:
+        listed = "\n  - ".join(problems or ["the file holds no weights"])
+        raise IntegrityError(f"The adapter in {folder} does not fit this base:\n  - {listed}")
+    set_peft_model_state_dict(wrapped, state)
+    return wrapped.to(device()) if trainable else wrapped.to(device()).eval()

@@ -1,0 +1,226 @@
+"""Turn a row into exactly what the trainer sees: token ids, and which of them are learned.
+
+The whole row is rendered by the base's own chat template and tokenised once, with character offsets. Where the
+assistant's turns lie is found by rendering the conversation up to them, so that any template will do: it needs no
+`{% generation %}` markers. The end-of-turn token is learned; the line break that many templates put after it is not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from workbench.errors import DataError
+
+__all__ = ["IGNORED", "Rendered", "RowLength", "Span", "end_of_turn_id", "measure", "preview", "prompt_text", "render"]
+
+IGNORED = -100  # the label of a token that is not learned, as in PyTorch's cross entropy
+Span = tuple[str, str]  # (text, "template" | "prompt" | "learned" | "cut")
+_Range = tuple[int, int]
+
+
+class RowLength(NamedTuple):
+    """Tokens of a row before cutting, tokens learned after it, and whether cutting took some or all of the answer."""
+
+    total: int
+    supervised: int
+    cut: bool
+    answer_lost: bool
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A row as the trainer sees it. `input_ids` and `labels` are equally long, at most `max_length`."""
+
+    input_ids: list[int]
+    labels: list[int]  # the id where the token is learned, else IGNORED
+    answer_start: int  # index of the first token of the last answer (before cutting)
+    cut: bool  # tokens were dropped at the end
+    answer_lost: bool  # no token of the last answer is left
+    total: int  # tokens before cutting
+    _text: str = field(repr=False, default="")
+    _offsets: list[_Range] = field(repr=False, default_factory=list)
+    _contents: list[_Range] = field(repr=False, default_factory=list)
+
+    @property
+    def supervised(self) -> int:
+        """Number of learned tokens."""
+        return sum(label != IGNORED for label in self.labels)
+
+    @cached_property
+    def spans(self) -> list[Span]:
+        """One (text, kind) per token, in order; the texts joined give the rendered row. Cut tokens form the last one."""
+        found: list[Span] = []
+        at = 0
+        for i, label in enumerate(self.labels):
+            start, end = self._offsets[i]
+            text, at = self._text[at : max(at, end)], max(at, end)
+            kind = "learned" if label != IGNORED else "prompt" if _overlaps(start, end, self._contents) else "template"
+            found.append((text, kind))
+        rest = self._text[at:]
+        return [*found, (rest, "cut" if self.cut else "template")] if rest else found
+
+
+def render(
+    tokenizer: Any, row: dict[str, Any], *, max_length: int, assistant_only: bool = True, completion_only: bool = True
+) -> Rendered:
+    """Render one canonical row (`messages`, `prompt` + `completion`, or `text`).
+
+    With `assistant_only` a conversation is learned in the assistant's turns only; with `completion_only` a raw
+    prompt and completion is learned in the completion only; a text is always learned whole.
+    Rows longer than `max_length` tokens are cut at the end. Raises `DataError` when the template cannot show the row.
+    """
+    if "messages" in row:
+        text, answers, contents = _conversation(tokenizer, row["messages"], row.get("tools"))
+        learned = answers if assistant_only else [(0, len(text))]
+    else:
+        prompt = str(row.get("prompt", ""))
+        text = prompt + str(row["completion"] if "completion" in row else row["text"])
+        text += "" if text.endswith(tokenizer.eos_token) else tokenizer.eos_token
+        answers = [(len(prompt), len(text))]
+        learned = answers if completion_only else [(0, len(text))]
+        contents = [(0, len(text))]
+    encoded = tokenizer(text, add_special_tokens="messages" not in row, return_offsets_mapping=True, verbose=False)
+    ids, offsets = list(encoded["input_ids"]), [tuple(pair) for pair in encoded["offset_mapping"]]
+    if "messages" not in row and len(ids) > 1 and ids[-1] == ids[-2] == tokenizer.eos_token_id:
+        ids, offsets = ids[:-1], offsets[:-1]  # the tokenizer adds one of its own
+    # The first token is predicted from nothing, so it has no loss.
+    labels = [t if i and _overlaps(*offsets[i], learned) else IGNORED for i, t in enumerate(ids)]
+    starts = [i for i in range(len(ids)) if _overlaps(*offsets[i], answers[-1:])]
+    answer_start = starts[0] if starts else len(ids)
+    return Rendered(
+        input_ids=ids[:max_length],
+        labels=labels[:max_length],
+        answer_start=answer_start,
+        cut=len(ids) > max_length,
+        answer_lost=answer_start >= max_length or not starts,
+        total=len(ids),
+        _text=text,
+        _offsets=offsets,
+        _contents=contents,
+    )
+
+
+def measure(
+    tokenizer: Any, rows: Iterable[dict[str, Any]], max_length: int, *, assistant_only: bool = True, completion_only: bool = True
+) -> list[RowLength]:
+    """The length of every row, for the data check and for estimates."""
+    lengths = []
+    for row in rows:
+        one = render(tokenizer, row, max_length=max_length, assistant_only=assistant_only, completion_only=completion_only)
+        lengths.append(RowLength(one.total, one.supervised, one.cut, one.answer_lost))
+    return lengths
+
+
+def preview(base: Path, rows: Sequence[dict[str, Any]], *, max_length: int = 1024, **only: bool) -> list[list[Span]]:
+    """The coloured tokens of each row, as `Rendered.spans`, for the base in the folder `base`."""
+    from workbench.hf.load import load_tokenizer
+
+    tokenizer = load_tokenizer(base)
+    return [render(tokenizer, row, max_length=max_length, **only).spans for row in rows]
+
+
+def prompt_text(tokenizer: Any, row: dict[str, Any]) -> str:
+    """What the model is shown before it gives its last answer; "" for a plain text."""
+    if "messages" in row:
+        return _apply(tokenizer, row["messages"][:-1], row.get("tools"), ask=True)
+    return str(row.get("prompt", ""))
+
+
+def end_of_turn_id(tokenizer: Any) -> int:
+    """The token that ends an assistant's turn under this chat template; the end-of-text token where none does."""
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    learned = [label for label in render(tokenizer, row, max_length=1_000_000).labels if label != IGNORED]
+    token = tokenizer.convert_ids_to_tokens(learned[-1]) if learned else None
+    return learned[-1] if token in _special_tokens(tokenizer) else int(tokenizer.eos_token_id)
+
+
+@lru_cache(maxsize=8)
+def _special_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """The tokens that stand for themselves; cached, because some tokenizers have thousands."""
+    return tuple(str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+
+
+def _overlaps(start: int, end: int, ranges: Sequence[_Range]) -> bool:
+    return any(start < stop and end > begin for begin, stop in ranges)
+
+
+def _apply(tokenizer: Any, messages: Sequence[dict[str, Any]], tools: Any, *, ask: bool = False) -> str:
+    """The conversation as the chat template writes it; with `ask`, ready for the assistant's next turn."""
+    plain = [{**m, "content": m.get("content") or ""} for m in messages]
+    try:
+        return str(tokenizer.apply_chat_template(plain, tools=tools or None, tokenize=False, add_generation_prompt=ask))
+    except Exception as error:  # templates are programs: they raise jinja2 errors, TypeErrors, whatever they like
+        raise DataError(
+            f"The base's chat template refuses this conversation: {error}", hint="Check the roles and their order: workbench data check"
+        ) from None
+
+
+def _conversation(tokenizer: Any, messages: list[dict[str, Any]], tools: Any) -> tuple[str, list[_Range], list[_Range]]:
+    """(text, where the answers lie with their end-of-turn token, where the other messages' contents lie)."""
+    text = _apply(tokenizer, messages, tools)
+    answers: list[_Range] = []
+    contents: list[_Range] = []
+    at = 0
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant":
+            start, end = _answer(tokenizer, text, messages, i, tools)
+            _check_tool_calls(message, text[start:end])
+            answers.append((start, end))
+            at = max(at, end)
+        else:
+            content = str(message.get("content") or "").strip()
+            start = text.find(content, at)
+            if content and start >= 0:
+                at = start + len(content)
+                contents.append((start, at))
+    if not answers:
+        raise DataError("This conversation has no assistant turn, so there is nothing to learn.", hint="End it with an assistant's answer.")
+    return text, answers, contents
+
+
+def _answer(tokenizer: Any, text: str, messages: list[dict[str, Any]], i: int, tools: Any) -> _Range:
+    """Where turn `i`, the assistant's, lies in `text`: from what is generated first to its end-of-turn token."""
+    bare, before = (_apply(tokenizer, messages[:i], tools, ask=ask) if i else "" for ask in (False, True))
+    upto = text if i + 1 == len(messages) else _apply(tokenizer, messages[: i + 1], tools)
+    if before != bare and text.startswith(before) and text.startswith(upto):
+        return len(before), _end_of_turn(tokenizer, text, len(before), len(upto))
+    # The template rewrites earlier turns, or has no generation prompt: find the content by changing it.
+    content = str(messages[i].get("content") or "")
+    changed = _apply(tokenizer, [*messages[:i], {**messages[i], "content": f"\u2603{content}\u2603"}, *messages[i + 1 :]], tools)
+    start = _common(text, changed)
+    end = len(text) - _common(text[start:][::-1], changed[::-1])
+    return start, _end_of_turn(tokenizer, text, start, len(text) if i + 1 == len(messages) else end, content_end=end)
+
+
+def _end_of_turn(tokenizer: Any, text: str, start: int, stop: int, *, content_end: int | None = None) -> int:
+    """Where the turn's end-of-turn token ends: `stop` less the white space after the token, if there is a token."""
+    special = _special_tokens(tokenizer)
+    if content_end is not None:
+        rest = text[content_end:].lstrip()
+        following = [len(token) for token in special if rest.startswith(token)]
+        return len(text) - len(rest) + max(following) if following else content_end
+    stripped = text[start:stop].rstrip()
+    return start + len(stripped) if stripped.endswith(special) else stop
+
+
+def _common(a: str, b: str) -> int:
+    """Length of the common beginning."""
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))
+
+
+def _check_tool_calls(message: dict[str, Any], shown: str) -> None:
+    for call in message.get("tool_calls") or ():
+        name = str(call.get("function", {}).get("name", ""))
+        if name and name not in shown and json.dumps(name)[1:-1] not in shown:
+            raise DataError(
+                f"The base's chat template has no place for tool calls, so the call of '{name}' would be lost.",
+                hint="Use a base whose template writes tool calls, or drop these rows: workbench data add … --drop tools",
+            )
