@@ -85,7 +85,8 @@ def render(
         learned = answers if completion_only else [(0, len(text))]
         contents = [(0, len(text))]
     encoded = tokenizer(text, add_special_tokens="messages" not in row, return_offsets_mapping=True, verbose=False)
-    ids, offsets = list(encoded["input_ids"]), [tuple(pair) for pair in encoded["offset_mapping"]]
+    ids: list[int] = list(encoded["input_ids"])
+    offsets: list[_Range] = [(start, end) for start, end in encoded["offset_mapping"]]
     if "messages" not in row and len(ids) > 1 and ids[-1] == ids[-2] == tokenizer.eos_token_id:
         ids, offsets = ids[:-1], offsets[:-1]  # the tokenizer adds one of its own
     # The first token is predicted from nothing, so it has no loss.
