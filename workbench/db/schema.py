@@ -1,0 +1,88 @@
+"""Which revision the database has, and how it is brought to this code's. Alembic is imported only when they differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy import Connection, Engine
+
+__all__ = ["HEAD", "NewerDatabase", "alembic_config", "ensure"]
+
+HEAD = "0001"
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_ADVISORY_KEY = 0x77627363  # one migration at a time on a PostgreSQL server
+
+
+class NewerDatabase(WorkbenchError):
+    """The database was made by a newer workbench."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(
+            f"The database has schema {found}; this workbench knows schemas up to {HEAD}.",
+            hint="Install the newer workbench, or point WORKBENCH_HOME (or WORKBENCH_DB) elsewhere. Nothing was changed.",
+        )
+
+
+def stored(connection: Connection) -> str | None:
+    """The revision in the database; None when it is empty."""
+    from sqlalchemy import inspect, text
+
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+
+def ensure(engine: Engine, url: str) -> None:
+    """Bring the schema to `HEAD`; SQLite files are copied beside themselves first. Raises `NewerDatabase`."""
+    with engine.connect() as connection:
+        found = stored(connection)
+    if found == HEAD:
+        return
+    if found is not None:
+        _refuse_newer(found)
+        if engine.dialect.name == "sqlite":
+            _back_up(engine, url, found)
+    from alembic import command
+    from sqlalchemy import text
+
+    with engine.begin() as connection:  # one transaction: the old schema or the new one, never half
+        if engine.dialect.name != "sqlite":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_KEY})
+        if stored(connection) != HEAD:  # another process may have been faster
+            command.upgrade(alembic_config(connection), HEAD)
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Alembic's configuration for our migrations, bound to an open transaction."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _refuse_newer(found: str) -> None:
+    known = {file.name.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("*.py")}
+    if found not in known:
+        raise NewerDatabase(found)
+
+
+def _back_up(engine: Engine, url: str, found: str) -> None:
+    from workbench.db.session import sqlite_file
+
+    file = sqlite_file(url)
+    assert file is not None
+    copy = file.with_name(f"{file.name}.before-{HEAD}-from-{found}")
+    if copy.exists():  # an earlier try got this far
+        return
+    raw = engine.raw_connection()
+    try:
+        raw.cursor().execute("VACUUM INTO ?", (str(copy),))
+    finally:
+        raw.close()

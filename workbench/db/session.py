@@ -1,0 +1,141 @@
+"""Engines, transactions and the database's clock: SQLite (WAL, synchronous=FULL) or PostgreSQL, same code.
+
+SQLAlchemy is imported on first use, so that importing this module costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench import paths
+from workbench.errors import MissingDependency, UsageError, WorkbenchError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+__all__ = ["dispose", "engine", "now", "sqlite_file", "transaction", "when"]
+
+BUSY_MS = 30_000
+_NETWORK_DISKS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs", "ceph", "lustre"}
+_engines: dict[tuple[str, int], Engine] = {}
+_lock = threading.Lock()
+
+
+@contextmanager
+def transaction() -> Iterator[Connection]:
+    """One transaction on the database of `paths.database_url()`: commits at the end, rolls back on an error.
+
+    On SQLite it takes the write lock at once (BEGIN IMMEDIATE), so what was read stays true until the commit.
+    On PostgreSQL (read committed) lock the rows you decide upon: `select(...).with_for_update()`, job row first.
+    """
+    with engine().begin() as connection:
+        yield connection
+
+
+def now(connection: Connection) -> float:
+    """The database's clock, in seconds since the epoch (milliseconds are real, less is not)."""
+    from sqlalchemy import text
+
+    sqlite = connection.dialect.name == "sqlite"
+    clock = "(julianday('now') - 2440587.5) * 86400.0" if sqlite else "extract(epoch from clock_timestamp())::float8"
+    return float(connection.execute(text(f"SELECT {clock}")).scalar_one())
+
+
+def when(seconds: float | None) -> datetime | None:
+    """A time column as a datetime in UTC; None stays None."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def engine() -> Engine:
+    """The engine of `paths.database_url()`, its schema brought up to date; one per URL and process."""
+    url = paths.database_url()
+    key = (url, os.getpid())  # a forked process must not share its parent's connections
+    found = _engines.get(key)
+    if found is None:
+        with _lock:
+            found = _engines.get(key)
+            if found is None:
+                from workbench.db import schema
+
+                made = _make_engine(url)
+                schema.ensure(made, url)
+                found = _engines[key] = made
+    return found
+
+
+def dispose() -> None:
+    """Close every connection of this process (before a server is stopped, after a test)."""
+    with _lock:
+        for (_, pid), made in _engines.items():
+            made.dispose(close=pid == os.getpid())
+        _engines.clear()
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file behind a SQLite URL; None for PostgreSQL. Raises `UsageError` for any other database."""
+    if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
+        return Path(url.removeprefix("sqlite:///").partition("?")[0])
+    if url.startswith("postgresql+psycopg://"):
+        return None
+    scheme = url.partition(":")[0]
+    raise UsageError(
+        f"WORKBENCH_DB names a database that cannot be used ({scheme}).",
+        hint="Use sqlite:////path/to/workbench.db or postgresql+psycopg://user@host/name.",
+    )
+
+
+def _make_engine(url: str) -> Engine:
+    file = sqlite_file(url)
+    return _postgres_engine(url) if file is None else _sqlite_engine(url, file)
+
+
+def _sqlite_engine(url: str, file: Path) -> Engine:
+    from sqlalchemy import create_engine, event
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    refuse_network_disk(file)
+    made = create_engine(url, connect_args={"timeout": BUSY_MS / 1000})
+
+    @event.listens_for(made, "connect")
+    def _on_connect(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, the driver would say it too late
+        for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(made, "begin")
+    def _on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return made
+
+
+def _postgres_engine(url: str) -> Engine:
+    from sqlalchemy import create_engine
+
+    try:
+        import psycopg  # noqa: F401
+    except ImportError as error:
+        raise MissingDependency("PostgreSQL needs psycopg.", hint="Run: pip install 'openweight-workbench[postgres]'") from error
+    options = "-c statement_timeout=60000 -c lock_timeout=30000"
+    return create_engine(url, pool_pre_ping=True, pool_size=4, connect_args={"connect_timeout": 10, "options": options})
+
+
+def refuse_network_disk(file: Path) -> None:
+    """SQLite's locks do not hold on network disks; raise `WorkbenchError` when `file` lies on one (Linux only)."""
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    except OSError:
+        return
+    real = str(file.parent.resolve())
+    inside = [(len(point), kind) for point, kind in mounts if real == point or real.startswith(point.rstrip("/") + "/")]
+    if inside and max(inside)[1] in _NETWORK_DISKS:
+        raise WorkbenchError(
+            f"The database {file} would lie on a network disk ({max(inside)[1]}), where SQLite loses data.",
+            hint="Set WORKBENCH_HOME to a local disk, or WORKBENCH_DB to a PostgreSQL server.",
+        )
