@@ -8,6 +8,34 @@ import pytest
 
 from tests.pico import make_pico_base
 
+# Fast tests first: a broken import shows in seconds, not after the browser has started.
+_ORDER = ("tests/hf/", "tests/reliability/", "tests/ui/")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="fail the run if any test was skipped (used by .ci/run)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return next((i + 1 for i, folder in enumerate(_ORDER) if item.nodeid.startswith(folder)), 0)
+
+    items.sort(key=rank)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--no-skips") and reporter and reporter.stats.get("skipped") and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_report_header() -> list[str]:
+    import sqlite3
+    from importlib.metadata import version
+
+    names = ("torch", "transformers", "trl", "peft", "gradio", "SQLAlchemy")
+    return [f"sqlite {sqlite3.sqlite_version}, " + ", ".join(f"{name} {version(name)}" for name in names)]
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -1,0 +1,48 @@
+# Each target does all its own set-up and works alone on a clean clone.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo ui test test-fast check fix bench docs build clean
+
+demo: $(STAMP)            ## train a LoRA adapter on a real open model and show that it learned
+	$(BIN)/workbench demo
+
+ui: $(STAMP)              ## open the browser pages on http://127.0.0.1:7860
+	$(BIN)/workbench ui
+
+test: $(STAMP)            ## the whole suite, fast tests first; prints the slowest ten
+	$(BIN)/python -m pytest --durations=10
+
+test-fast: $(STAMP)       ## only the tests that need neither torch nor a browser
+	$(BIN)/python -m pytest --ignore=tests/hf --ignore=tests/ui --ignore=tests/reliability
+
+check: $(STAMP)           ## ruff, mypy strict on the engine, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(STAMP)             ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)           ## training speed beside plain TRL, in one run
+	$(BIN)/python benchmarks/train.py
+
+docs: $(STAMP)            ## write docs/cli.md and docs/recipe.md anew
+	$(BIN)/python benchmarks/make_docs.py
+
+build: $(STAMP)           ## a wheel in dist/
+	$(BIN)/python -m pip wheel --no-deps --quiet --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) dist
+
+# torch first: a build that already satisfies the pin keeps pip from looking for another one.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
