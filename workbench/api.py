@@ -1,0 +1,317 @@
+"""The one front door: the command line, the browser pages and Python scripts all call `Workbench`.
+
+    from workbench import Workbench
+
+    bench = Workbench()
+    bench.bases.add("smollm2-135m-instruct@1")
+    job = bench.train({"base": "smollm2-135m-instruct@1", "dataset": "order-codes"})
+    print(bench.jobs.wait(job.id).result)
+
+Nothing here trains, scores or loads weights in the caller's process: that is a job's work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench import paths
+from workbench.errors import RecipeError, WorkbenchError
+from workbench.records import Adapter, AdapterRef, Base, BaseRef, Dataset, Job, as_json
+
+if TYPE_CHECKING:
+    from workbench.bases.store import Bases
+    from workbench.data.checks import Report, RowLength
+    from workbench.data.store import Datasets
+    from workbench.estimate import Estimate
+    from workbench.jobs.store import Jobs
+    from workbench.recipe import Recipe, Resolved
+    from workbench.registry.store import Registry
+
+__all__ = ["Plan", "Workbench"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `train` would do with a recipe, found out without training."""
+
+    recipe: Recipe
+    origin: dict[str, str]  # key -> "default", "preset quick", "file" or "given"
+    base: Base
+    dataset: Dataset
+    publishes: str  # "refunds (next version)" or "smollm2-135m-instruct@2"
+    lengths: dict[str, int]  # rows, tokens, supervised, longest, cut, answer_lost, unlearnable; of the train part
+    estimate: Estimate
+    problems: list[str] = field(default_factory=list)  # each one blocks the start
+    warnings: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values: the keys of `workbench train --dry-run --json`."""
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "origin": self.origin,
+            "base": str(self.base.ref),
+            "dataset": self.dataset.name,
+            "publishes": self.publishes,
+            "lengths": self.lengths,
+            "estimate": as_json(self.estimate),
+            "problems": self.problems,
+            "warnings": self.warnings,
+        }
+
+
+class Workbench:
+    """Bases, datasets, jobs and adapters of one home folder (see `workbench.paths.home`)."""
+
+    @cached_property
+    def bases(self) -> Bases:
+        from workbench.bases.store import Bases
+
+        return Bases()
+
+    @cached_property
+    def datasets(self) -> Datasets:
+        from workbench.data.store import Datasets
+
+        return Datasets()
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        from workbench.jobs.store import Jobs
+
+        return Jobs()
+
+    @cached_property
+    def adapters(self) -> Registry:
+        from workbench.registry.store import Registry
+
+        return Registry()
+
+    # ---------------------------------------------------------------- training
+
+    def resolve(self, given: Mapping[str, Any], *, preset: str | None = None, file: Path | None = None) -> Resolved:
+        """Lay what is given over a recipe file over a preset over the defaults. Raises `RecipeError`."""
+        from workbench.recipe import read_yaml, resolve
+
+        return resolve(dict(given), preset=preset, file=read_yaml(file) if file else None)
+
+    def plan(self, recipe: Recipe | Resolved | Mapping[str, Any]) -> Plan:
+        """Check a recipe against its base and dataset and estimate what it costs here. Trains nothing.
+
+        Raises `RecipeError` for a malformed recipe and `NotFound` for a base or dataset that is not here;
+        what would make the run useless is listed in `Plan.problems`.
+        """
+        from workbench.estimate import estimate
+        from workbench.recipe import Recipe, Resolved
+
+        if isinstance(recipe, Resolved):
+            recipe, origin = recipe.recipe, recipe.origin
+        else:
+            recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(dict(recipe))
+            origin = {key: "given" if key in recipe.model_fields_set else "default" for key in Recipe.model_fields}
+        base, dataset = self.bases.get(recipe.base), self.datasets.get(recipe.dataset)
+        lengths = self.lengths(dataset, base, recipe, split="train")
+        problems, warnings = _judge_lengths(lengths, recipe)
+        return Plan(
+            recipe=recipe,
+            origin=origin,
+            base=base,
+            dataset=dataset,
+            publishes=self._publishes(recipe, base),
+            lengths=_sum_lengths(lengths),
+            estimate=estimate(recipe, base, [length.total for length in lengths]),
+            problems=problems,
+            warnings=warnings,
+        )
+
+    def train(self, recipe: Recipe | Resolved | Mapping[str, Any], *, key: str | None = None) -> Job:
+        """Submit a training job and make sure a dispatcher is running; returns at once.
+
+        The same `key` twice gives the same job. Raises `RecipeError` with all of the plan's problems.
+        """
+        plan = self.plan(recipe)
+        if plan.problems:
+            raise RecipeError("This run would be wasted:", plan.problems, hint="Look at the rows: workbench data preview")
+        spec = {
+            "recipe": plan.recipe.model_dump(mode="json"),
+            "base_lock_sha256": plan.base.lock_sha256,
+            "dataset_sha256": plan.dataset.sha256,
+            "total_steps": plan.estimate.steps,
+        }
+        title = f"{plan.recipe.adapter_name}: {plan.recipe.method} on {plan.base.ref}"
+        return self._submit("train", spec, title=title, key=key)
+
+    def lengths(self, dataset: Dataset, base: Base, recipe: Recipe, *, split: str | None = None) -> list[RowLength]:
+        """Token counts of each row as the trainer will see it; kept beside the home's other caches.
+
+        Reading the tokenizer costs seconds, so the counts are stored under the hashes of everything that decides them.
+        """
+        from workbench.data.checks import RowLength
+
+        choices = (recipe.max_length, recipe.assistant_only_loss, recipe.completion_only_loss)
+        parts = (dataset.sha256[:16], base.lock_sha256[:16], split or "all", *(str(int(c)) for c in choices))
+        cache = paths.home() / "cache" / "lengths" / ("-".join(parts) + ".json")
+        if cache.is_file():
+            return [RowLength(*values) for values in json.loads(cache.read_text(encoding="utf-8"))]
+        from workbench.hf.load import load_tokenizer
+        from workbench.hf.render import measure
+
+        rows = self.datasets.rows(dataset.name, split=split)
+        found = measure(
+            load_tokenizer(base.path),
+            rows,
+            max_length=recipe.max_length,
+            assistant_only=recipe.assistant_only_loss,
+            completion_only=recipe.completion_only_loss,
+        )
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        partial = cache.with_suffix(f".{id(found)}.tmp")
+        partial.write_text(json.dumps([[r.total, r.supervised, r.cut, r.answer_lost] for r in found]), encoding="utf-8")
+        partial.replace(cache)
+        return found
+
+    def preview(self, dataset: str, base: str | BaseRef, *, n: int = 3, split: str = "train", max_length: int = 1024) -> list[Any]:
+        """The first `n` rows as the trainer will see them: per row a list of (text, class) spans.
+
+        The class is "template", "prompt" or "learned"; the spans joined are the exact text the model reads.
+        """
+        from workbench.hf.load import load_tokenizer
+        from workbench.hf.render import render
+
+        found = self.bases.get(base)
+        tokenizer = load_tokenizer(found.path)
+        rows = self.datasets.rows(dataset, split=split)[:n]
+        return [render(tokenizer, row, max_length=max_length).spans for row in rows]
+
+    def check_data(self, name_or_file: str | Path, *, base: str | None = None, max_length: int = 1024, **reading: Any) -> Report:
+        """Every problem of a dataset, or of a file that was not added yet, with its row number.
+
+        With a base the lengths are counted in its tokens: rows that would be cut, rows that would lose their answer.
+        """
+        measure = None
+        if base:
+            from workbench.hf.load import load_tokenizer
+            from workbench.hf.render import measure as measure_rows
+
+            tokenizer = load_tokenizer(self.bases.get(base).path)
+
+            def measure(rows: Sequence[dict[str, Any]]) -> list[RowLength]:
+                return list(measure_rows(tokenizer, rows, max_length=max_length))
+
+        if Path(name_or_file).is_file():
+            return self.datasets.check_file(Path(name_or_file), measure=measure, **reading)
+        from workbench.data.checks import check
+
+        return check(self.datasets.rows(str(name_or_file)), measure=measure)
+
+    # ---------------------------------------------------------------- adapters
+
+    def evaluate(self, adapter: str | AdapterRef, *, dataset: str | None = None, key: str | None = None) -> Job:
+        """Submit a job that scores an adapter on a dataset's test part and publishes a version with that evidence.
+
+        Meant for imported adapters, which come without evidence. `dataset` defaults to the one it was trained on.
+        """
+        found = self.adapters.get(adapter)
+        name = dataset or found.dataset
+        if not name:
+            raise WorkbenchError(
+                f"{found.ref} does not say what it was trained on.", hint="Name a dataset: workbench adapter evaluate … --dataset NAME"
+            )
+        spec = {"adapter": found.ref, "dataset": name, "dataset_sha256": self.datasets.get(name).sha256}
+        return self._submit("evaluate", spec, title=f"{found.ref}: score on {name}", key=key)
+
+    def merge(self, adapter: str | AdapterRef, out: Path, *, base: str | None = None, key: str | None = None) -> Job:
+        """Submit a job that writes full merged weights, in the base's dtype, to the new folder `out`."""
+        found = self.adapters.get(adapter)
+        target = self.bases.get(base or found.base)
+        if out.exists():
+            raise WorkbenchError(f"{out} exists already.", hint="Name a folder that does not.")
+        spec = {"adapter": found.ref, "base": str(target.ref), "base_lock_sha256": target.lock_sha256, "out": str(out.resolve())}
+        return self._submit("merge", spec, title=f"{found.ref}: merge into {target.ref}", key=key)
+
+    def samples(self, adapter: str | AdapterRef, *, n: int = 5) -> list[dict[str, Any]]:
+        """Stored answers to the first test questions: prompt, expected, base, adapter. [] without evidence."""
+        file = self.adapters.get(adapter).path / "evidence" / "samples.jsonl"
+        if not file.is_file():
+            return []
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:n]]
+
+    # ---------------------------------------------------------------- the machine
+
+    def info(self) -> dict[str, Any]:
+        """Paths, versions and machine facts, without loading torch."""
+        from importlib.metadata import version
+
+        import psutil
+
+        from workbench import __version__
+
+        names = ("torch", "transformers", "trl", "peft", "bitsandbytes", "gradio", "datasets", "SQLAlchemy")
+        url = paths.database_url()
+        return {
+            "version": __version__,
+            "home": str(paths.home()),
+            "database": url.split("://")[0] + "://…@" + url.rsplit("@", 1)[1] if "@" in url else url,
+            "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+            "threads": paths.wanted_threads(),
+            "memory_bytes": psutil.virtual_memory().total,
+            "free_disk_bytes": psutil.disk_usage(str(_existing(paths.home()))).free,
+            "libraries": {name: version(name) for name in names},
+        }
+
+    # ---------------------------------------------------------------- inside
+
+    def _submit(self, kind: str, spec: dict[str, Any], *, title: str, key: str | None) -> Job:
+        from workbench.jobs.dispatcher import ensure_running
+
+        job = self.jobs.submit(kind, spec, title=title, key=key)
+        ensure_running()
+        return job
+
+    def _publishes(self, recipe: Recipe, base: Base) -> str:
+        if recipe.method != "sft":
+            return f"{recipe.adapter_name} (next version)"
+        return recipe.publish_as or str(self.bases.next_version(base.ref))
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _sum_lengths(lengths: Sequence[RowLength]) -> dict[str, int]:
+    return {
+        "rows": len(lengths),
+        "tokens": sum(r.total for r in lengths),
+        "supervised": sum(r.supervised for r in lengths),
+        "longest": max((r.total for r in lengths), default=0),
+        "cut": sum(r.cut for r in lengths),
+        "answer_lost": sum(r.answer_lost for r in lengths),
+        "unlearnable": sum(r.supervised == 0 for r in lengths),
+    }
+
+
+def _judge_lengths(lengths: Sequence[RowLength], recipe: Recipe) -> tuple[list[str], list[str]]:
+    """What in the token counts blocks the run, and what the user should know."""
+    total = _sum_lengths(lengths)
+    rows = total["rows"]
+    problems, warnings = [], []
+    if not rows:
+        problems.append("The dataset has no training rows.")
+    elif not total["supervised"]:
+        problems.append(f"None of the {rows} training rows has a token to learn from: raise max_length, or check the answers.")
+    if total["answer_lost"] and total["supervised"]:
+        share = 100 * total["answer_lost"] / rows
+        warnings.append(f"{total['answer_lost']} rows ({share:.0f} %) lose their whole answer at max_length {recipe.max_length}.")
+    if total["cut"] > total["answer_lost"]:
+        warnings.append(f"{total['cut']} rows are cut at max_length {recipe.max_length} tokens.")
+    if total["unlearnable"] and total["supervised"]:
+        warnings.append(f"{total['unlearnable']} rows have nothing to learn from and are left out.")
+    if 0 < rows <= recipe.eval_rows:
+        problems.append(f"eval_rows: {recipe.eval_rows} rows would be held back, but there are only {rows}. Lower eval_rows.")
+    return problems, warnings
