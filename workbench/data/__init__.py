@@ -1,1 +1,4 @@
-"""Training data: recognise a file, list its problems, freeze a test part, keep it."""
+"""Training data: recognise a file, check it, freeze a test part, keep it. No torch here.
+
+`store.Datasets` is the way in; `checks.check` judges rows, `scorers.score` judges answers.
+"""

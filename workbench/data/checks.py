@@ -1,0 +1,320 @@
+"""What is wrong with a set of rows, row by row, and what is worth knowing about them."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from workbench.data.rows import Row, answer_of, content_of, dumps, question_of, texts_of, uses_tools
+from workbench.data.similar import cluster, normalise
+
+__all__ = ["KINDS", "Finding", "Report", "RowLength", "check", "is_label_like"]
+
+# kind -> (does it block?, what it means). `drop` takes these names.
+KINDS: dict[str, tuple[bool, str]] = {
+    "broken": (True, "not a row that can be read"),
+    "tools": (True, "a tool call, tool result or tool list that is not well formed"),
+    "empty": (True, "an empty question or answer"),
+    "roles": (True, "turns in an order that cannot be learned from"),
+    "characters": (True, "characters that cannot be text"),
+    "overlap": (True, "a training row that is also a test row"),
+    "answer_lost": (True, "longer than max_length, so that nothing of the answer is left"),
+    "no_supervised": (True, "no token to learn from"),
+    "cut": (False, "longer than max_length, so that its end is cut off"),
+    "duplicate": (False, "the same row again"),
+    "conflict": (False, "the same question with another answer"),
+    "near_duplicate": (False, "nearly the same question as an earlier row"),
+    "near_overlap": (False, "a training row nearly the same as a test row"),
+    "markers": (False, "chat-template markers inside the text"),
+    "imbalance": (False, "some answers are far rarer than others"),
+}
+_MARKERS = "<|im_start|> <|im_end|> <|eot_id|> <|endoftext|> <|start_header_id|> <start_of_turn> <end_of_turn> [/INST] </s>".split()
+_SHOWN = 60  # characters of a text that a message quotes
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found. `row` is the line of a JSONL or CSV file, else the row counted from 1; None means the whole file."""
+
+    kind: str
+    row: int | None
+    message: str
+    file: str = ""  # named only when rows come from two files
+    index: int | None = None  # position in the list that was checked; not kept in the report
+
+    def __str__(self) -> str:
+        place = f"{self.file} " if self.file else ""
+        return f"{place}row {self.row}: {self.message}" if self.row is not None else f"{place}{self.message}"
+
+    def as_dict(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"kind": self.kind, "row": self.row, "message": self.message}
+        return {**out, "file": self.file} if self.file else out
+
+
+@dataclass(frozen=True)
+class RowLength:
+    """What the real tokenizer and template make of one row; counted in tokens."""
+
+    total: int
+    supervised: int
+    cut: bool
+    answer_lost: bool
+
+
+@dataclass
+class Report:
+    """All findings and figures of one check. `problems` block, `warnings` do not."""
+
+    rows: int = 0
+    problems: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)  # kind -> rows left out as told
+    notes: list[str] = field(default_factory=list)  # how the file was read, in words
+    characters: dict[str, Any] = field(default_factory=dict)  # histogram of question + answer
+    tokens: dict[str, Any] | None = None  # histogram of whole rows, with "supervised", "cut", "answer_lost"
+    answers: dict[str, Any] | None = None  # balance, when answers are short and few
+    tool_rows: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """kind -> how many findings, in the order of `KINDS`."""
+        found = Counter(f.kind for f in [*self.problems, *self.warnings])
+        return {kind: found[kind] for kind in KINDS if found[kind]}
+
+    def add(self, findings: Iterable[Finding]) -> None:
+        for finding in findings:
+            (self.problems if KINDS[finding.kind][0] else self.warnings).append(finding)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values under stable keys."""
+        return {
+            "rows": self.rows,
+            "ok": self.ok,
+            "counts": self.counts,
+            "problems": [f.as_dict() for f in self.problems],
+            "warnings": [f.as_dict() for f in self.warnings],
+            "dropped": dict(self.dropped),
+            "notes": list(self.notes),
+            "characters": self.characters,
+            "tokens": self.tokens,
+            "answers": self.answers,
+            "tool_rows": self.tool_rows,
+        }
+
+
+def check(
+    rows: Sequence[Row],
+    *,
+    lines: Sequence[int] | None = None,
+    files: Sequence[str] | None = None,
+    measure: Callable[[Sequence[Row]], Sequence[RowLength]] | None = None,
+) -> Report:
+    """Check canonical rows. `lines` and `files` say where row i came from; without them rows count from 1.
+
+    `measure` gives each row's length in tokens under a base's own tokenizer and chat template.
+    Rows are compared across train and test when they carry a `split`. Nothing is changed.
+    """
+    place = _Places(lines, files)
+    report = Report(rows=len(rows), tool_rows=sum(map(uses_tools, rows)))
+    for i, row in enumerate(rows):
+        report.add(place.finding(kind, i, message) for kind, message in _row_problems(row))
+    report.add(_repeats(rows, place))
+    report.characters = histogram([len(question_of(r)) + len(answer_of(r)) for r in rows])
+    report.answers = balance([answer_of(r) for r in rows])
+    if report.answers:
+        report.add(_rare_answers(report.answers))
+    if measure is not None:
+        lengths = list(measure(rows))
+        report.tokens = _token_figures(lengths)
+        report.add(_length_problems(lengths, place))
+    order = {id(f): i for i, f in enumerate(report.problems)}
+    report.problems.sort(key=lambda f: (f.index if f.index is not None else -1, order[id(f)]))
+    return report
+
+
+class _Places:
+    def __init__(self, lines: Sequence[int] | None, files: Sequence[str] | None) -> None:
+        self.lines, self.files = lines, files
+
+    def line(self, i: int) -> int:
+        return self.lines[i] if self.lines is not None else i + 1
+
+    def finding(self, kind: str, i: int, message: str) -> Finding:
+        return Finding(kind, self.line(i), message, self.files[i] if self.files else "", i)
+
+    def name(self, i: int) -> str:
+        return f"{self.files[i]} row {self.line(i)}" if self.files and self.files[i] else f"row {self.line(i)}"
+
+
+def _row_problems(row: Row) -> Iterable[tuple[str, str]]:
+    if row["form"] == "messages":
+        yield from _role_problems(row["messages"])
+        yield from _empty_turns(row["messages"])
+    elif not answer_of(row).strip():
+        yield "empty", "the text is empty." if row["form"] == "text" else "the completion is empty."
+    for text in texts_of(row):
+        if bad := _bad_character(text):
+            yield "characters", f"contains {bad}, which cannot be text; was the file read in the right encoding?"
+            break
+    if row["form"] == "messages":
+        for marker in _MARKERS:
+            if any(marker in text for text in texts_of(row)):
+                yield "markers", f"the text contains {marker}, which a base may read as the end or start of a turn."
+                break
+
+
+def _role_problems(messages: list[dict[str, Any]]) -> Iterable[tuple[str, str]]:
+    roles = [m["role"] for m in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if not turns or "assistant" not in turns:
+        yield "roles", "there is no assistant message to learn from."
+        return
+    if "system" in turns:
+        yield "roles", f"message {messages_index(roles, 'system')} is a system message; only the first may be."
+        return
+    if turns[0] != "user":
+        yield "roles", f"the conversation starts with {turns[0]}, not with user."
+        return
+    for i, (before, now) in enumerate(zip(turns, turns[1:], strict=False), start=2 + len(roles) - len(turns)):
+        if (before, now) not in _ALLOWED:
+            yield "roles", f"message {i} is {now} after {before}; user and assistant take turns."
+            return
+        if now == "tool" and before == "assistant" and not messages[i - 2].get("tool_calls"):
+            yield "roles", f"message {i} is a tool result, but the assistant called no tool."
+            return
+    if turns[-1] != "assistant":
+        yield "roles", f"the last message is from {turns[-1]}; it must be the assistant's answer."
+
+
+_ALLOWED = {("user", "assistant"), ("assistant", "user"), ("assistant", "tool"), ("tool", "tool"), ("tool", "assistant")}
+
+
+def messages_index(roles: list[str], role: str) -> int:
+    """Position, from 1, of the last message of `role`."""
+    return len(roles) - roles[::-1].index(role)
+
+
+def _empty_turns(messages: list[dict[str, Any]]) -> Iterable[tuple[str, str]]:
+    for i, message in enumerate(messages, start=1):
+        if not message["content"].strip() and not message.get("tool_calls") and message["role"] != "tool":
+            what = {"assistant": "answer", "user": "question", "system": "system message"}[message["role"]]
+            yield "empty", f"the {what} (message {i}) is empty."
+
+
+def _bad_character(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return ""
+    for c in text:
+        if "\ud800" <= c <= "\udfff" or c == "\ufffd" or (c < " " and c not in "\n\r\t\f") or "\ufdd0" <= c <= "\ufdef":
+            return f"the character U+{ord(c):04X}"
+    return ""
+
+
+def _repeats(rows: Sequence[Row], place: _Places) -> Iterable[Finding]:
+    texts = [normalise(question_of(row) or row.get("text", "")) for row in rows]
+    whole = [dumps(content_of(row)) for row in rows]
+    answers = [normalise(answer_of(row)) for row in rows]
+    same, near = cluster(texts, near=False), cluster(texts)
+    seen_rows: dict[str, int] = {}
+    seen_answers: dict[tuple[int, str], int] = {}
+    tested = _first_test_row(rows, same), _first_test_row(rows, near)
+    for i, row in enumerate(rows):
+        if row.get("split") == "train" and same[i] in tested[0]:
+            yield place.finding("overlap", i, f"is also in the test part: {place.name(tested[0][same[i]])}.")
+        elif row.get("split") == "train" and near[i] in tested[1]:
+            yield place.finding("near_overlap", i, f"is nearly the same as a test row: {place.name(tested[1][near[i]])}.")
+        if whole[i] in seen_rows:
+            yield place.finding("duplicate", i, f"is the same as {place.name(seen_rows[whole[i]])}.")
+        elif same[i] != i and (same[i], answers[i]) in seen_answers:
+            yield place.finding("duplicate", i, f"says the same as {place.name(seen_answers[same[i], answers[i]])}.")
+        elif same[i] != i:
+            yield place.finding("conflict", i, f"asks the same as {place.name(same[i])} but answers {_quote(answer_of(row))}.")
+        elif near[i] != i:
+            yield place.finding("near_duplicate", i, f"is nearly the same as {place.name(near[i])}.")
+        seen_rows.setdefault(whole[i], i)
+        seen_answers.setdefault((same[i], answers[i]), i)
+
+
+def _first_test_row(rows: Sequence[Row], groups: Sequence[int]) -> dict[int, int]:
+    first: dict[int, int] = {}
+    for i, row in enumerate(rows):
+        if row.get("split") == "test":
+            first.setdefault(groups[i], i)
+    return first
+
+
+def _quote(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")
+
+
+def histogram(values: Sequence[int]) -> dict[str, Any]:
+    """`{"min", "median", "p95", "max", "sum", "edges", "counts"}`; bin i holds values from edges[i] up to edges[i + 1]."""
+    if not values:
+        return {}
+    ordered = sorted(values)
+    edges = [0, 16]
+    while edges[-1] <= ordered[-1]:
+        edges.append(edges[-1] * 2)
+    counts = [0] * (len(edges) - 1)
+    for value in ordered:
+        counts[0 if value < 16 else value.bit_length() - 4] += 1
+    return {
+        "min": ordered[0],
+        "median": statistics.median_low(ordered),
+        "p95": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+        "max": ordered[-1],
+        "sum": sum(ordered),
+        "edges": edges,
+        "counts": counts,
+    }
+
+
+def is_label_like(answers: Sequence[str]) -> bool:
+    """True when the answers are a few short labels that come back again and again (5 rows a label, on average, at least)."""
+    different = {normalise(a) for a in answers}
+    return len(answers) >= 10 and 2 <= len(different) <= len(answers) / 5 and max(map(len, answers)) <= 64
+
+
+def balance(answers: Sequence[str]) -> dict[str, Any] | None:
+    """How often each answer comes, most frequent first, when answers are label-like; else None."""
+    if not is_label_like(answers):
+        return None
+    counts = Counter(a.strip() for a in answers)
+    return {"different": len(counts), "counts": dict(counts.most_common())}
+
+
+def _rare_answers(answers: dict[str, Any]) -> Iterable[Finding]:
+    counts: dict[str, int] = answers["counts"]
+    most = max(counts.values())
+    rare = [f"{_quote(a)} ({n})" for a, n in counts.items() if n * 20 < most]
+    if rare:
+        listed = ", ".join(rare[:10]) + (f" and {len(rare) - 10} more" if len(rare) > 10 else "")
+        message = f"{len(rare)} answers come less than a twentieth as often as the commonest ({most} rows): {listed}."
+        yield Finding("imbalance", None, message)
+
+
+def _token_figures(lengths: Sequence[RowLength]) -> dict[str, Any]:
+    return {
+        **histogram([n.total for n in lengths]),
+        "supervised": sum(n.supervised for n in lengths),
+        "cut": sum(n.cut for n in lengths),
+        "answer_lost": sum(n.answer_lost for n in lengths),
+        "no_supervised": sum(n.supervised == 0 for n in lengths),
+    }
+
+
+def _length_problems(lengths: Sequence[RowLength], place: _Places) -> Iterable[Finding]:
+    for i, n in enumerate(lengths):
+        if n.answer_lost:
+            yield place.finding("answer_lost", i, f"is longer than max_length ({n.total} tokens) and loses its whole answer.")
+        elif n.supervised == 0:
+            yield place.finding("no_supervised", i, "has no token to learn from under this base's chat template.")
+        elif n.cut:
+            yield place.finding("cut", i, f"is longer than max_length ({n.total} tokens) and loses its end.")

@@ -1,0 +1,114 @@
+"""One row of a dataset in canonical form: what it holds, what its question and answer are, what its id is.
+
+One of three shapes:
+
+    {"id", "split", "form": "messages", "messages": [{"role", "content", "tool_calls"?}, ...], "tools"?: [...]}
+    {"id", "split", "form": "prompt_completion", "prompt": str, "completion": str}     raw: no chat template
+    {"id", "split", "form": "text", "text": str}
+
+The file data.jsonl holds one of them a line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "FORMS",
+    "Row",
+    "answer_of",
+    "assign_ids",
+    "content_of",
+    "dumps",
+    "question_of",
+    "read_jsonl",
+    "row_id",
+    "texts_of",
+    "uses_tools",
+]
+
+Row = dict[str, Any]
+FORMS = ("messages", "prompt_completion", "text")
+_CONTENT = ("form", "messages", "tools", "prompt", "completion", "text")
+
+
+def dumps(value: Any) -> str:
+    """Canonical JSON: sorted keys, no spaces, text as it is. The same value always gives the same bytes."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def content_of(row: Row) -> Row:
+    """The row without its id and split: what makes two rows the same row."""
+    return {key: row[key] for key in _CONTENT if key in row}
+
+
+def row_id(row: Row) -> str:
+    """The first 12 hexadecimal digits of the sha256 of the row's content: stable when rows are added, moved or removed."""
+    return hashlib.sha256(dumps(content_of(row)).encode()).hexdigest()[:12]
+
+
+def assign_ids(rows: Iterable[Row]) -> list[Row]:
+    """Give every row its id; the second copy of a row gets `-2`, the third `-3`."""
+    seen: dict[str, int] = {}
+    out = []
+    for row in rows:
+        key = row_id(row)
+        seen[key] = seen.get(key, 0) + 1
+        out.append({**row, "id": key if seen[key] == 1 else f"{key}-{seen[key]}"})
+    return out
+
+
+def answer_of(row: Row) -> str:
+    """What the model is to say: the last assistant message, the completion, or the whole text.
+
+    A turn that only calls tools is its calls, as canonical JSON.
+    """
+    if row["form"] == "text":
+        return str(row["text"])
+    if row["form"] == "prompt_completion":
+        return str(row["completion"])
+    for message in reversed(row["messages"]):
+        if message["role"] == "assistant":
+            calls = message.get("tool_calls")
+            content = str(message["content"])
+            return content if content or not calls else dumps([call["function"] for call in calls])
+    return ""
+
+
+def question_of(row: Row) -> str:
+    """What the model is asked: everything before the answer but the system message; empty for `text` rows."""
+    if row["form"] == "text":
+        return ""
+    if row["form"] == "prompt_completion":
+        return str(row["prompt"])
+    messages = row["messages"]
+    last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=len(messages))
+    before = [m for m in messages[:last] if m["role"] != "system"]
+    return "\n".join(m["content"] or dumps(m.get("tool_calls", [])) for m in before)
+
+
+def texts_of(row: Row) -> Iterator[str]:
+    """Every piece of text a person wrote in this row."""
+    if row["form"] == "text":
+        yield row["text"]
+    elif row["form"] == "prompt_completion":
+        yield row["prompt"]
+        yield row["completion"]
+    else:
+        for message in row["messages"]:
+            yield message["content"]
+
+
+def uses_tools(row: Row) -> bool:
+    """True when the row offers or calls tools, which the base's chat template must know how to show."""
+    return bool(row.get("tools")) or any(m["role"] == "tool" or m.get("tool_calls") for m in row.get("messages", ()))
+
+
+def read_jsonl(path: Path) -> list[Row]:
+    """The rows of a data.jsonl that this module wrote."""
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]

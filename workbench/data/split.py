@@ -1,0 +1,88 @@
+"""The frozen test part: chosen by content, so that the same rows land on the same side wherever they stand in the file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workbench.data.rows import Row, question_of
+from workbench.data.similar import cluster, normalise
+from workbench.errors import UsageError
+
+__all__ = ["Split", "group_rows", "split_rows", "wanted_test_rows"]
+
+_SALT = "workbench test part 1\n"  # never change: it decides which rows are test rows
+
+
+@dataclass(frozen=True)
+class Split:
+    """`sides[i]` is "train" or "test"; `note` says in words what had to be given up, if anything."""
+
+    sides: list[str]
+    note: str = ""
+
+    @property
+    def test_rows(self) -> int:
+        return self.sides.count("test")
+
+
+def wanted_test_rows(rows: int, *, share: float = 0.1, test_rows: int | None = None) -> int:
+    """How many test rows to aim for: `test_rows` if given, else `share` of the rows, at least 20 where there are 100.
+
+    Raises `UsageError` when that leaves no row to train on.
+    """
+    if test_rows is None:
+        if not 0 <= share < 1:
+            raise UsageError(
+                f"A test part of {share} of the rows cannot be.", hint="Give a share from 0 up to, not including, 1, such as 0.1."
+            )
+        wanted = round(share * rows)
+        if share > 0 and rows >= 2:
+            wanted = max(wanted, 20 if rows >= 100 else 1)
+    else:
+        wanted = test_rows
+    if wanted < 0 or (rows and wanted >= rows):
+        raise UsageError(f"{wanted} test rows of {rows} leave nothing to train on.", hint="Ask for fewer test rows.")
+    return wanted
+
+
+def group_rows(rows: Sequence[Row], *, near: bool = True) -> list[int]:
+    """For each row the position of the first row with the same, or nearly the same, question (or text)."""
+    return cluster([normalise(question_of(row) or row.get("text", "")) for row in rows], near=near)
+
+
+def split_rows(rows: Sequence[Row], *, share: float = 0.1, test_rows: int | None = None, groups: Sequence[int] | None = None) -> Split:
+    """Choose the test part: whole groups of alike rows, in the order of a hash of their content, until there are enough.
+
+    Adding rows to a file moves few of the old ones to another side. Raises `UsageError` for an impossible wish.
+    """
+    wanted = wanted_test_rows(len(rows), share=share, test_rows=test_rows)
+    if groups is None:
+        groups = group_rows(rows)
+    sides = _choose(rows, groups, wanted)
+    if sides.count("test") >= max(1, 0.8 * wanted) or wanted == 0:
+        return Split(sides)
+    exact = _choose(rows, group_rows(rows, near=False), wanted)
+    if exact.count("test") <= sides.count("test"):
+        return Split(sides, f"only {sides.count('test')} of {wanted} test rows could be kept apart: most rows repeat each other")
+    return Split(exact, "the rows are so alike that near-duplicates had to be let onto both sides; equal questions were kept apart")
+
+
+def _choose(rows: Sequence[Row], groups: Sequence[int], wanted: int) -> list[str]:
+    sizes = Counter(groups)
+    keys: dict[int, str] = defaultdict(lambda: "~")
+    for row, group in zip(rows, groups, strict=True):
+        text = normalise(question_of(row) or row.get("text", ""))
+        keys[group] = min(keys[group], hashlib.sha256((_SALT + text).encode()).hexdigest())
+    left = wanted
+    chosen = set()
+    # A group larger than half of what is wanted stays in training: a test part of one repeated question measures nothing.
+    for group in sorted(sizes, key=lambda g: (keys[g], g)):
+        if sizes[group] <= left and (sizes[group] == 1 or 2 * sizes[group] <= wanted):
+            chosen.add(group)
+            left -= sizes[group]
+        if not left:
+            break
+    return ["test" if group in chosen else "train" for group in groups]

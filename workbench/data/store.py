@@ -1,0 +1,176 @@
+"""The datasets of a home: added whole or not at all, hashed, and checked again on every read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from workbench import paths
+from workbench.data.rows import Row, assign_ids, dumps, read_jsonl
+from workbench.errors import Conflict, IntegrityError, NotFound, UsageError
+from workbench.records import Dataset, check_name
+
+__all__ = ["Datasets", "write_folder"]
+
+Rows = list[Row]  # inside the class, `list` is the method
+_DATA, _META, _CARD = "data.jsonl", "dataset.json", "README.md"
+
+
+class Datasets:
+    """Add, list, read and remove datasets: those of the home first, then the examples that ship with the code."""
+
+    def list(self) -> list[Dataset]:
+        """Every dataset with a readable `dataset.json`, by name. Folders that are damaged are in `broken()`."""
+        return [_record(folder) for folder in self._folders().values() if _problem(folder) is None]
+
+    def broken(self) -> dict[str, str]:
+        """name -> what is wrong, for the folders that `list` leaves out."""
+        return {name: problem for name, folder in self._folders().items() if (problem := _problem(folder)) is not None}
+
+    def get(self, name: str) -> Dataset:
+        """The dataset `name`, its rows checked against their hash. Raises `NotFound`, `IntegrityError`, `UsageError`."""
+        folder = self._folder(name)
+        if (problem := _problem(folder)) is not None:
+            raise IntegrityError(
+                f"Dataset '{name}' is damaged: {problem}.", hint=f"Add its file again under a new name, or: workbench data remove {name}"
+            )
+        record = _record(folder)
+        found = _sha256(folder / _DATA)
+        if found != record.sha256:
+            raise IntegrityError(
+                f"The rows of dataset '{name}' were changed after it was added: sha256 {found[:12]}…, expected {record.sha256[:12]}….",
+                hint="A dataset never changes. Add the changed file under a new name: workbench data add FILE --name NEW",
+            )
+        return record
+
+    def rows(self, name: str, split: str | None = None) -> Rows:
+        """The rows in file order, of one part ("train" or "test") or of both."""
+        if split not in {None, "train", "test"}:
+            raise UsageError(f"There is no part '{split}'.", hint="Say train or test.")
+        rows = read_jsonl(self.get(name).path / _DATA)
+        return rows if split is None else [row for row in rows if row["split"] == split]
+
+    def report(self, name: str) -> dict[str, Any]:
+        """The check's report as it was when the dataset was added."""
+        meta = _meta(self.get(name).path)
+        return dict(meta.get("report") or {})
+
+    def remove(self, name: str) -> Path:
+        """Move a dataset of the home to `<home>/datasets/.trash`; returns where it went. Examples stay."""
+        folder = self._folder(name)
+        if _is_bundled(folder):
+            raise Conflict(f"'{name}' is an example that ships with the workbench; it cannot be removed.")
+        trash = paths.datasets_dir() / ".trash"
+        trash.mkdir(parents=True, exist_ok=True)
+        goal = trash / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+        os.replace(folder, goal)
+        return goal
+
+    def _folder(self, name: str) -> Path:
+        folders = self._folders()
+        if check_name(name, "dataset name") not in folders:
+            raise NotFound.of("dataset", name, sorted(folders), command="workbench data list")
+        return folders[name]
+
+    def _folders(self) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for root in (paths.datasets_dir(), paths.bundled_datasets_dir()):
+            if root.is_dir():
+                for folder in root.iterdir():
+                    if folder.is_dir() and not folder.name.startswith("."):
+                        found.setdefault(folder.name, folder)
+        return dict(sorted(found.items()))
+
+
+def write_folder(folder: Path, rows: Sequence[Row], meta: dict[str, Any], card: str) -> None:
+    """Write a whole dataset folder beside its place, then rename it there: it exists complete or not at all.
+
+    `rows` carry `split`; ids are given here. `meta` holds name, scorer, source, report, …; hash and counts are added.
+    Raises `Conflict` when the folder exists.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=".adding-", dir=folder.parent))
+    try:
+        rows = assign_ids(rows)
+        data = "".join(dumps(row) + "\n" for row in rows).encode()
+        tests = sum(row["split"] == "test" for row in rows)
+        facts = {
+            "format": 1,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "rows": len(rows),
+            "train_rows": len(rows) - tests,
+            "test_rows": tests,
+            "form": rows[0]["form"] if rows else "messages",
+        }
+        _write(staged / _DATA, data)
+        _write(staged / _CARD, card.encode())
+        _write(staged / _META, (json.dumps({**meta, **facts}, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode())
+        staged.chmod(0o755)
+        if folder.exists():
+            raise Conflict(
+                f"There is already a dataset '{folder.name}'.", hint=f"Choose another name, or first: workbench data remove {folder.name}"
+            )
+        try:
+            os.rename(staged, folder)
+        except OSError as error:
+            raise Conflict(f"There is already a dataset '{folder.name}'.", hint="Choose another name: --name NAME") from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    data = json.loads((folder / _META).read_text(encoding="utf-8"))
+    return data if isinstance(data, dict) else {}
+
+
+def _problem(folder: Path) -> str | None:
+    """What keeps this folder from being a dataset, or None."""
+    if not (folder / _META).is_file():
+        return f"{_META} is missing"
+    if not (folder / _DATA).is_file():
+        return f"{_DATA} is missing"
+    try:
+        _record(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{_META} cannot be read ({type(error).__name__}: {error})"
+    return None
+
+
+def _is_bundled(folder: Path) -> bool:
+    return folder.parent == paths.bundled_datasets_dir() and bool(_meta(folder).get("bundled"))
+
+
+def _record(folder: Path) -> Dataset:
+    meta = _meta(folder)
+    added = meta.get("added_at")
+    return Dataset(
+        name=folder.name,
+        path=folder,
+        sha256=str(meta["sha256"]),
+        rows=int(meta["rows"]),
+        train_rows=int(meta["train_rows"]),
+        test_rows=int(meta["test_rows"]),
+        form=str(meta["form"]),
+        scorer=meta.get("scorer"),
+        bundled=_is_bundled(folder),
+        added_at=datetime.fromisoformat(added) if added else None,
+    )
