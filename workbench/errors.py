@@ -10,6 +10,7 @@
     ├── IntegrityError        a file on disk is not what its lock or manifest says
     ├── ImportRefused         an adapter from outside breaks an import rule
     ├── MissingDependency     an optional package is not installed
+    ├── DatabaseError         the database cannot be reached, read or understood
     ├── TrainingError         a run was stopped because going on would be a waste
     └── JobError              a job cannot do what was asked in its present state
         ├── JobFailed         a job that was waited for ended without success
@@ -26,6 +27,7 @@ from collections.abc import Sequence
 __all__ = [
     "Conflict",
     "DataError",
+    "DatabaseError",
     "Fenced",
     "ImportRefused",
     "IntegrityError",
@@ -101,6 +103,10 @@ class ImportRefused(WorkbenchError):
 
 class MissingDependency(WorkbenchError, ImportError):
     """An optional package is not installed."""
+
+
+class DatabaseError(WorkbenchError):
+    """The database cannot be reached, read or understood."""
 
 
 class TrainingError(WorkbenchError):

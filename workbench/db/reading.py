@@ -14,13 +14,13 @@ from typing import Any
 from workbench import paths
 from workbench.db.schema import HEAD
 from workbench.db.session import BUSY_MS, engine, sqlite_file
-from workbench.errors import WorkbenchError
+from workbench.errors import DatabaseError
 
 __all__ = ["from_json", "rows"]
 
 
 def rows(sql: str, **parameters: Any) -> list[dict[str, Any]]:
-    """The rows of one SELECT, as dictionaries. Brings an older schema up to date first; raises `NewerDatabase`."""
+    """The rows of one SELECT, as dictionaries. Brings an older schema up to date first; raises `DatabaseError`."""
     file = sqlite_file(paths.database_url())
     if file is None:
         return _through_sqlalchemy(sql, parameters)
@@ -37,7 +37,7 @@ def rows(sql: str, **parameters: Any) -> list[dict[str, Any]]:
         if "no such table: alembic_version" not in str(error):
             raise
     except sqlite3.DatabaseError as error:
-        raise WorkbenchError(
+        raise DatabaseError(
             f"The database {file} cannot be read: {error}.", hint="Put back a copy of it, or move it away to start with an empty one."
         ) from error
     return _through_sqlalchemy(sql, parameters)

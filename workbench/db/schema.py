@@ -5,27 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.errors import WorkbenchError
+from workbench.errors import DatabaseError
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection, Engine
 
-__all__ = ["HEAD", "NewerDatabase", "alembic_config", "ensure"]
+__all__ = ["HEAD", "alembic_config", "ensure"]
 
 HEAD = "0001"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _ADVISORY_KEY = 0x77627363  # one migration at a time on a PostgreSQL server
-
-
-class NewerDatabase(WorkbenchError):
-    """The database was made by a newer workbench."""
-
-    def __init__(self, found: str) -> None:
-        super().__init__(
-            f"The database has schema {found}; this workbench knows schemas up to {HEAD}.",
-            hint="Install the newer workbench, or point WORKBENCH_HOME (or WORKBENCH_DB) elsewhere. Nothing was changed.",
-        )
 
 
 def stored(connection: Connection) -> str | None:
@@ -38,7 +28,7 @@ def stored(connection: Connection) -> str | None:
 
 
 def ensure(engine: Engine, url: str) -> None:
-    """Bring the schema to `HEAD`; SQLite files are copied beside themselves first. Raises `NewerDatabase`."""
+    """Bring the schema to `HEAD`; SQLite files are copied beside themselves first. Raises `DatabaseError` for a newer one."""
     with engine.connect() as connection:
         found = stored(connection)
     if found == HEAD:
@@ -70,7 +60,10 @@ def alembic_config(connection: Connection) -> Config:
 def _refuse_newer(found: str) -> None:
     known = {file.name.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("*.py")}
     if found not in known:
-        raise NewerDatabase(found)
+        raise DatabaseError(
+            f"The database has schema {found}; this workbench knows schemas up to {HEAD}.",
+            hint="Install the newer workbench, or point WORKBENCH_HOME (or WORKBENCH_DB) elsewhere. Nothing was changed.",
+        )
 
 
 def _back_up(engine: Engine, url: str, found: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import paths
-from workbench.errors import MissingDependency, UsageError, WorkbenchError
+from workbench.errors import DatabaseError, MissingDependency, UsageError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -31,11 +31,20 @@ _lock = threading.Lock()
 def transaction() -> Iterator[Connection]:
     """One transaction on the database of `paths.database_url()`: commits at the end, rolls back on an error.
 
+    Raises `DatabaseError` when the database is away, full or locked for too long.
     On SQLite it takes the write lock at once (BEGIN IMMEDIATE), so what was read stays true until the commit.
     On PostgreSQL (read committed) lock the rows you decide upon: `select(...).with_for_update()`, job row first.
     """
-    with engine().begin() as connection:
-        yield connection
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    try:
+        with engine().begin() as connection:
+            yield connection
+    except (OperationalError, InterfaceError) as error:
+        raise DatabaseError(
+            f"The database could not do it: {str(error.orig).strip()}.",
+            hint="Look at WORKBENCH_DB, the server and the disk, then try again. Nothing is half written.",
+        ) from error
 
 
 def now(connection: Connection) -> float:
@@ -127,7 +136,7 @@ def _postgres_engine(url: str) -> Engine:
 
 
 def refuse_network_disk(file: Path) -> None:
-    """SQLite's locks do not hold on network disks; raise `WorkbenchError` when `file` lies on one (Linux only)."""
+    """SQLite's locks do not hold on network disks; raise `DatabaseError` when `file` lies on one (Linux only)."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
     except OSError:
@@ -135,7 +144,7 @@ def refuse_network_disk(file: Path) -> None:
     real = str(file.parent.resolve())
     inside = [(len(point), kind) for point, kind in mounts if real == point or real.startswith(point.rstrip("/") + "/")]
     if inside and max(inside)[1] in _NETWORK_DISKS:
-        raise WorkbenchError(
+        raise DatabaseError(
             f"The database {file} would lie on a network disk ({max(inside)[1]}), where SQLite loses data.",
             hint="Set WORKBENCH_HOME to a local disk, or WORKBENCH_DB to a PostgreSQL server.",
         )

@@ -43,6 +43,7 @@ jobs = Table(
     Column("slots", Integer, nullable=False),
     Column("policy", Text, nullable=False),  # after a crash: "resume" or "hold"
     Column("crashes", Integer, nullable=False),  # since submission or the last `resume`
+    Column("max_crashes", Integer, nullable=False),  # one more and the job has failed for good
     Column("created_at", Float, nullable=False),
     Column("not_before", Float),  # do not claim before (after a crash)
     Column("ended_at", Float),

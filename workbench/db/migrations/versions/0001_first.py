@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("slots", sa.Integer, nullable=False),
         sa.Column("policy", sa.Text, nullable=False),
         sa.Column("crashes", sa.Integer, nullable=False),
+        sa.Column("max_crashes", sa.Integer, nullable=False),
         sa.Column("created_at", sa.Float, nullable=False),
         sa.Column("not_before", sa.Float),
         sa.Column("ended_at", sa.Float),
