@@ -1,0 +1,59 @@
+"""`workbench info`, `doctor` and `help`: what is installed, whether it is sound, how to go on."""
+
+from __future__ import annotations
+
+import click
+
+from workbench.cli.groups import bench, json_option
+from workbench.cli.output import bytes_text, fields, print_json, say
+
+__all__ = ["doctor", "help_command", "info"]
+
+_COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
+
+
+@click.command()
+@json_option
+def info(as_json: bool) -> None:
+    """Print where things are kept, the versions in use, and this machine's facts."""
+    facts = bench().info()
+    if as_json:
+        print_json(facts)
+        return
+    libraries = facts.pop("libraries")
+    for key in [key for key in facts if key.endswith("_bytes")]:
+        facts[key.removesuffix("_bytes")] = bytes_text(facts.pop(key))
+    fields([(key.replace("_", " "), value) for key, value in facts.items()])
+    fields([("libraries", ", ".join(f"{name} {version}" for name, version in libraries.items()))])
+
+
+@click.command()
+@click.option("--deep", is_flag=True, help="Also read every base, dataset and adapter and compare it with its hashes.")
+@json_option
+def doctor(deep: bool, as_json: bool) -> None:
+    """Check this installation and say what to mend. Exit status 1 when something is broken."""
+    checks = bench().doctor(deep=deep)
+    if as_json:
+        print_json(checks)
+    else:
+        for check in checks:
+            say(f"{click.style(f'{check.state:<7}', fg=_COLOURS[check.state])}  {check.name}: {check.found}")
+            if check.hint and check.state != "ok":
+                say(f"         {check.hint}")
+    if any(check.state == "broken" for check in checks):
+        raise click.exceptions.Exit(1)
+
+
+@click.command("help")
+@click.argument("words", nargs=-1, metavar="[COMMAND]…")
+@click.pass_context
+def help_command(context: click.Context, words: tuple[str, ...]) -> None:
+    """Help on a command: workbench help train."""
+    here = context.find_root()
+    for word in words:
+        if not isinstance(here.command, click.Group):
+            break
+        name, command, _ = here.command.resolve_command(here, [word])
+        assert command is not None
+        here = click.Context(command, info_name=name, parent=here, **command.context_settings)
+    say(here.get_help())

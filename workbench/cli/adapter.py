@@ -1,0 +1,193 @@
+"""`workbench adapter`: what came out of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from workbench.cli.follow import follow
+from workbench.cli.groups import CommandGroup, bench, json_option
+from workbench.cli.output import ago, fields, note, print_json, say, short, table
+from workbench.records import Adapter, Job
+
+__all__ = ["adapter", "print_samples", "print_scores"]
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.group(cls=CommandGroup)
+def adapter() -> None:
+    """What came out of training. NAME is the newest version, NAME@3 one version, NAME@champion an alias."""
+
+
+@adapter.command("list")
+@click.argument("name", required=False)
+@click.option("--trashed", is_flag=True, help="What is in the trash instead.")
+@json_option
+def list_adapters(name: str | None, trashed: bool, as_json: bool) -> None:
+    """List adapters, the newest first; with NAME all versions of one."""
+    found = bench().adapters.list(name, trashed=trashed)
+    if as_json:
+        print_json(found)
+        return
+    rows = [(a.ref, ", ".join(a.aliases), a.base, a.dataset or "", a.method, _gain(a), ago(a.created_at)) for a in found]
+    empty = "The trash is empty." if trashed else "No adapters yet. Make one: workbench train --base … --dataset …, or: workbench demo"
+    table(("adapter", "aliases", "base", "dataset", "method", "gain", "made"), rows, empty=empty, right=("gain",))
+
+
+@adapter.command()
+@click.argument("ref", metavar="ADAPTER")
+@click.option("--samples", type=click.IntRange(0, 100), metavar="N", default=3, show_default=True, help="How many answers to show.")
+@json_option
+def show(ref: str, samples: int, as_json: bool) -> None:
+    """Show one adapter: what it learned, how well, from what, and some of its answers."""
+    found = bench().adapters.get(ref)
+    answers = bench().samples(ref, n=samples)
+    if as_json:
+        print_json({"adapter": found, "samples": answers, "lineage": bench().adapters.lineage(ref)})
+        return
+    fields(
+        [
+            ("adapter", found.ref),
+            ("aliases", ", ".join(found.aliases)),
+            ("method", found.method),
+            ("base", f"{found.base}  (lock {found.base_lock_sha256[:12]})"),
+            ("dataset", f"{found.dataset}  (sha256 {(found.dataset_sha256 or '')[:12]})" if found.dataset else ""),
+            ("parents", ", ".join(found.parents)),
+            ("made", f"{ago(found.created_at)}{f' by job {found.job_id}' if found.job_id else ''}"),
+            ("folder", found.path),
+        ]
+    )
+    say()
+    print_scores(found)
+    print_samples(answers)
+
+
+@adapter.command()
+@click.argument("ref", metavar="ADAPTER")
+@click.argument("alias")
+@click.option("--expect", metavar="VERSION", help="Move the alias only if it points to this version now.")
+@json_option
+def alias(ref: str, alias: str, expect: str | None, as_json: bool) -> None:
+    """Point an alias, such as champion, to a version."""
+    found = bench().adapters.alias(ref, alias, expect=expect)
+    if as_json:
+        print_json(found)
+        return
+    say(f"{found.name}@{alias} is now {found.ref}.")
+
+
+@adapter.command()
+@click.argument("ref", metavar="ADAPTER")
+@click.option("--dataset", help="Score on this dataset's test part. Default: the one it was trained on.")
+@click.option("--detach", "-d", is_flag=True, help="Submit the job and return at once.")
+def evaluate(ref: str, dataset: str | None, detach: bool) -> None:
+    """Score an adapter against its base on a frozen test part, and publish a version with that evidence."""
+    _follow(bench().evaluate(ref, dataset=dataset), detach)
+
+
+@adapter.command()
+@click.argument("ref", metavar="ADAPTER")
+@click.argument("out", type=FOLDER)
+@click.option("--zip", "zipped", is_flag=True, help="Write one zip file.")
+@click.option("--merged", is_flag=True, help="Write the full weights of base and adapter instead (as merge does).")
+def export(ref: str, out: Path, zipped: bool, merged: bool) -> None:
+    """Copy an adapter to OUT: a plain PEFT folder that needs nothing of the workbench."""
+    if merged and zipped:
+        raise click.UsageError("--merged writes a folder; it cannot be zipped here.")
+    if merged:
+        _follow(bench().merge(ref, out), False)
+        return
+    say(f"Written to {bench().adapters.export(ref, out, zip=zipped)}.")
+
+
+@adapter.command("import")
+@click.argument("path", type=FOLDER)
+@click.option("--name", required=True, help="What to call it here.")
+@click.option("--base", metavar="BASE", help="The base it was made for, where it does not say so itself.")
+@json_option
+def import_(path: Path, name: str, base: str | None, as_json: bool) -> None:
+    """Take in a PEFT folder or zip made by any tool. Only safetensors; nothing in it is run."""
+    found = bench().import_adapter(path, name=name, base=base)
+    if as_json:
+        print_json(found)
+        return
+    say(f"Imported {found.ref} for {found.base}.")
+    say(f"It has no evidence yet. Score it: workbench adapter evaluate {found.ref} --dataset NAME")
+
+
+@adapter.command()
+@click.argument("ref", metavar="ADAPTER")
+@click.argument("out", type=FOLDER)
+@click.option("--base", metavar="BASE", help="Merge into this base instead of its own.")
+@click.option("--detach", "-d", is_flag=True, help="Submit the job and return at once.")
+def merge(ref: str, out: Path, base: str | None, detach: bool) -> None:
+    """Write full merged weights to the new folder OUT, with the logits compared before and after."""
+    _follow(bench().merge(ref, out, base=base), detach)
+
+
+@adapter.command()
+@click.argument("ref", metavar="ADAPTER@VERSION")
+def remove(ref: str) -> None:
+    """Move one version to the trash; restore brings it back."""
+    found = bench().adapters.remove(ref)
+    say(f"Removed {found.ref}. Bring it back: workbench adapter restore {found.ref}")
+
+
+@adapter.command()
+@click.argument("ref", metavar="ADAPTER@VERSION")
+def restore(ref: str) -> None:
+    """Bring a version back from the trash."""
+    say(f"{bench().adapters.restore(ref).ref} is back.")
+
+
+def print_scores(found: Adapter) -> None:
+    """The headline and a small table: base, with the adapter, gain and its 95 % interval."""
+    if not found.scores:
+        say(f"No evidence. Score it: workbench adapter evaluate {found.ref} --dataset NAME")
+        return
+    from workbench.evidence import Summary, headline
+
+    summary = Summary.from_dict(found.scores)
+    say(headline(summary))
+    say()
+    words = {"right": "right", "exact_match": "exactly right", "nll_per_token": "nats per token", "bits_per_byte": "bits per byte"}
+    rows = []
+    for key, word in words.items():
+        gain = summary.gain.get(key)
+        if gain is None:
+            continue
+        share = key in ("right", "exact_match")
+        scale, digits, unit = (100, 1, " %") if share else (1, 3, "")
+        arms = [f"{getattr(arm, key) * scale:.{digits}f}{unit}" for arm in (summary.base, summary.adapter)]
+        span = "" if gain.low is None or gain.high is None else f"{gain.low * scale:+.{digits}f} to {gain.high * scale:+.{digits}f}"
+        rows.append((word, *arms, f"{gain.value * scale:+.{digits}f}", span))
+    numbers = ("base", "with adapter", "gain", "95 % interval")
+    table((f"{summary.n} test rows", *numbers), rows, right=numbers)
+
+
+def print_samples(answers: list[dict[str, Any]]) -> None:
+    """Test questions with the expected answer, the base's and the adapter's."""
+    for sample in answers:
+        say()
+        fields([(key, short(str(sample.get(key) or "(nothing)"), 100)) for key in ("prompt", "expected", "base", "adapter")])
+
+
+def _gain(found: Adapter) -> str:
+    """The gain in the share of right answers, in points; else in nats per token."""
+    gains = found.scores.get("gain", {})
+    for key, scale, unit in (("right", 100, " points"), ("exact_match", 100, " points"), ("nll_per_token", 1, " nats")):
+        if key in gains and (key != "exact_match" or found.scores.get("scorer") == "exact" or gains[key]["value"] > 0):
+            return f"{gains[key]['value'] * scale:+.{1 if scale == 100 else 2}f}{unit}"
+    return ""
+
+
+def _follow(job: Job, detach: bool) -> None:
+    if detach:
+        say(job.id)
+        note(f"Follow it: workbench jobs follow {job.id}")
+        return
+    note(f"Job {job.id}: {job.title}. Ctrl-C lets go of it; it goes on.")
+    follow(job.id)

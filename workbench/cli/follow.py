@@ -1,0 +1,125 @@
+"""Watch a job: one line redrawn in place on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+import time
+
+import click
+
+from workbench.cli.groups import bench
+from workbench.cli.output import count, duration, note, print_json, say
+from workbench.records import Job, Progress
+
+__all__ = ["Follower", "follow", "print_result", "progress_text", "watch"]
+
+_BAR = 24  # columns
+_QUIET_SECONDS = 10.0  # between two lines where nothing can be redrawn
+
+
+def follow(job_id: str, *, as_json: bool = False) -> None:
+    """Watch a job until it ends, and print what came of it. Raises `JobFailed`; Ctrl-C lets go and exits with 130."""
+    job = watch(job_id)
+    if as_json:
+        print_json(job)
+    else:
+        print_result(job)
+
+
+def watch(job_id: str) -> Job:
+    """Show a job's progress until it ends, and return it. Raises `JobFailed`; Ctrl-C lets go and exits with 130."""
+    follower = Follower()
+    try:
+        return bench().jobs.wait(job_id, on_progress=follower)
+    except KeyboardInterrupt:
+        follower.close()
+        note(f"Let go of job {job_id}; it goes on. Follow it: workbench jobs follow {job_id}. Stop it: workbench jobs cancel {job_id}")
+        raise click.exceptions.Exit(130) from None
+    finally:
+        follower.close()
+
+
+def print_result(job: Job) -> None:
+    """What a finished job made, in a sentence, and what to do with it."""
+    result = job.result or {}
+    took = f" in {duration((job.ended_at - job.created_at).total_seconds())}" if job.ended_at else ""
+    if adapter := result.get("adapter"):
+        say(f"Published the adapter {adapter}{took}.")
+        if result.get("scores"):
+            from workbench.evidence import Summary, headline
+
+            say(headline(Summary.from_dict(result["scores"])))
+        say(f"Look at it: workbench adapter show {adapter}    Take it away: workbench adapter export {adapter} FOLDER")
+    elif base := result.get("base"):
+        say(f"Published the base {base}{took}. Look at it: workbench base show {base}")
+    elif out := result.get("out"):
+        say(f"Written to {out}{took}.")
+    else:
+        say(f"Job {job.id} {job.state.value}{took}.")
+
+
+class Follower:
+    """Shows each `Progress` it is called with, on standard error."""
+
+    def __init__(self) -> None:
+        self.live = sys.stderr.isatty()
+        self._printed: tuple[str, float] = ("", 0.0)  # phase and time of the last line of a log
+        self._before: Progress | None = None
+        self._drawn = False
+        self._messages: set[str] = set()
+
+    def __call__(self, progress: Progress) -> None:
+        progress = self._before = _filled(progress, self._before)
+        if progress.message and progress.message not in self._messages:
+            self._messages.add(progress.message)
+            self.close()
+            note(progress.message)
+        if self.live:
+            columns = shutil.get_terminal_size((100, 24)).columns - 1
+            click.echo("\r\x1b[2K" + progress_text(progress, bar=True)[:columns], err=True, nl=False)
+            self._drawn = True
+            return
+        phase, then = self._printed
+        if progress.phase != phase or time.monotonic() - then >= _QUIET_SECONDS:
+            note(progress_text(progress))
+            self._printed = (progress.phase, time.monotonic())
+
+    def close(self) -> None:
+        """Leave the drawn line as it is and go to the next."""
+        if self._drawn:
+            note()
+            self._drawn = False
+
+
+def _filled(progress: Progress, before: Progress | None) -> Progress:
+    """A line about the loss says nothing of the speed: keep what the same phase said before."""
+    if before is None or before.phase != progress.phase:
+        return progress
+    known = ("step", "total_steps", "loss", "eval_loss", "tokens_per_second", "seconds_left")
+    return dataclasses.replace(progress, **{key: getattr(before, key) for key in known if getattr(progress, key) is None})
+
+
+def progress_text(progress: Progress, *, bar: bool = False) -> str:
+    """`training  24/60  loss 0.812  183 tokens/s  1 min 12 s left`, with a bar where asked for."""
+    parts = [f"{progress.phase:<10}"]
+    if progress.step is not None and progress.total_steps:
+        if bar:
+            parts.append(_bar(progress.step / progress.total_steps))
+        parts.append(f"{progress.step}/{progress.total_steps}")
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.3f}")
+    if progress.eval_loss is not None:
+        parts.append(f"held back {progress.eval_loss:.3f}")
+    if progress.tokens_per_second:
+        parts.append(f"{count(progress.tokens_per_second)} tokens/s")
+    if progress.seconds_left is not None:
+        parts.append(f"{duration(progress.seconds_left)} left")
+    return "  ".join(parts).rstrip()
+
+
+def _bar(share: float) -> str:
+    full = round(_BAR * min(max(share, 0.0), 1.0))
+    done, rest = ("█", "░") if "utf" in (sys.stderr.encoding or "").lower() else ("#", ".")
+    return done * full + rest * (_BAR - full)

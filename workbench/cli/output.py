@@ -1,0 +1,137 @@
+"""How the command line prints: aligned tables, JSON, sizes and times, and one progress line."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from workbench.errors import WorkbenchError
+from workbench.records import as_json
+
+__all__ = ["ago", "bytes_text", "count", "duration", "fields", "note", "print_error", "print_json", "say", "short", "table"]
+
+
+def say(text: str = "") -> None:
+    """A line for standard output: what the command was asked for."""
+    click.echo(text)
+
+
+def note(text: str = "") -> None:
+    """A line for standard error: what happens meanwhile, so that a pipe stays clean."""
+    click.echo(text, err=True)
+
+
+def print_json(value: Any) -> None:
+    """Records, or dictionaries and lists of them, as indented JSON."""
+    click.echo(json.dumps(_finite(as_json(value)), ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def print_error(error: WorkbenchError) -> None:
+    """`Error: what happened`, then what to do next on a line of its own."""
+    note(click.style("Error:", fg="red", bold=True) + f" {error.message}")
+    if error.hint:
+        note(error.hint.strip())
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "", right: Sequence[str] = ()) -> None:
+    """Aligned columns; those named in `right` are flush right. Without rows, `empty` says how to get the first one."""
+    body = [["" if cell is None else str(cell).replace("\n", " ") for cell in row] for row in rows]
+    if not body:
+        say(empty)
+        return
+    cells = [[name.upper() for name in head], *body]
+    widths = [max(_width(row[i]) for row in cells) for i in range(len(head))]
+    flush = [name in right for name in head]
+    for row in cells:
+        say("  ".join(_pad(cell, width, end) for cell, width, end in zip(row, widths, flush, strict=True)).rstrip())
+
+
+def fields(pairs: Iterable[tuple[str, Any]]) -> None:
+    """`name   value` lines; values that are None or empty are left out."""
+    shown = [(name, str(value)) for name, value in pairs if value is not None and value != "" and value != ()]
+    width = max((_width(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        say(f"{_pad(name, width, False)}  {value}")
+
+
+def short(text: str, width: int) -> str:
+    """`text` on one line, cut with an ellipsis to `width` columns."""
+    line = " ".join(text.split())
+    while _width(line) > width:
+        line = line[: max(0, min(len(line) - 2, width - 1))].rstrip() + "…"
+    return line
+
+
+def count(value: float | int | None) -> str:
+    """1234567 -> `1,234,567`; None -> an empty text."""
+    return "" if value is None else f"{value:,.0f}"
+
+
+def bytes_text(value: float | None) -> str:
+    """2147483648 -> `2.0 GiB`."""
+    if value is None:
+        return ""
+    for unit in ("B", "KiB", "MiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: `45 s`, `2 min 5 s`, `3 h 20 min`."""
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} days {whole % 86400 // 3600} h"
+
+
+def ago(when: datetime | None) -> str:
+    """How long ago, in the largest unit that fits: `3 min ago`."""
+    if when is None:
+        return ""
+    aware = when if when.tzinfo else when.replace(tzinfo=UTC)
+    seconds = max(0.0, (datetime.now(UTC) - aware).total_seconds())
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size if unit == "days" else seconds >= size:
+            return f"{seconds // size:.0f} {unit} ago"
+    return "just now"
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities are no JSON: they become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: East Asian wide characters take two, combining marks none."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _pad(text: str, width: int, flush_right: bool) -> str:
+    blanks = " " * (width - _width(text))
+    return blanks + text if flush_right else text + blanks
+
+
+def is_terminal() -> bool:
+    """Whether progress may be redrawn in place."""
+    return sys.stderr.isatty()

@@ -1,0 +1,192 @@
+"""The options of `workbench train`, derived from the recipe model: names, types, groups, defaults and help."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from workbench.recipe import GROUPS, Recipe
+
+__all__ = ["RecipeCommand", "default_text", "given_values", "group_of", "kind_of", "recipe_options"]
+
+# Names other tools use for the same thing, to be named in the error.
+_ELSEWHERE = {
+    "model": "base",
+    "model-name": "base",
+    "base-model": "base",
+    "model-name-or-path": "base",
+    "model-id": "base",
+    "dataset-name": "dataset",
+    "dataset-path": "dataset",
+    "data": "dataset",
+    "train-file": "dataset",
+    "output-dir": "name",
+    "output": "name",
+    "adapter-name": "name",
+    "run-name": "name",
+    "finetuning-type": "method",
+    "peft-method": "method",
+    "epochs": "num_train_epochs",
+    "num-epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "iters": "max_steps",
+    "lr": "learning_rate",
+    "scheduler": "lr_scheduler_type",
+    "batch-size": "per_device_train_batch_size",
+    "micro-batch-size": "per_device_train_batch_size",
+    "train-batch-size": "per_device_train_batch_size",
+    "gradient-accumulation": "gradient_accumulation_steps",
+    "cutoff-len": "max_length",
+    "max-seq-len": "max_length",
+    "max-seq-length": "max_length",
+    "sequence-len": "max_length",
+    "r": "lora_r",
+    "rank": "lora_r",
+    "lora-rank": "lora_r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "target-modules": "lora_target_modules",
+    "lora-target": "lora_target_modules",
+    "patience": "early_stopping_patience",
+    "early-stopping": "early_stopping_patience",
+    "quantization": "load_in_4bit",
+    "quantization-bit": "load_in_4bit",
+    "logger": "report_to",
+}
+
+
+class _Value(click.ParamType):  # type: ignore[type-arg]  # older clicks have no parameter there
+    """Takes the text as it is: the recipe model judges all values at once. `none` unsets what a preset or file set."""
+
+    def __init__(self, field: FieldInfo) -> None:
+        self.name = kind_of(field)
+        self.listed = get_origin(field.annotation) is tuple
+        self.optional = _optional(field)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return self.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if self.listed:
+            return [part.strip() for part in value.split(",") if part.strip() and part.strip().lower() != "none"]
+        return _NONE if self.optional and value.lower() == "none" else value
+
+
+_NONE = object()  # "given as nothing", which click's None ("not given") cannot say
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add one option per field of the recipe, in the model's order, under the field's own name."""
+    for name, field in reversed(Recipe.model_fields.items()):
+        flag = bool in (get_args(field.annotation) or (field.annotation,))
+        option = click.option(
+            f"--{name}/--no_{name}" if flag else f"--{name}",
+            name,
+            default=None,
+            type=None if flag else _Value(field),
+            help=f"{field.description}{_default_note(field)}",
+        )
+        command = option(command)
+    return command
+
+
+def given_values(values: dict[str, Any]) -> dict[str, Any]:
+    """What was written on the command line, and nothing else: the rest comes from the file, the preset or the model."""
+    given = {name: value for name, value in values.items() if name in Recipe.model_fields and value is not None}
+    return {name: None if value is _NONE else value for name, value in given.items()}
+
+
+def group_of(field: FieldInfo) -> str:
+    """The heading a field stands under, one of `GROUPS`."""
+    extra = field.json_schema_extra
+    return str(extra["group"]) if isinstance(extra, dict) else GROUPS[0]
+
+
+def kind_of(field: FieldInfo) -> str:
+    """A field's type in words: `INT`, `lora|qlora|sft`, `NAME,NAME`."""
+    inner = [part for part in _parts(field.annotation) if part is not type(None)]
+    if get_origin(inner[0]) is tuple:
+        item = get_args(inner[0])[0]
+        return "|".join(get_args(item)) + ",…" if get_origin(item) is Literal else "NAME,NAME"
+    if get_origin(inner[0]) is Literal:
+        return "|".join(get_args(inner[0]))
+    return {int: "INT", float: "NUMBER", bool: "yes/no"}.get(inner[0], "TEXT")
+
+
+def default_text(field: FieldInfo) -> str:
+    """A field's default as it would be typed; empty where there is none."""
+    if field.is_required() or field.default is None:
+        return ""
+    if isinstance(field.default, tuple):
+        return ",".join(field.default)
+    if isinstance(field.default, bool):
+        return str(field.default).lower()
+    return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+
+
+class RecipeCommand(click.Command):
+    """A command whose help groups the recipe's options, and which knows what other tools call them."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        own = [p for p in self.params if isinstance(p, click.Option) and p.name not in Recipe.model_fields]
+        sections = {"Command": own}
+        for param in self.params:
+            if param.name in Recipe.model_fields:
+                heading = f"Recipe: {group_of(Recipe.model_fields[param.name])}"
+                sections.setdefault(heading, []).append(param)  # type: ignore[arg-type]
+        helps = self.get_help_option(ctx)
+        sections["Command"] += [helps] if helps and helps not in own else []
+        for heading, params in sections.items():
+            records = [record for param in params if (record := param.get_help_record(ctx))]
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            word = error.option_name.lstrip("-").replace("_", "-")
+            known = {name.replace("_", "-"): name for name in _option_names(self)} | _ELSEWHERE
+            close = [word] if word in known else difflib.get_close_matches(word, known, n=2)
+            near = list(dict.fromkeys(known[name] for name in close))
+            told = f" Did you mean {' or '.join('--' + name for name in near)}?" if near else " See them all: workbench train --help"
+            raise click.UsageError(f"There is no option {error.option_name}.{told}", ctx) from None
+
+
+def surplus(words: tuple[str, ...]) -> Path | None:
+    """A recipe file given without `--config`; raises `UsageError` for anything else that stands alone."""
+    if len(words) == 1 and (words[0].endswith((".yaml", ".yml")) or Path(words[0]).is_file()):
+        return Path(words[0])
+    if words and words[0].lower() in {"true", "false", "yes", "no"}:
+        raise click.UsageError(f"'{words[0]}' stands alone. A switch is turned on with --packing and off with --no_packing.")
+    if words:
+        raise click.UsageError(
+            f"'{' '.join(words)}' stands alone. Lists are written with commas (--lora_target_modules q_proj,v_proj); "
+            "a recipe file ends in .yaml; everything else is an option."
+        )
+    return None
+
+
+def _option_names(command: click.Command) -> list[str]:
+    return [opt.lstrip("-") for param in command.params for opt in [*param.opts, *param.secondary_opts] if opt.startswith("--")]
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _optional(field: FieldInfo) -> bool:
+    return type(None) in _parts(field.annotation)
+
+
+def _default_note(field: FieldInfo) -> str:
+    if field.is_required():
+        return "  [required]"
+    text = default_text(field)
+    return f"  [default: {text}]" if text and "Default:" not in str(field.description) else ""

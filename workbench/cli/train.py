@@ -1,0 +1,150 @@
+"""`workbench train`: every option comes from the recipe model; the job goes on when the terminal is closed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import yaml
+
+from workbench.cli.follow import follow
+from workbench.cli.groups import bench
+from workbench.cli.output import bytes_text, count, duration, note, print_json, say, table
+from workbench.cli.recipe_options import RecipeCommand, given_values, group_of, recipe_options, surplus
+from workbench.errors import RecipeError, UsageError
+from workbench.recipe import GROUPS, PRESETS, Recipe
+
+if TYPE_CHECKING:
+    from workbench.api import Plan
+
+__all__ = ["train"]
+
+_PRESETS = "\n".join(f"  {name:<10} {preset.title}: {preset.when}" for name, preset in PRESETS.items())
+
+
+@click.command(
+    cls=RecipeCommand,
+    epilog=f"""\b
+Presets:
+{_PRESETS}
+
+\b
+Examples:
+  workbench train --base smollm2-135m-instruct@1 --dataset order-codes --preset quick
+  workbench train --base smollm2-135m-instruct@1 --dataset order-codes --dry-run > recipe.yaml
+  workbench train --config recipe.yaml --learning_rate 5e-4 --detach
+
+What is given here goes over the file, the file over the preset, the preset over the defaults. Ctrl-C lets go of the
+job, which goes on; the exit status is 0 only when the job succeeded.""",
+)
+@click.argument("words", nargs=-1, metavar="[RECIPE.yaml]")
+@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A recipe in YAML.")
+@click.option("--preset", metavar="|".join(PRESETS), help="A named set of values to start from.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved recipe, where each value came from and what it costs.")
+@click.option("--presets", is_flag=True, help="Print what each preset would take on this machine. Trains nothing.")
+@click.option("--detach", "-d", is_flag=True, help="Submit the job and return at once.")
+@click.option("--key", help="Submitting twice with one key gives one job.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan or the finished job as JSON.")
+@recipe_options
+def train(
+    words: tuple[str, ...],
+    config: Path | None,
+    preset: str | None,
+    dry_run: bool,
+    presets: bool,
+    detach: bool,
+    key: str | None,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Fine-tune a base on a dataset and publish the adapter.
+
+    Runs as a job in its own process; this command follows it.
+    """
+    lone = surplus(words)
+    if lone and config:
+        raise click.UsageError(f"Two recipe files: {config} and {lone}.")
+    given = given_values(values)
+    _check_names(given)
+    if presets:
+        print_presets(given, config or lone, as_json)
+        return
+    resolved = bench().resolve(given, preset=preset, file=config or lone)
+    if dry_run:
+        plan = bench().plan(resolved)
+        if as_json:
+            print_json(plan.as_dict())
+        else:
+            print_plan(plan)
+        if plan.problems:
+            raise RecipeError("This run would be wasted:", plan.problems)
+        return
+    job = bench().train(resolved, key=key)
+    if detach:
+        if as_json:
+            print_json(job)
+        else:
+            say(job.id)
+            note(f"Follow it: workbench jobs follow {job.id}")
+        return
+    note(f"Job {job.id}: {job.title}. Ctrl-C lets go of it; it goes on.")
+    follow(job.id, as_json=as_json)
+
+
+def _check_names(given: dict[str, Any]) -> None:
+    """People put a file where a dataset's name belongs, and a hub id where a base's does: say what comes first."""
+    dataset, base = str(given.get("dataset", "")), str(given.get("base", ""))
+    if dataset and ("/" in dataset or Path(dataset).is_file()):
+        raise UsageError(
+            f"--dataset takes the name of a dataset, not the file {dataset}.",
+            hint=f"Add the file first, it gets a name and a test part: workbench data add {dataset}",
+        )
+    if "/" in base:
+        raise UsageError(
+            f"--base takes family@version, not {base}.",
+            hint=f"Add it first under a name of yours: workbench base add {base} --name my-model@1",
+        )
+
+
+def print_plan(plan: Plan) -> None:
+    """The plan as a YAML recipe whose comments say where each value came from and what the run will cost."""
+    values = plan.recipe.model_dump(mode="json")
+    for group in GROUPS:
+        say(f"# {group}")
+        for name, field in Recipe.model_fields.items():
+            if group_of(field) == group:
+                line = yaml.safe_dump({name: values[name]}, default_flow_style=None, allow_unicode=True, width=1000).strip()
+                say(f"{line:<50}  # {plan.origin[name]}")
+        say()
+    for name, text in _costs(plan):
+        say(f"# {name:<10} {text}")
+
+
+def print_presets(given: dict[str, Any], file: Path | None, as_json: bool) -> None:
+    """The presets with their steps, time and memory for this base and dataset on this machine."""
+    plans = {name: bench().plan(bench().resolve(given, preset=name, file=file)) for name in PRESETS}
+    if as_json:
+        print_json({name: plan.as_dict()["estimate"] for name, plan in plans.items()})
+        return
+    rows = []
+    for name, plan in plans.items():
+        cost = plan.estimate
+        rows.append((name, count(cost.steps), duration(cost.seconds), bytes_text(cost.peak_bytes), PRESETS[name].when))
+    table(("preset", "steps", "time", "memory", "when"), rows, right=("steps", "time", "memory"))
+    note(f"Times are {next(iter(plans.values())).estimate.basis}.")
+
+
+def _costs(plan: Plan) -> list[tuple[str, str]]:
+    lengths, estimate = plan.lengths, plan.estimate
+    rows = f"{count(lengths['rows'])} to train on, {count(plan.dataset.test_rows)} kept for the test"
+    tokens = f"{count(lengths['tokens'])} in the rows, {count(lengths['supervised'])} of them learned; longest row {lengths['longest']}"
+    lines = [
+        ("publishes", plan.publishes),
+        ("rows", rows),
+        ("tokens", tokens),
+        ("steps", f"{count(estimate.steps)}, {count(estimate.tokens)} tokens"),
+        ("time", f"about {duration(estimate.seconds)} ({estimate.basis})"),
+        ("memory", f"about {bytes_text(estimate.peak_bytes)} at the peak"),
+    ]
+    return lines + [("warning", text) for text in plan.warnings] + [("PROBLEM", text) for text in plan.problems]
