@@ -1,0 +1,137 @@
+"""The tree keeps its promises: content folders hold no code, start-up stays light, the public names are exact."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "datasets",
+    "gradio",
+    "bitsandbytes",
+    "gguf",
+    "pandas",
+    "numpy",
+    "scipy",
+    "pydantic",
+    "alembic",
+}
+
+
+def loaded_by(code: str, home: Path) -> set[str]:
+    """The top-level packages that are imported after `code` ran in a fresh interpreter."""
+    script = f"{code}\nimport json, sys\nsys.stderr.write('\\n' + json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=home,
+        env={**os.environ, "WORKBENCH_HOME": str(home)},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def command(*words: str) -> str:
+    return f"from workbench.cli import run; assert run({list(words)!r}) == 0"
+
+
+@pytest.mark.parametrize("folder", ["datasets", "adapters"])
+def test_content_folders_hold_no_code(folder: str) -> None:
+    assert (ROOT / folder).is_dir()
+    assert not list((ROOT / folder).rglob("*.py")), f"{folder}/ is for content; a .py file there would shadow or collide with a library"
+
+
+def test_datasets_is_hugging_faces_also_in_the_checkout() -> None:
+    code = "import datasets; print(datasets.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120, check=True)
+    assert "site-packages" in done.stdout and str(ROOT / "datasets") not in done.stdout
+
+
+LIGHT = {
+    "the package": "import workbench",
+    "the command line": "import workbench.cli",
+    "--help": command("--help"),
+    "base list": command("base", "list"),
+    "data list": command("data", "list"),
+    "jobs list": command("jobs", "list"),
+    "adapter list": command("adapter", "list"),
+    "adapter list --json": command("adapter", "list", "--json"),
+}
+
+
+@pytest.mark.parametrize("what", LIGHT)
+def test_start_up_loads_nothing_heavy(what: str, home: Path) -> None:
+    found = loaded_by(LIGHT[what], home)
+    assert "workbench" in found
+    assert not found & HEAVY, f"{what} imports {sorted(found & HEAVY)}: import it inside the function that needs it"
+
+
+def test_listing_jobs_needs_no_sqlalchemy_on_sqlite(home: Path) -> None:
+    """SQLAlchemy alone takes as long to import as a listing may take in all."""
+    loaded_by(command("doctor"), home)  # makes the database
+    found = loaded_by(command("jobs", "list"), home)
+    assert "sqlalchemy" not in found
+
+
+def test_public_names_are_exact() -> None:
+    import workbench
+
+    assert list(workbench.__all__) == sorted(workbench.__all__)
+    for name in workbench.__all__:
+        assert getattr(workbench, name) is not None
+    assert set(dir(workbench)) == set(workbench.__all__)
+    with pytest.raises(AttributeError, match="nonsense"):
+        workbench.nonsense  # noqa: B018
+    assert set(workbench.__all__) == {"AdapterRef", "BaseRef", "Recipe", "Workbench", "WorkbenchError", "__version__"}
+
+
+def test_every_module_says_what_it_is_and_what_it_offers() -> None:
+    import ast
+
+    for file in sorted((ROOT / "workbench").rglob("*.py")):
+        if "migrations" in file.parts:
+            continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree), f"{file.relative_to(ROOT)} does not say in its first line what it is"
+        offered = next((n for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"), None)
+        if offered is None:
+            continue
+        names = ast.literal_eval(offered.value)
+        defined = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+        targets = [t for n in tree.body if isinstance(n, ast.Assign) for t in n.targets]
+        targets += [part for t in targets if isinstance(t, ast.Tuple) for part in t.elts]
+        defined |= {getattr(t, "id", "") for t in targets}
+        defined |= {getattr(n.target, "id", "") for n in tree.body if isinstance(n, ast.AnnAssign)}
+        lazily = any(isinstance(n, ast.FunctionDef) and n.name == "__getattr__" for n in tree.body)
+        imported = {a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
+        assert lazily or set(names) <= defined | imported, f"{file.name}: __all__ names {sorted(set(names) - defined - imported)}"
+        assert len(names) == len(set(names)), f"{file.name}: a name stands twice in __all__"
+
+
+def test_files_stay_readable_in_one_sitting() -> None:
+    long = {
+        str(file.relative_to(ROOT)): lines
+        for folder in ("workbench", "ui")
+        for file in (ROOT / folder).rglob("*.py")
+        if (lines := len(file.read_text(encoding="utf-8").splitlines())) > 450
+    }
+    assert not long, f"split these: {long}"
+
+
+def test_only_paths_reads_the_environment_and_only_the_command_line_prints() -> None:
+    for file in (ROOT / "workbench").rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        if file.name != "paths.py":
+            assert "os.environ" not in text and "getenv(" not in text, f"{file.relative_to(ROOT)} reads the environment; paths.py does that"
