@@ -28,6 +28,7 @@ KINDS: dict[str, tuple[bool, str]] = {
     "conflict": (False, "the same question with another answer"),
     "near_duplicate": (False, "nearly the same question as an earlier row"),
     "near_overlap": (False, "a training row nearly the same as a test row"),
+    "garbled": (False, "a replacement character: some text was lost in an earlier conversion"),
     "markers": (False, "chat-template markers inside the text"),
     "imbalance": (False, "some answers are far rarer than others"),
 }
@@ -92,6 +93,9 @@ class Report:
         for finding in findings:
             (self.problems if KINDS[finding.kind][0] else self.warnings).append(finding)
 
+    def __str__(self) -> str:
+        return "\n".join(_report_lines(self))
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values under stable keys."""
         return {
@@ -139,6 +143,37 @@ def check(
     return report
 
 
+def _report_lines(report: Report) -> Iterable[str]:
+    yield f"{report.rows:,} rows. " + "; ".join(report.notes)
+    for kind, n in report.dropped.items():
+        yield f"Left out as told: {n:,} × {KINDS[kind][1]} ({kind})."
+    for label, figures in (("Characters", report.characters), ("Tokens", report.tokens)):
+        if figures:
+            spread = "{min:,} to {max:,}, half up to {median:,}, 95 % up to {p95:,}".format(**figures)
+            yield f"{label} a row: {spread}."
+            most = max(figures["counts"])
+            for low, high, n in zip(figures["edges"], figures["edges"][1:], figures["counts"], strict=False):
+                if n:
+                    yield f"  {low:>8,} … {high - 1:<8,} {n:>8,}  {'█' * max(1, round(30 * n / most))}"
+    if report.tokens:
+        yield "Tokens learned from: {supervised:,}. Rows cut: {cut:,}; losing their whole answer: {answer_lost:,}.".format(**report.tokens)
+    if report.answers:
+        yield f"Answers: {report.answers['different']:,} different ones; the commonest:"
+        yield from (f"  {n:>8,}  {_quote(answer)}" for answer, n in list(report.answers["counts"].items())[:10])
+    if report.tool_rows:
+        yield f"{report.tool_rows:,} rows offer or call tools: the base's chat template must know how to show them."
+    for title, findings, shown in (("Problems", report.problems, None), ("Worth knowing", report.warnings, 10)):
+        for kind in KINDS:
+            same = [finding for finding in findings if finding.kind == kind]
+            if same:
+                yield f"{title}: {len(same):,} × {KINDS[kind][1]} ({kind})."
+                yield from (f"  {finding}" for finding in same[:shown])
+                if shown and len(same) > shown:
+                    yield f"  … and {len(same) - shown:,} more"
+    if report.ok:
+        yield "Nothing stands in the way of training on these rows."
+
+
 class _Places:
     def __init__(self, lines: Sequence[int] | None, files: Sequence[str] | None) -> None:
         self.lines, self.files = lines, files
@@ -159,6 +194,10 @@ def _row_problems(row: Row) -> Iterable[tuple[str, str]]:
         yield from _empty_turns(row["messages"])
     elif not answer_of(row).strip():
         yield "empty", "the text is empty." if row["form"] == "text" else "the completion is empty."
+    for text in texts_of(row):
+        if "\ufffd" in text:
+            yield "garbled", "contains U+FFFD, which stands where a character was lost."
+            break
     for text in texts_of(row):
         if bad := _bad_character(text):
             yield "characters", f"contains {bad}, which cannot be text; was the file read in the right encoding?"
@@ -212,7 +251,7 @@ def _bad_character(text: str) -> str:
     if text.isascii() and text.isprintable():
         return ""
     for c in text:
-        if "\ud800" <= c <= "\udfff" or c == "\ufffd" or (c < " " and c not in "\n\r\t\f") or "\ufdd0" <= c <= "\ufdef":
+        if "\ud800" <= c <= "\udfff" or (c < " " and c not in "\n\r\t\f") or "\ufdd0" <= c <= "\ufdef":
             return f"the character U+{ord(c):04X}"
     return ""
 

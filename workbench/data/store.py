@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench import paths
 from workbench.data.rows import Row, assign_ids, dumps, read_jsonl
+from workbench.data.scorers import check_scorer
 from workbench.errors import Conflict, IntegrityError, NotFound, UsageError
 from workbench.records import Dataset, check_name
+
+if TYPE_CHECKING:
+    from workbench.data.checks import Report, RowLength
 
 __all__ = ["Datasets", "write_folder"]
 
@@ -61,6 +68,78 @@ class Datasets:
         """The check's report as it was when the dataset was added."""
         meta = _meta(self.get(name).path)
         return dict(meta.get("report") or {})
+
+    def add(
+        self,
+        file: str | Path,
+        *,
+        name: str | None = None,
+        test_file: str | Path | None = None,
+        form: str | None = None,
+        mapping: Mapping[str, str] | None = None,
+        scorer: str | None = None,
+        raw: bool = False,
+        test_share: float = 0.1,
+        test_rows: int | None = None,
+        drop: Sequence[str] = (),
+        system: str | None = None,
+    ) -> Dataset:
+        """Read a file, check it, freeze a test part and keep the rows under `name` (default: the file's name).
+
+        `drop` names kinds of bad rows (`checks.KINDS`) to leave out; without it they stop the whole file. `scorer` is one
+        of `scorers.SCORERS` or "none"; by default answers that are a few short labels get "label". `system` puts one
+        system message in front of every row without its own. With `test_file` the test part is that file (at most
+        `test_rows` of it), else `test_rows` rows or `test_share` of them. Either the whole dataset is there afterwards or
+        nothing. Raises `DataError` (listing the rows at fault), `UsageError`, `Conflict`.
+        """
+        from workbench.data.prepare import Reading, assign_sides, prepare, refuse
+
+        file, test_file = Path(file), Path(test_file) if test_file is not None else None
+        name = check_name(name if name is not None else _name_of(file), "dataset name")
+        if scorer not in {None, "none"}:
+            check_scorer(str(scorer))
+        if name in self._folders():
+            raise Conflict(f"There is already a dataset '{name}'.", hint="Choose another name: --name NAME")
+        reading = Reading(form=form, mapping=mapping, raw=raw, system=system, drop=tuple(drop))
+        prepared = prepare(file, reading, test_file=test_file, test_rows=test_rows)
+        refuse(file, prepared)
+        rows = assign_sides(prepared, share=test_share, test_rows=test_rows)
+        report = prepared.report
+        if scorer is None and report.answers and rows[0]["form"] != "text":
+            scorer = "label"
+            report.notes.append(f"scored by label: {report.answers['different']} different answers (another way: --scorer)")
+        source = {"file": file.name, "sha256": _sha256(file)}
+        if test_file is not None:
+            source |= {"test_file": test_file.name, "test_sha256": _sha256(test_file)}
+        meta = {
+            "name": name,
+            "scorer": None if scorer == "none" else scorer,
+            "source": source,
+            "options": {**dataclasses.asdict(reading), "test_share": test_share, "test_rows": test_rows},
+            "added_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "report": report.as_dict(),
+        }
+        _sweep(paths.datasets_dir())
+        write_folder(paths.datasets_dir() / name, rows, meta, _card(name, rows, meta))
+        return _record(paths.datasets_dir() / name)
+
+    def check_file(
+        self,
+        file: str | Path,
+        *,
+        test_file: str | Path | None = None,
+        form: str | None = None,
+        mapping: Mapping[str, str] | None = None,
+        raw: bool = False,
+        drop: Sequence[str] = (),
+        system: str | None = None,
+        measure: Callable[[Sequence[Row]], Sequence[RowLength]] | None = None,
+    ) -> Report:
+        """Check a file as `add` would, and add nothing. Row problems are in the report; a file that is no table raises."""
+        from workbench.data.prepare import Reading, prepare
+
+        reading = Reading(form=form, mapping=mapping, raw=raw, system=system, drop=tuple(drop))
+        return prepare(Path(file), reading, test_file=Path(test_file) if test_file is not None else None, measure=measure).report
 
     def remove(self, name: str) -> Path:
         """Move a dataset of the home to `<home>/datasets/.trash`; returns where it went. Examples stay."""
@@ -121,8 +200,37 @@ def write_folder(folder: Path, rows: Sequence[Row], meta: dict[str, Any], card: 
             os.rename(staged, folder)
         except OSError as error:
             raise Conflict(f"There is already a dataset '{folder.name}'.", hint="Choose another name: --name NAME") from error
+        _sync(folder.parent)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _name_of(file: Path) -> str:
+    """`Order codes (v2).csv` -> `order-codes-v2`."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", file.stem.lower()).strip("-._")[:64].strip("-._")
+    if not name:
+        raise UsageError(f"'{file.name}' gives the dataset no name.", hint="Choose one: --name NAME")
+    return re.sub(r"\.\.+", ".", name)
+
+
+def _card(name: str, rows: Rows, meta: dict[str, Any]) -> str:
+    tests = sum(row["split"] == "test" for row in rows)
+    lines = [
+        f"# {name}",
+        "",
+        f"{len(rows):,} rows from `{meta['source']['file']}`; {tests:,} of them are the frozen test part, never trained on.",
+    ]
+    lines += [f"Scorer: `{meta['scorer']}`." if meta["scorer"] else "No scorer: answers are judged by how well they are predicted.", ""]
+    lines += [f"- {note}" for note in meta["report"]["notes"]]
+    lines += [f"- left out: {n:,} rows ({kind})" for kind, n in meta["report"]["dropped"].items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _sweep(root: Path) -> None:
+    """Remove what an `add` that was killed more than a day ago left behind."""
+    for folder in root.glob(".adding-*"):
+        if time.time() - folder.stat().st_mtime > 86_400:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -130,6 +238,15 @@ def _write(path: Path, data: bytes) -> None:
         out.write(data)
         out.flush()
         os.fsync(out.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make the rename itself survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _sha256(path: Path) -> str:

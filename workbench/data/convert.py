@@ -1,0 +1,274 @@
+"""From one raw row to one canonical row, for each format. A row that does not fit raises `RowError` with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from workbench.data.rows import Row
+
+__all__ = ["CONVERTERS", "Context", "RowError"]
+
+_ROLES = {
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("tool", "observation", "function", "tool_response", "function_response", "ipython"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "call"),
+}
+_TURN_KEYS = {"role", "from", "content", "value", "tool_calls", "tool_call_id", "name"}
+_TOOL_COLUMNS = ("tools", "functions")
+
+
+class RowError(ValueError):
+    """This row cannot become a canonical one. `kind` is one of `checks.KINDS`."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass
+class Context:
+    """How to convert, and what was noticed on the way."""
+
+    mapping: Mapping[str, str] = field(default_factory=dict)  # role ("question", "answer", …) -> column
+    raw: bool = False
+    system: str | None = None
+    noticed: Counter[str] = field(default_factory=Counter)  # note -> rows
+
+
+def _text(row: Mapping[str, Any], key: str, ctx: Context, *, strip: bool = True) -> str:
+    """The value of a column as text: numbers and objects are written out, a missing value is empty."""
+    value = row.get(key, "")
+    if isinstance(value, str):
+        out = value
+    elif value is None:
+        out = ""
+    elif isinstance(value, bytes | bytearray):
+        raise RowError("broken", f"'{key}' holds bytes, not text.")
+    elif isinstance(value, bool | dict | list | int | float):
+        out = json.dumps(value, ensure_ascii=False, default=str)
+        if isinstance(value, dict | list):
+            ctx.noticed[f"'{key}' holds objects, which were written out as JSON"] += 1
+    else:
+        out = str(value)
+    if strip and not ctx.raw and out != out.strip():
+        ctx.noticed["space around the text was removed"] += 1
+        out = out.strip()
+    return out
+
+
+def _need(row: Mapping[str, Any], *keys: str) -> None:
+    for key in keys:
+        if key not in row:
+            raise RowError("broken", f"has no '{key}'.")
+
+
+def from_messages(row: Mapping[str, Any], ctx: Context) -> Row:
+    """`messages`, `conversations` or `conversation`: a list of turns, in OpenAI's or ShareGPT's words."""
+    key = ctx.mapping["messages"]
+    _need(row, key)
+    if ctx.raw:
+        raise RowError("broken", "is a conversation, which has no raw form.")
+    tools = _tools(row, ctx)
+    return _conversation(_turns(row[key], ctx), row, ctx, tools)
+
+
+def from_prompt_completion(row: Mapping[str, Any], ctx: Context) -> Row:
+    """TRL's prompt and completion: two strings, or two lists of messages."""
+    question, answer = ctx.mapping["question"], ctx.mapping["answer"]
+    _need(row, question, answer)
+    if isinstance(row[question], list) or isinstance(row[answer], list):
+        if ctx.raw:
+            raise RowError("broken", "is a conversation, which has no raw form.")
+        before = _turns(row[question], ctx) if isinstance(row[question], list) else [_said("user", _text(row, question, ctx))]
+        after = _turns(row[answer], ctx) if isinstance(row[answer], list) else [_said("assistant", _text(row, answer, ctx))]
+        if any(m["role"] == "assistant" for m in before):
+            ctx.noticed["an assistant turn inside the prompt is learned too"] += 1
+        return _conversation([*before, *after], row, ctx, _tools(row, ctx))
+    return _pair(row, ctx, _text(row, question, ctx), _text(row, answer, ctx))
+
+
+def from_alpaca(row: Mapping[str, Any], ctx: Context) -> Row:
+    """`instruction`, `input`, `output`, with `system` and `history` ([[question, answer], …]) where they are."""
+    names = {"instruction": "instruction", "input": "input", "output": "output", **ctx.mapping}
+    _need(row, names["instruction"], names["output"])
+    extra = _text(row, names["input"], ctx) if names["input"] in row else ""
+    question = "\n".join(part for part in (_text(row, names["instruction"], ctx), extra) if part)
+    answer = _text(row, names["output"], ctx)
+    history = row.get("history") or []
+    if not isinstance(history, list) or not all(
+        isinstance(h, list) and len(h) == 2 and all(isinstance(t, str) for t in h) for h in history
+    ):
+        raise RowError("broken", "'history' is not a list of [question, answer] pairs.")
+    if not history:
+        return _pair(row, ctx, question, answer)
+    if ctx.raw:
+        raise RowError("broken", "has a history, which has no raw form.")
+    turns = [turn for asked, said in history for turn in (_said("user", asked), _said("assistant", said))]
+    return _conversation([*turns, _said("user", question), _said("assistant", answer)], row, ctx, [])
+
+
+def from_columns(row: Mapping[str, Any], ctx: Context) -> Row:
+    """A question column and an answer column, with a context column in front of the question where there is one."""
+    _need(row, ctx.mapping["question"], ctx.mapping["answer"])
+    context = _text(row, ctx.mapping["context"], ctx) if "context" in ctx.mapping else ""
+    question = _text(row, ctx.mapping["question"], ctx)
+    return _pair(row, ctx, f"{context}\n\n{question}" if context else question, _text(row, ctx.mapping["answer"], ctx))
+
+
+def from_text(row: Mapping[str, Any], ctx: Context) -> Row:
+    """Plain text, learned whole."""
+    key = ctx.mapping.get("text", "text")
+    _need(row, key)
+    if not isinstance(row[key], str):
+        raise RowError("broken", f"'{key}' is not text.")
+    return {"form": "text", "text": row[key]}
+
+
+CONVERTERS: dict[str, Callable[[Mapping[str, Any], Context], Row]] = {
+    "messages": from_messages,
+    "sharegpt": from_messages,
+    "prompt_completion": from_prompt_completion,
+    "alpaca": from_alpaca,
+    "columns": from_columns,
+    "text": from_text,
+}
+
+
+def _pair(row: Mapping[str, Any], ctx: Context, question: str, answer: str) -> Row:
+    if ctx.raw:
+        return {"form": "prompt_completion", "prompt": question, "completion": answer}
+    return _conversation([_said("user", question), _said("assistant", answer)], row, ctx, [])
+
+
+def _said(role: str, content: str) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def _conversation(turns: list[dict[str, Any]], row: Mapping[str, Any], ctx: Context, tools: list[dict[str, Any]]) -> Row:
+    if not turns:
+        raise RowError("empty", "the conversation has no messages.")
+    column = ctx.mapping.get("system", "system")
+    own = row.get(column)
+    if turns[0]["role"] == "system":
+        if ctx.system is not None:
+            ctx.noticed["the row's own system message was kept"] += 1
+    elif isinstance(own, str) and own.strip():
+        turns = [_said("system", own), *turns]
+        if ctx.system is not None:
+            ctx.noticed["the row's own system message was kept"] += 1
+    elif ctx.system is not None:
+        turns = [_said("system", ctx.system), *turns]
+    out: Row = {"form": "messages", "messages": turns}
+    if tools:
+        called = {call["function"]["name"] for turn in turns for call in turn.get("tool_calls", ())}
+        if unknown := called - {tool["function"]["name"] for tool in tools}:
+            raise RowError("tools", f"calls {sorted(unknown)[0]!r}, which is not among its tools.")
+        out["tools"] = tools
+    return out
+
+
+def _turns(value: Any, ctx: Context) -> list[dict[str, Any]]:
+    if not isinstance(value, list):
+        raise RowError("broken", "the conversation is not a list of messages.")
+    return [_turn(i, turn, ctx) for i, turn in enumerate(value, start=1)]
+
+
+def _turn(i: int, turn: Any, ctx: Context) -> dict[str, Any]:
+    if not isinstance(turn, dict):
+        raise RowError("broken", f"message {i} is not an object with a role and content.")
+    named = turn.get("role", turn.get("from"))
+    if not isinstance(named, str):
+        raise RowError("roles", f"message {i} has no role.")
+    role = _ROLES.get(named.strip().lower())
+    if role is None:
+        raise RowError("roles", f"message {i} has the role {named[:40]!r}; known are system, user, assistant and tool.")
+    content = _content(i, turn)
+    for key in turn.keys() - _TURN_KEYS:
+        if turn[key] not in (None, "", [], {}):
+            ctx.noticed[f"the key '{key}' of messages was left out"] += 1
+    if role == "call":
+        return {"role": "assistant", "content": "", "tool_calls": _calls(i, content)}
+    out = _said(role, content)
+    if turn.get("tool_calls"):
+        if role != "assistant":
+            raise RowError("tools", f"message {i} calls a tool, but is not from the assistant.")
+        out["tool_calls"] = _calls(i, turn["tool_calls"])
+    if role == "tool":
+        out.update({key: turn[key] for key in ("tool_call_id", "name") if isinstance(turn.get(key), str)})
+    return out
+
+
+def _content(i: int, turn: Mapping[str, Any]) -> str:
+    value = turn.get("content", turn.get("value"))
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        parts = [
+            p if isinstance(p, str) else p.get("text") if isinstance(p, dict) and p.get("type", "text") == "text" else None for p in value
+        ]
+        if not all(isinstance(part, str) for part in parts):
+            raise RowError("broken", f"message {i} holds more than text (a picture or sound), which cannot be learned from here.")
+        return "".join(map(str, parts))
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, str):
+        raise RowError("broken", f"the content of message {i} is not text.")
+    return value
+
+
+def _calls(i: int, value: Any) -> list[dict[str, Any]]:
+    """Tool calls as chat templates expect them: `{"type": "function", "function": {"name", "arguments": {…}}}`."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise RowError("tools", f"the tool call in message {i} is not JSON.") from None
+    calls = value if isinstance(value, list) else [value]
+    return [_call(i, call) for call in calls]
+
+
+def _call(i: int, call: Any) -> dict[str, Any]:
+    inner = call.get("function", call) if isinstance(call, dict) else None
+    name = inner.get("name") if isinstance(inner, dict) else None
+    if not isinstance(inner, dict) or not isinstance(name, str) or not name:
+        raise RowError("tools", f"the tool call in message {i} names no tool.")
+    arguments = inner.get("arguments", inner.get("parameters", {}))
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            raise RowError("tools", f"the arguments of {name[:40]!r} in message {i} are not JSON.") from None
+    if not isinstance(arguments, dict):
+        raise RowError("tools", f"the arguments of {name[:40]!r} in message {i} are not an object.")
+    out: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    if isinstance(call.get("id"), str):
+        out["id"] = call["id"]
+    return out
+
+
+def _tools(row: Mapping[str, Any], ctx: Context) -> list[dict[str, Any]]:
+    """The tools a row offers, as `{"type": "function", "function": {"name", "description", "parameters"}}`."""
+    columns = (ctx.mapping["tools"],) if "tools" in ctx.mapping else _TOOL_COLUMNS
+    value = next((row[column] for column in columns if row.get(column)), None)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else []
+        except (ValueError, RecursionError):
+            raise RowError("tools", "the list of tools is not JSON.") from None
+    if not value:
+        return []
+    tools = []
+    for tool in value if isinstance(value, list) else [value]:
+        inner = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"]:
+            raise RowError("tools", "a tool in its list has no name.")
+        if not isinstance(inner.get("parameters", {}), dict):
+            raise RowError("tools", f"the parameters of tool {inner['name'][:40]!r} are not an object.")
+        tools.append({"type": "function", "function": inner})
+    return tools
