@@ -1,0 +1,175 @@
+"""Greedy answers, in batches, from a model in memory.
+
+Greedy means the most likely token at every step and nothing else: the penalties and temperatures of a base's
+`generation_config.json` do not apply, so that an answer is exactly what the teacher-forced scores speak of.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from workbench.errors import JobError
+from workbench.hf.prefix import Prefix, plain_cache
+from workbench.hf.render import end_of_turn_id, prompt_text
+
+__all__ = ["answer", "decode", "decoded", "greedy", "stop_ids"]
+
+Prompt = dict[str, Any] | list[dict[str, Any]] | str
+Ended = Callable[[list[int]], bool]
+
+
+def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end an answer: the chat template's end of turn, the tokenizer's and the generation config's ends."""
+    config = getattr(model, "generation_config", None)
+    ends = getattr(config, "eos_token_id", None)
+    found = {end_of_turn_id(tokenizer), int(tokenizer.eos_token_id)}
+    return frozenset(found | set([ends] if isinstance(ends, int) else ends or ()))
+
+
+def answer(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int = 128,
+    stop: frozenset[int] | None = None,
+    batch_size: int = 16,
+    stopping: Callable[[], bool] | None = None,
+) -> list[str]:
+    """The model's greedy answer to each prompt, without its end-of-turn token.
+
+    A prompt is a canonical row (its last answer is not shown), a list of messages, or plain text without chat template.
+    """
+    stop = stop_ids(model, tokenizer) if stop is None else stop
+    ids = [_prompt_ids(tokenizer, prompt) for prompt in prompts]
+    found = greedy(model, ids, max_new_tokens=max_new_tokens, stop=stop, batch_size=batch_size, stopping=stopping)
+    return [decoded(tokenizer, tokens, stop) for tokens in found]
+
+
+def decoded(tokenizer: Any, tokens: Sequence[int], stop: frozenset[int]) -> str:
+    """The text of generated `tokens`, up to the token that stopped them."""
+    kept = tokens[:-1] if tokens and tokens[-1] in stop else tokens
+    return str(tokenizer.decode(list(kept), skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
+
+
+def _prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
+    if isinstance(prompt, list):
+        prompt = {"messages": [*prompt, {"role": "assistant", "content": ""}]}
+    text = prompt if isinstance(prompt, str) else prompt_text(tokenizer, prompt)
+    chat = isinstance(prompt, dict) and "messages" in prompt
+    ids: list[int] = list(tokenizer(text, add_special_tokens=not chat)["input_ids"])
+    if not chat and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+        ids.pop()  # some tokenizers close every text; an answer has to follow here
+    return ids or [tokenizer.eos_token_id]
+
+
+def greedy(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stop: frozenset[int],
+    batch_size: int = 16,
+    prefix: Prefix | None = None,
+    ended: Ended | None = None,
+    stopping: Callable[[], bool] | None = None,
+) -> list[list[int]]:
+    """Continue each prompt (token ids, after `prefix` if given) until a token of `stop`, which is included.
+
+    Prompts of like length go together; the result keeps their order. Raises `JobError` when `stopping` says so.
+    """
+    found: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), batch_size):
+        if stopping is not None and stopping():
+            raise JobError("Generating was stopped as asked.")
+        batch = order[start : start + batch_size]
+        answers = _continue(model, [prompts[i] for i in batch], max_new_tokens, stop, prefix, ended)
+        for i, tokens in zip(batch, answers, strict=True):
+            found[i] = tokens
+    return found
+
+
+@torch.inference_mode()
+def _continue(
+    model: Any, prompts: list[Sequence[int]], limit: int, stop: frozenset[int], prefix: Prefix | None, ended: Ended | None
+) -> list[list[int]]:
+    """Read the prompts, padded on the left so that every row's next token falls on the same place; then decode."""
+    longest = max(map(len, prompts))
+    skipped = prefix.length if prefix else 0
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.ones(len(prompts), skipped + longest, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        pad = longest - len(prompt)
+        ids[row, pad:] = torch.tensor(list(prompt))
+        mask[row, skipped : skipped + pad] = 0
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, skipped:]
+    out = model(
+        input_ids=ids,
+        attention_mask=mask,
+        past_key_values=prefix.expanded(len(prompts)) if prefix else None,
+        use_cache=True,
+        logits_to_keep=1,
+        **_positions(model, positions),
+    )
+    first = out.logits[:, -1].argmax(-1)
+    return decode(model, out.past_key_values, mask, positions[:, -1] + 1, first, limit=limit, stop=stop, ended=ended)
+
+
+@torch.inference_mode()
+def decode(
+    model: Any,
+    cache: Any,
+    mask: torch.Tensor,
+    position: torch.Tensor,
+    first: torch.Tensor,
+    *,
+    limit: int,
+    stop: frozenset[int],
+    ended: Ended | None = None,
+) -> list[list[int]]:
+    """Go on greedily from a filled cache, one token a step, until each row stops, `ended` or has `limit` tokens.
+
+    `mask` [rows, slots] says which of the cache's slots a row may look at, `position` [rows] is the place of its next
+    token, `first` [rows] that token. Rows that are finished leave the batch.
+    """
+    found: list[list[int]] = [[] for _ in range(len(first))]
+    live, token = list(range(len(first))), first
+    can_shrink = plain_cache(cache)
+    while True:
+        for row, new in zip(live, token.tolist(), strict=True):
+            tokens = found[row]
+            if not _finished(tokens, limit, stop, ended):
+                tokens.append(new)
+        keep = [i for i, row in enumerate(live) if not _finished(found[row], limit, stop, ended)]
+        if not keep:
+            return found
+        if can_shrink and len(keep) < len(live):
+            chosen = torch.tensor(keep, device=token.device)
+            cache.batch_select_indices(chosen)
+            live, mask, position, token = [live[i] for i in keep], mask[chosen], position[chosen], token[chosen]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        out = model(
+            input_ids=token[:, None],
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **_positions(model, position[:, None]),
+        )
+        cache, token, position = out.past_key_values, out.logits[:, -1].argmax(-1), position + 1
+
+
+def _finished(tokens: list[int], limit: int, stop: frozenset[int], ended: Ended | None) -> bool:
+    return bool(tokens) and (len(tokens) >= limit or tokens[-1] in stop or (ended is not None and ended(tokens)))
+
+
+def _positions(model: Any, positions: torch.Tensor) -> dict[str, torch.Tensor]:
+    """`position_ids` for models that take them; others (ALiBi) read the places off the attention mask."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return {"position_ids": positions} if "position_ids" in inspect.signature(plain.forward).parameters else {}

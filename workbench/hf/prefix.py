@@ -1,0 +1,60 @@
+"""Rows that start alike (a system prompt, an instruction) share the keys and values of that start: it is computed once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+__all__ = ["Prefix", "common_prefix", "plain_cache"]
+
+WORTH = 4  # tokens; a shorter start is cheaper to repeat than to look after
+
+
+def common_prefix(rows: Sequence[list[int]], limit: int) -> int:
+    """How many first tokens all rows share, at most `limit`; 0 where sharing is not worth it."""
+    if len(rows) < 2:
+        return 0
+    first, last = min(rows), max(rows)  # rows between them share at least what these two share
+    shared = 0
+    while shared < min(limit, len(first), len(last)) and first[shared] == last[shared]:
+        shared += 1
+    return shared if shared >= WORTH else 0
+
+
+def plain_cache(cache: Any) -> bool:
+    """True when every layer keeps all keys and values, one slot per token."""
+    return isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+class Prefix:
+    """The keys and values of a start that all rows share, under one arm."""
+
+    def __init__(self, cache: Any, length: int) -> None:
+        self.length = length
+        self._cache = cache
+
+    @classmethod
+    @torch.inference_mode()
+    def compute(cls, model: Any, ids: Sequence[int]) -> Prefix | None:
+        """One forward pass over `ids`; None when there are none or the model's cache cannot be shared between rows."""
+        if not ids:
+            return None
+        inputs = torch.tensor([list(ids)], device=model.device)
+        cache = model(input_ids=inputs, use_cache=True, logits_to_keep=1).past_key_values
+        known = DynamicLayer, DynamicSlidingWindowLayer
+        if not isinstance(cache, DynamicCache) or any(type(layer) not in known for layer in cache.layers):
+            return None
+        return cls(cache, len(ids))
+
+    def expanded(self, rows: int) -> Any:
+        """A cache for a batch of `rows` that starts with this prefix. It may grow; the prefix stays as it is."""
+        cache = copy.copy(self._cache)
+        cache.layers = [copy.copy(layer) for layer in self._cache.layers]
+        for layer in cache.layers:
+            layer.keys = layer.keys.expand(rows, -1, -1, -1)
+            layer.values = layer.values.expand(rows, -1, -1, -1)
+        return cache
