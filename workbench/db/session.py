@@ -19,7 +19,7 @@ from workbench.errors import DatabaseError, MissingDependency, UsageError
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-__all__ = ["dispose", "engine", "now", "sqlite_file", "transaction", "when"]
+__all__ = ["clock", "dispose", "engine", "now", "sqlite_file", "transaction", "when"]
 
 BUSY_MS = 30_000
 _NETWORK_DISKS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs", "ceph", "lustre"}
@@ -51,9 +51,14 @@ def now(connection: Connection) -> float:
     """The database's clock, in seconds since the epoch (milliseconds are real, less is not)."""
     from sqlalchemy import text
 
-    sqlite = connection.dialect.name == "sqlite"
-    clock = "(julianday('now') - 2440587.5) * 86400.0" if sqlite else "extract(epoch from clock_timestamp())::float8"
-    return float(connection.execute(text(f"SELECT {clock}")).scalar_one())
+    return float(connection.execute(text(f"SELECT {clock()}")).scalar_one())
+
+
+def clock() -> str:
+    """The SQL for `now`, for use in `reading.rows`."""
+    if sqlite_file(paths.database_url()) is not None:
+        return "((julianday('now') - 2440587.5) * 86400.0)"
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 
 
 def when(seconds: float | None) -> datetime | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["MARK", "boot_id", "is_alive", "kill", "kill_all", "leftovers", "locked", "start_time", "try_lock"]
+__all__ = ["MARK", "boot_id", "is_alive", "is_locked", "kill", "kill_all", "leftovers", "locked", "start_time", "try_lock"]
 
 MARK = "WORKBENCH_ATTEMPT"
 _LINUX = sys.platform == "linux"
@@ -63,6 +63,21 @@ def try_lock(path: Path) -> int | None:
         os.close(handle)
         return None
     return handle
+
+
+def is_locked(path: Path) -> bool:
+    """Does another process hold the lock? Asking never makes a second asker believe so."""
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError as KeyTaken
@@ -18,16 +18,17 @@ from sqlalchemy.exc import IntegrityError as KeyTaken
 from workbench.db.session import now, transaction
 from workbench.db.tables import attempts, job_events, jobs, slots
 from workbench.errors import Conflict, Fenced, JobError, NotFound, UsageError
+from workbench.jobs.endings import Ending
 from workbench.records import JobState
 
 __all__ = [
     "Claim",
-    "Ending",
     "begin",
     "cancel",
     "cancel_wanted",
     "claim",
     "finish",
+    "give_up",
     "register_slots",
     "renew",
     "resume",
@@ -49,16 +50,6 @@ class Claim:
     kind: str
     spec: dict[str, Any]
     slots: tuple[str, ...]  # names: "cpu-0", or GPU UUIDs
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How an attempt ended. `crashed` counts against `max_crashes`; `interrupted` (reboot, told to stop) does not."""
-
-    how: Literal["succeeded", "failed", "crashed", "interrupted"]
-    exit_code: int | None = None
-    result: dict[str, Any] | None = None
-    error: str | None = None
 
 
 def submit(kind: str, spec: dict[str, Any], *, title: str, key: str | None, count: int, policy: str, max_crashes: int) -> str:
@@ -247,6 +238,22 @@ def resume(job_id: str) -> None:
         cleared = dict.fromkeys(("cancel_requested_at", "not_before", "ended_at", "error"))
         connection.execute(update(jobs).where(jobs.c.id == job_id).values(state=JobState.queued.value, crashes=0, **cleared))
         _note(connection, job_id, None, "resumed", f"was {state.value}")
+
+
+def give_up(job_id: str, *, here: str) -> None:
+    """Declare the machine that runs a job gone for good. Its token is refused from then on; the policy decides what follows.
+
+    Raises `JobError` for a job of this machine (`here` is its boot id): whether that is dead can be proven.
+    """
+    with transaction() as connection:
+        _lock(connection, job_id)
+        running = select(attempts.c.token, attempts.c.boot_id).where(attempts.c.job_id == job_id, attempts.c.state == "running")
+        row = connection.execute(running).one_or_none()
+    if row is None:
+        raise JobError(f"Job {job_id} runs nowhere.", hint=f"Look at it: workbench jobs show {job_id}")
+    if row.boot_id == here:
+        raise JobError(f"Job {job_id} runs on this machine.", hint=f"Stop it: workbench jobs cancel {job_id}")
+    finish(row.token, Ending("interrupted", error="Its machine was given up."))
 
 
 def _lock(connection: Connection, job_id: str) -> Row[Any]:

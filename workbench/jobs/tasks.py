@@ -18,7 +18,7 @@ from typing import Any
 from workbench.errors import UsageError
 from workbench.records import Progress
 
-__all__ = ["TASKS", "Task", "TaskContext", "load"]
+__all__ = ["TASKS", "Task", "TaskContext", "check_kind", "load"]
 
 TASKS = {
     "train": "workbench.jobs.training:run",
@@ -45,12 +45,17 @@ class TaskContext:
 Task = Callable[[TaskContext], dict[str, Any]]
 
 
-def load(kind: str) -> Task:
-    """The function behind a kind. Raises `UsageError` for an unknown one."""
+def check_kind(kind: str) -> None:
+    """Raise `UsageError` for an unknown kind."""
     if kind not in TASKS:
         raise UsageError(f"There is no kind of job '{kind}'.", hint=f"There are: {', '.join(sorted(TASKS))}.")
+
+
+def load(kind: str) -> Task:
+    """The function behind a kind. Raises `UsageError` for an unknown one."""
     from importlib import import_module
 
+    check_kind(kind)
     module, _, name = TASKS[kind].partition(":")
     task: Task = getattr(import_module(module), name)
     return task

@@ -1,0 +1,252 @@
+"""Gives waiting jobs to shims and takes over from dead ones. One per home: it holds `<home>/jobs/dispatcher.lock`.
+
+It may be killed at any moment: shims go on without it, and the next dispatcher finds everything in the database
+and the attempts' folders. `python -m workbench.jobs.dispatcher` is what `ensure_running` starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench import paths
+from workbench.db.reading import rows
+from workbench.db.session import clock, sqlite_file
+from workbench.errors import Conflict, Fenced
+from workbench.jobs import endings, launch, processes
+from workbench.jobs.endings import Ending
+from workbench.jobs.folder import LOCK, ORDER, PROCESSES, SHIM_LOG, attempt_dir, read_json, write_json
+from workbench.jobs.timing import Timing
+
+if TYPE_CHECKING:
+    from workbench.jobs.queue import Claim
+
+__all__ = ["Dispatcher", "ensure_running", "is_running", "machine_slots", "main", "stop_running"]
+
+Say = Callable[[str], None]
+
+
+def _lock_file() -> Path:
+    return paths.jobs_dir() / "dispatcher.lock"
+
+
+def is_running() -> bool:
+    """Does a dispatcher hold this home's lock?"""
+    return processes.is_locked(_lock_file())
+
+
+def ensure_running(timing: Timing | None = None) -> None:
+    """Start a dispatcher in the background unless one runs. Call it after the job was committed.
+
+    Two that start at once do no harm: the one without the lock leaves.
+    """
+    if is_running():
+        return
+    folder = paths.jobs_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "dispatcher.log"
+    if log.exists() and log.stat().st_size > 2_000_000:
+        log.replace(folder / "dispatcher.log.1")
+    text = (timing or Timing()).to_json()
+    started = launch.detached("workbench.jobs.dispatcher", "--leave-when-idle", "--timing", text, output=log, cwd=folder)
+    threading.Thread(target=started.wait, daemon=True).start()  # collects it, should this process live longer
+
+
+def stop_running(*, seconds: float = 10.0) -> bool:
+    """Ask this home's dispatcher to leave (jobs that run go on). True when none runs any more."""
+    text = _lock_file().read_text() if is_running() else ""
+    pid, _, started = text.strip().partition(" ")
+    if pid.isdigit() and processes.is_alive(int(pid), started):
+        os.kill(int(pid), signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    while is_running():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def machine_slots() -> list[str]:
+    """One slot per GPU, by its UUID; one for a machine without (a training job uses every core)."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        found = []
+    return found or ["cpu-0"]
+
+
+class Dispatcher:
+    """One look at a time: `step()` takes over from the dead and starts what can start."""
+
+    def __init__(self, *, slots: Sequence[str] | None = None, timing: Timing | None = None, say: Say = lambda text: None) -> None:
+        self.timing, self.say = timing or Timing(), say
+        self.host, self.boot_id = platform.node(), processes.boot_id()
+        self.slots = list(slots) if slots else machine_slots()
+        self.shims: dict[str, subprocess.Popen[bytes]] = {}  # by token; only those this process started
+        self.failed: set[str] = set()  # tokens whose shim was seen to end
+        self._registered = False
+
+    def step(self) -> bool:
+        """True when there is anything to do now or later. Errors of the database pass through."""
+        from workbench.jobs import queue  # imports SQLAlchemy
+
+        if not self._registered:
+            queue.register_slots(self.host, self.slots)
+            self._registered = True
+        for token, shim in list(self.shims.items()):
+            if shim.poll() is not None:
+                self.failed.add(token)
+                del self.shims[token]
+        busy = self._reap()
+        waiting = bool(rows("SELECT 1 AS one FROM jobs WHERE state = 'queued' LIMIT 1"))
+        while waiting and (claim := queue.claim(self.host, self.boot_id, lease=self.timing.lease)) is not None:
+            busy = True
+            self._start(claim)
+        return busy or waiting
+
+    def _start(self, claim: Claim) -> None:
+        from workbench.jobs import queue
+
+        folder = attempt_dir(claim.job_id, claim.n)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / ORDER, {**dataclasses.asdict(claim), "timing": dataclasses.asdict(self.timing)}, mode=0o600)
+            shim = launch.detached("workbench.jobs.shim", str(folder), output=folder / SHIM_LOG, cwd=folder)
+        except OSError as error:
+            self.say(f"job {claim.job_id}: cannot start attempt {claim.n}: {error}")
+            queue.finish(claim.token, Ending("crashed", error=f"It could not be started: {error}."))
+            return
+        self.shims[claim.token] = shim
+        self.say(f"job {claim.job_id}: attempt {claim.n} started")
+
+    def _reap(self) -> bool:
+        """Look at every running attempt that could be dead and is ours to judge. True when any attempt runs here."""
+        found = rows(f"SELECT a.*, {clock()} AS t FROM attempts a WHERE a.state = 'running'")
+        mine = [row for row in found if self._is_ours(row)]
+        for row in mine:
+            if row["shim_pid"] is not None or row["token"] in self.failed or row["t"] > row["lease_until"]:
+                self._take_over_if_dead(row)
+        self.failed &= {row["token"] for row in mine}
+        return bool(mine)
+
+    def _is_ours(self, row: dict[str, Any]) -> bool:
+        """Death can be proven here only for what ran on this machine and in this home."""
+        if sqlite_file(paths.database_url()) is not None or row["host"] == self.host:
+            return True
+        return row["boot_id"] == self.boot_id and (attempt_dir(row["job_id"], row["n"]) / ORDER).exists()
+
+    def _take_over_if_dead(self, row: dict[str, Any]) -> None:
+        """Prove death (lock free, supervisor gone), kill what is left, record how it ended: all while holding the lock,
+        so that a supervisor that starts late finds it taken and then its token refused."""
+        from workbench.jobs import queue
+
+        folder, rebooted = attempt_dir(row["job_id"], row["n"]), row["boot_id"] != self.boot_id
+        with processes.locked(folder / LOCK) as free:
+            if not free or (not rebooted and processes.is_alive(row["shim_pid"], row["shim_started"])):
+                return
+            if not rebooted:
+                record = read_json(folder / PROCESSES) or {}
+                if not processes.kill_all(row["token"], record.get("child"), record.get("child_started")):
+                    self.say(f"job {row['job_id']}: processes of attempt {row['n']} do not die; trying again")
+                    return
+            began, seen = row["shim_pid"] is not None, row["token"] in self.failed
+            ending = endings.after_shim(folder, rebooted=rebooted, began=began, seen_to_fail=seen)
+            with contextlib.suppress(Fenced):  # it was recorded between our look and now
+                state = queue.finish(row["token"], ending)
+                self.say(f"job {row['job_id']}: attempt {row['n']} {ending.how}, job {state.value}. {ending.error or ''}".rstrip())
+
+    def run(self, *, leave_when_idle: bool, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Hold the lock and work until told to stop, the home is gone, or (if so wanted) nothing was to do for a while.
+
+        Raises `Conflict` when another dispatcher runs.
+        """
+        handle = _take_lock()
+        if handle is None:
+            raise Conflict("Another dispatcher runs for this home.", hint="Jobs are being taken care of; nothing to do.")
+        while handle is not None:
+            try:
+                self._loop(handle, leave_when_idle, stopping)
+            finally:
+                os.close(handle)
+            # Whoever submitted a job while we held the lock has left it to us: look once more without the lock.
+            again = leave_when_idle and not stopping() and _lock_file().exists() and _anything_to_do()
+            handle = _take_lock() if again else None
+
+    def _loop(self, handle: int, leave_when_idle: bool, stopping: Callable[[], bool]) -> None:
+        idle_since = time.monotonic()
+        while not stopping() and _still_holds(handle):
+            if self._quietly():
+                idle_since = time.monotonic()
+            elif leave_when_idle and time.monotonic() - idle_since > self.timing.idle:
+                return
+            time.sleep(self.timing.poll)
+
+    def _quietly(self) -> bool:
+        """One step that survives a database which is away for a while."""
+        try:
+            return self.step()
+        except Exception as error:  # whatever the driver raises while the server restarts
+            self.say(f"{type(error).__name__}: {error}")
+            return True
+
+
+def _take_lock() -> int | None:
+    deadline = time.monotonic() + 1.0  # somebody may just be asking whether it is free
+    while (handle := processes.try_lock(_lock_file())) is None:
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.05)
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"{os.getpid()} {processes.start_time(os.getpid())}\n".encode(), 0)
+    return handle
+
+
+def _still_holds(handle: int) -> bool:
+    """Is the home still there, and its lock file the one we hold?"""
+    try:
+        return os.path.samestat(_lock_file().stat(), os.fstat(handle))
+    except OSError:
+        return False
+
+
+def _anything_to_do() -> bool:
+    return bool(rows("SELECT 1 AS one FROM jobs WHERE state IN ('queued', 'running') LIMIT 1"))
+
+
+def main(arguments: list[str]) -> int:
+    """Run in this process until told to stop. Used by `ensure_running`."""
+    parser = argparse.ArgumentParser(prog="python -m workbench.jobs.dispatcher", description=__doc__.partition("\n")[0])
+    parser.add_argument("--leave-when-idle", action="store_true")
+    parser.add_argument("--slots", type=int)
+    parser.add_argument("--timing", type=Timing.from_json, default=Timing())
+    given = parser.parse_args(arguments)
+    told: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda n, _: told.append(n))
+    names = [f"cpu-{i}" for i in range(given.slots)] if given.slots else None
+    try:
+        Dispatcher(slots=names, timing=given.timing, say=_say).run(leave_when_idle=given.leave_when_idle, stopping=lambda: bool(told))
+    except Conflict as error:
+        _say(str(error))
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

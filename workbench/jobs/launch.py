@@ -1,0 +1,38 @@
+"""How the dispatcher, the shims and the children are started: argument lists, never a shell, and a settled environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+from workbench import paths
+from workbench.db.session import sqlite_file
+from workbench.jobs.processes import MARK
+
+__all__ = ["command", "detached", "environment"]
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """`python -P -m module …`: the working directory must not be able to shadow a module."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment with the home and database made absolute, and without the mark of an attempt."""
+    url = paths.database_url()
+    file = sqlite_file(url)
+    settled = url if file is None else f"sqlite:///{file.absolute()}"
+    return paths.child_environment(**{"WORKBENCH_HOME": str(paths.home()), "WORKBENCH_DB": settled, MARK: "", **extra})
+
+
+def detached(module: str, *arguments: str, output: Path, cwd: Path) -> subprocess.Popen[bytes]:
+    """Start a process that outlives this one: a session of its own, no terminal, output appended to a file."""
+    handle = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    streams: dict[str, int | IO[Any]] = {"stdin": subprocess.DEVNULL, "stdout": handle, "stderr": handle}
+    try:
+        return subprocess.Popen(command(module, *arguments), cwd=cwd, env=environment(), start_new_session=True, **streams)  # type: ignore[call-overload,no-any-return]
+    finally:
+        os.close(handle)

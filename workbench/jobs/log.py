@@ -1,0 +1,59 @@
+"""A job's output on disk: two files of limited size, newest lines kept, access tokens blotted out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import IO
+
+__all__ = ["CappedLog", "pump", "read"]
+
+_SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
+_LONGEST_LINE = 8192  # a longer piece without a line end is written as it is
+
+
+class CappedLog:
+    """Append to `path`; when it is full it becomes `path.1` and a new one begins. So at most twice `limit` bytes."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self._path, self._limit = path, limit
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, data: bytes) -> None:
+        if self._file.tell() + len(data) > self._limit and self._file.tell():
+            self._file.close()
+            self._path.replace(old(self._path))
+            self._file = self._path.open("ab", buffering=0)
+        self._file.write(_SECRET.sub(b"hf_***", data))
+
+
+def old(path: Path) -> Path:
+    """Where the older half of a log is."""
+    return path.with_name(path.name + ".1")
+
+
+def pump(stream: IO[bytes], log: CappedLog) -> None:
+    """Copy until the end of the stream, whole lines at a time. A full disk loses output but never blocks the writer."""
+    held = b""
+    while chunk := stream.read1(65536):  # type: ignore[attr-defined]
+        held += chunk
+        cut = max(held.rfind(b"\n"), held.rfind(b"\r")) + 1
+        if cut == 0 and len(held) > _LONGEST_LINE:
+            cut = len(held)
+        _try(log, held[:cut])
+        held = held[cut:]
+    _try(log, held)
+
+
+def read(path: Path) -> str:
+    """Everything that is kept, oldest first."""
+    parts = [file.read_bytes() for file in (old(path), path) if file.is_file()]
+    return b"".join(parts).decode("utf-8", "replace")
+
+
+def _try(log: CappedLog, data: bytes) -> None:
+    try:
+        if data:
+            log.write(data)
+    except (OSError, ValueError):
+        return

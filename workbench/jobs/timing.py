@@ -1,0 +1,29 @@
+"""How long things may take, in seconds. Tests use short ones; nobody else should need to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+__all__ = ["Timing"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Passed from the dispatcher to its shims in order.json."""
+
+    lease: float = 30.0  # a claimed attempt must have begun by then; renewed three times as often
+    grace: float = 30.0  # between SIGTERM and SIGKILL, and for a child that has written its outcome to leave
+    look: float = 1.0  # how often a shim looks whether its job was cancelled
+    poll: float = 0.5  # how often the dispatcher looks for work and for the dead
+    idle: float = 60.0  # a dispatcher that started by itself leaves after so long without work
+    store: float = 600.0  # how long a shim tries to tell the database how its attempt ended
+    log_bytes: int = 10_000_000  # of output kept per file; there are two
+
+    @classmethod
+    def from_json(cls, text: str) -> Timing:
+        return cls(**json.loads(text))
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))

@@ -1,0 +1,100 @@
+"""The child of a shim: runs one task in a process group of its own. `python -m workbench.jobs.trainer_main FOLDER SHIM_PID`
+
+It must never outlive its shim: the kernel kills it when the shim dies (Linux), and it watches the pipe the shim
+holds open (everywhere). It begins only after the shim has recorded it and said so through that pipe.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import WorkbenchError
+from workbench.jobs import progress, tasks
+from workbench.jobs.folder import METRICS, ORDER, OUTCOME, read_json, write_json
+
+__all__ = ["main"]
+
+ORPHAN, FAILED, STOPPED = 70, 1, 3  # exit codes
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> int:
+    """Run the task of the order in FOLDER and write its outcome."""
+    folder, shim = Path(arguments[0]), int(arguments[1])
+    _die_with(shim)
+    _wait_for_go()
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    order = read_json(folder / ORDER)
+    if order is None:
+        sys.stderr.write(f"There is no order in {folder}.\n")
+        return FAILED
+    outcome = _run(_context(folder, order, stopping), order["kind"], stopping)
+    sys.stdout.flush()
+    write_json(folder / OUTCOME, outcome)
+    return 0 if outcome["ok"] else STOPPED if outcome["stopped"] else FAILED
+
+
+def _die_with(shim: int) -> None:
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != shim:  # it died before the line above
+        os._exit(ORPHAN)
+
+
+def _wait_for_go() -> None:
+    """Read one byte from the shim, then keep watching the pipe: its end means that the shim is dead."""
+    pipe = os.dup(0)  # not inherited by what the task starts
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    if not os.read(pipe, 1):
+        os._exit(ORPHAN)
+    threading.Thread(target=_watch, args=(pipe,), daemon=True).start()
+
+
+def _watch(pipe: int) -> None:
+    if not os.read(pipe, 1):
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os._exit(ORPHAN)
+
+
+def _context(folder: Path, order: dict[str, Any], stopping: threading.Event) -> tasks.TaskContext:
+    job_id, n = order["job_id"], order["n"]
+    before = [folder.with_name(f"attempt-{k}") for k in range(n - 1, 0, -1)]
+    return tasks.TaskContext(
+        job_id=job_id,
+        attempt=n,
+        spec=order["spec"],
+        folder=folder,
+        earlier=[path for path in before if path.is_dir()],
+        token=order["token"],
+        report=lambda line: progress.append(folder / METRICS, line),
+        stopping=stopping.is_set,
+    )
+
+
+def _run(context: tasks.TaskContext, kind: str, stopping: threading.Event) -> dict[str, Any]:
+    try:
+        return {"ok": True, "stopped": False, "result": tasks.load(kind)(context)}
+    except WorkbenchError as error:
+        traceback.print_exc()
+        said = str(error)
+    except BaseException as error:  # noqa: B036 - SystemExit too: a task does not end the process, it returns
+        traceback.print_exc()
+        said = f"{type(error).__name__}: {error} (unexpected; the traceback is in the log: workbench jobs logs {context.job_id})"
+    return {"ok": False, "stopped": stopping.is_set(), "error": said}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
