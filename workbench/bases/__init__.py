@@ -1,1 +1,1 @@
-"""Bases: the catalogue of open models, where they come from, and the lock that pins one."""
+"""Open-weight bases: the catalogue, the sources, the lock and the folder they are kept in."""

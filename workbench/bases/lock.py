@@ -1,0 +1,278 @@
+"""The lock: a fingerprint of a base, written once when it is added.
+
+It holds everything a later comparison needs when the base itself is gone: the configuration, the chat template's text,
+and for each tensor its shape, hash, norm and sketch (see `sketch`). The same weights, tokenizer and source give the same
+bytes on every machine, so the SHA-256 of the file is the identity of the base.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.bases.files import read_json
+from workbench.bases.tensors import DTYPE_NAMES, FLOAT_DTYPES, folder_tensors
+from workbench.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = [
+    "LOCK_FILE",
+    "SCHEMA",
+    "Lock",
+    "TensorLock",
+    "build_lock",
+    "canonical",
+    "chat_template",
+    "read_lock",
+    "sha256_file",
+    "token_ids",
+    "write_lock",
+]
+
+LOCK_FILE = "lock.json"
+SCHEMA = 1
+# Keys that say how a file was written or loaded, not what the model is.
+_VOLATILE = frozenset({"transformers_version", "_name_or_path", "_commit_hash", "torch_dtype", "dtype", "_attn_implementation"})
+_SOURCE_KEYS = ("kind", "repo", "commit", "name", "version", "file", "sha256", "method", "base", "base_lock_sha256", "job_id")
+_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+@dataclass(frozen=True)
+class TensorLock:
+    """One tensor of a base."""
+
+    shape: tuple[int, ...]
+    dtype: str  # "bfloat16", …
+    sha256: str  # of its bytes
+    norm: float | None  # Frobenius; None for a tensor that holds no floats
+    sketch: str | None  # base64 of 64 little-endian float32, see `sketch.decode`
+
+    def numbers(self) -> npt.NDArray[np.float32]:
+        """The sketch as an array of shape (64,). Raises `IntegrityError` for a tensor without one."""
+        from workbench.bases.sketch import decode
+
+        if self.sketch is None:
+            raise IntegrityError("This tensor holds no floats and has no sketch.")
+        return decode(self.sketch)
+
+
+@dataclass(frozen=True)
+class Lock:
+    """The content of lock.json; `sha256` is of the file's bytes and is not in it."""
+
+    schema: int
+    source: dict[str, Any]  # kind, and what pins it: repo + commit, wheel + version + sha256, …; never a path
+    commit: str | None  # of a hub source
+    model_type: str
+    architectures: tuple[str, ...]
+    config: dict[str, Any]  # without the keys that say how the file was written
+    config_sha256: str
+    generation_config: dict[str, Any]
+    dtype: str  # that of most weights
+    quantization: dict[str, Any] | None
+    parameters: int
+    tensors: dict[str, TensorLock]
+    weights_sha256: str  # of names, shapes, types and hashes of all tensors: equal for equal weights from any source
+    tokenizer: dict[str, Any]  # size and one sha256 per part: vocab, merges, normalizer, pre_tokenizer, …
+    special_ids: dict[str, int | None]  # bos_token, eos_token, pad_token, unk_token
+    eos_token_ids: tuple[int, ...]  # where generation stops
+    chat_template: str | None
+    chat_template_sha256: str | None
+    sketch: dict[str, int] = field(default_factory=dict)  # numbers, block and seed the sketches were made with
+    sha256: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What lock.json holds."""
+        data = dataclasses.asdict(self)
+        del data["sha256"]
+        return data
+
+
+def canonical(value: Any) -> str:
+    """JSON that depends on the value alone: sorted keys, no free spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _sha(value: Any) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _without_volatile(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_volatile(v) for k, v in value.items() if k not in _VOLATILE}
+    return [_without_volatile(v) for v in value] if isinstance(value, list) else value
+
+
+def _tensors(folder: Path, on_progress: Callable[[str], None] | None) -> dict[str, TensorLock]:
+    from workbench.bases.sketch import encode, measure
+
+    infos = folder_tensors(folder)
+    found: dict[str, TensorLock] = {}
+    for n, (name, info) in enumerate(infos.items()):
+        if on_progress and n % 50 == 0:
+            on_progress(f"Locking: tensor {n + 1} of {len(infos)}")
+        seen = measure(info)
+        if not seen.finite:
+            raise IntegrityError(
+                f"Tensor {name} of {info.file.name} holds values that are not finite.", hint="These weights are broken; fetch another copy."
+            )
+        sketch = None if seen.sketch is None else encode(seen.sketch)
+        found[name] = TensorLock(info.shape, DTYPE_NAMES[info.dtype], seen.sha256, seen.norm, sketch)
+    return found
+
+
+def _token_id(token: Any, ids: dict[str, int]) -> int | None:
+    content = token.get("content") if isinstance(token, dict) else token
+    return ids.get(content) if isinstance(content, str) else None
+
+
+def _tokenizer_json(folder: Path) -> tuple[dict[str, Any], dict[str, int]] | None:
+    """tokenizer.json and the id of every token in it; None when the base keeps its tokenizer in another form."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        vocab = data["model"]["vocab"]
+        ids = dict(vocab) if isinstance(vocab, dict) else {entry[0]: n for n, entry in enumerate(vocab)}
+        ids.update((token["content"], token["id"]) for token in data.get("added_tokens") or [])
+        return data, ids
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise IntegrityError(f"tokenizer.json cannot be read: {error}.", hint="Fetch the model again.") from None
+
+
+def token_ids(folder: Path) -> dict[str, int] | None:
+    """The id of every token of a base, or None when it has no tokenizer.json."""
+    found = _tokenizer_json(folder)
+    return found[1] if found else None
+
+
+def _tokenizer(folder: Path) -> tuple[dict[str, Any], dict[str, int | None]]:
+    """Hashes of the tokenizer's parts, and the ids of the special tokens."""
+    named = {**read_json(folder / "special_tokens_map.json"), **read_json(folder / "tokenizer_config.json")}
+    found = _tokenizer_json(folder)
+    if found is None:
+        files = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "merges.txt")
+        hashes = {name: sha256_file(folder / name) for name in files if (folder / name).is_file()}
+        vocab = read_json(folder / "vocab.json")
+        return {"files": hashes, "vocab_size": len(vocab) or None}, {key: _token_id(named.get(key), vocab) for key in _SPECIAL}
+    data, ids = found
+    model = data["model"]
+    parts: dict[str, Any] = {"type": model.get("type"), "vocab_size": len(ids), "vocab_sha256": _sha(ids)}
+    parts["merges_sha256"] = _sha([" ".join(m) if isinstance(m, list) else m for m in model.get("merges") or []])
+    for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        parts[f"{key}_sha256"] = _sha(data.get(key))
+    parts["added_tokens_sha256"] = _sha(data.get("added_tokens") or [])
+    return parts, {key: _token_id(named.get(key), ids) for key in _SPECIAL}
+
+
+def chat_template(folder: Path) -> str | None:
+    """The default chat template's text, wherever the base keeps it."""
+    jinja = folder / "chat_template.jinja"
+    try:
+        if jinja.is_file():
+            return jinja.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise IntegrityError("chat_template.jinja is not text in UTF-8.", hint="Fetch the model again.") from None
+    for file in ("chat_template.json", "tokenizer_config.json"):
+        found = read_json(folder / file).get("chat_template")
+        if isinstance(found, list):  # several, by name
+            found = next((t.get("template") for t in found if isinstance(t, dict) and t.get("name") == "default"), None)
+        if isinstance(found, str):
+            return found
+    return None
+
+
+def _eos_ids(generation: dict[str, Any], config: dict[str, Any]) -> tuple[int, ...]:
+    value = generation.get("eos_token_id", config.get("eos_token_id"))
+    return tuple(v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int))
+
+
+def build_lock(folder: Path, source: dict[str, Any], *, on_progress: Callable[[str], None] | None = None) -> Lock:
+    """Read a base folder once, tensor by tensor, and return its lock. Raises `IntegrityError` for a broken file."""
+    from workbench.bases.sketch import BLOCK, NUMBERS, SEED
+
+    raw_config = read_json(folder / "config.json")
+    config, generation = _without_volatile(raw_config), _without_volatile(read_json(folder / "generation_config.json"))
+    tensors = _tensors(folder, on_progress)
+    tokenizer, special = _tokenizer(folder)
+    template = chat_template(folder)
+    counts: Counter[str] = Counter()
+    for tensor in tensors.values():
+        counts[tensor.dtype] += _elements(tensor.shape)
+    floats = {DTYPE_NAMES[d] for d in FLOAT_DTYPES}
+    return Lock(
+        schema=SCHEMA,
+        source={key: source[key] for key in _SOURCE_KEYS if source.get(key) is not None},
+        commit=source.get("commit"),
+        model_type=str(raw_config.get("model_type")),
+        architectures=tuple(raw_config.get("architectures") or ()),
+        config=config,
+        config_sha256=_sha(config),
+        generation_config=generation,
+        dtype=next((d for d, _ in counts.most_common() if d in floats), counts.most_common(1)[0][0]),
+        quantization=raw_config.get("quantization_config"),
+        parameters=sum(counts.values()),
+        tensors=tensors,
+        weights_sha256=_sha({name: [t.shape, t.dtype, t.sha256] for name, t in tensors.items()}),
+        tokenizer=tokenizer,
+        special_ids=special,
+        eos_token_ids=_eos_ids(generation, raw_config),
+        chat_template=template,
+        chat_template_sha256=None if template is None else hashlib.sha256(template.encode()).hexdigest(),
+        sketch={"numbers": NUMBERS, "block": BLOCK, "seed": SEED},
+    )
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    n = 1
+    for size in shape:
+        n *= size
+    return n
+
+
+def write_lock(folder: Path, source: dict[str, Any], *, on_progress: Callable[[str], None] | None = None) -> Lock:
+    """Build the lock of `folder`, write lock.json into it (flushed to disk) and return it with its `sha256`."""
+    lock = build_lock(folder, source, on_progress=on_progress)
+    try:
+        text = json.dumps(lock.as_dict(), sort_keys=True, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+    except ValueError:
+        raise IntegrityError("config.json or generation_config.json holds a number that is not finite.") from None
+    with (folder / LOCK_FILE).open("w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return dataclasses.replace(lock, sha256=hashlib.sha256(text.encode()).hexdigest())
+
+
+def read_lock(path: Path) -> Lock:
+    """Read a lock.json (of a base, or the base.lock.json inside an adapter). Raises `IntegrityError`."""
+    try:
+        raw = path.read_bytes()
+        data = json.loads(raw)
+        if data["schema"] != SCHEMA:
+            raise ValueError(f"it has schema {data['schema']!r}; this version reads {SCHEMA}")
+        data["tensors"] = {name: TensorLock(**{**entry, "shape": tuple(entry["shape"])}) for name, entry in data["tensors"].items()}
+        data["architectures"], data["eos_token_ids"] = tuple(data["architectures"]), tuple(data["eos_token_ids"])
+        return Lock(**data, sha256=hashlib.sha256(raw).hexdigest())
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing.", hint="Add the base again: workbench base add NAME") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise IntegrityError(f"{path} is not a lock: {error}.", hint="Restore it, or add the base again.") from None

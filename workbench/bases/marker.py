@@ -1,0 +1,87 @@
+"""base.json: written last into a base's folder, so its presence means the base is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import IntegrityError
+from workbench.records import Base, BaseRef, as_json
+
+__all__ = ["MARKER", "changed_sizes", "file_facts", "flush", "licence_of", "read_marker", "write_marker"]
+
+MARKER = "base.json"
+_SPDX = {name.lower(): name for name in ("Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-NC-4.0", "CC-BY-SA-4.0", "OpenRAIL")}
+
+
+def read_marker(folder: Path) -> Base:
+    """The record in a base's folder. Raises `IntegrityError` when it cannot be read."""
+    try:
+        data = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        return Base(
+            ref=BaseRef.parse(data["ref"]),
+            path=folder,
+            lock_sha256=data["lock_sha256"],
+            parameters=data["parameters"],
+            dtype=data["dtype"],
+            license=data["license"],
+            source=data["source"],
+            continues=BaseRef.parse(data["continues"]) if data.get("continues") else None,
+            added_at=datetime.fromisoformat(data["added_at"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{folder / MARKER} cannot be read: {error}.", hint="Remove the folder and add the base again.") from None
+
+
+def write_marker(stage: Path, base: Base) -> None:
+    """Flush every file of `stage` to disk, then write its base.json. The record's path is not stored: homes move."""
+    from workbench.bases.lock import sha256_file
+
+    facts = {}
+    for file in sorted(stage.iterdir()):
+        file.chmod(0o644)  # safetensors writes files only their owner can read
+        flush(file)
+        covered = file.suffix == ".safetensors"  # by the lock, tensor by tensor
+        facts[file.name] = {"size": file.stat().st_size, "sha256": None if covered else sha256_file(file)}
+    data = {**as_json(base), "schema": 1, "files": facts}
+    del data["path"]
+    with (stage / MARKER).open("w", encoding="utf-8") as marker:
+        json.dump(data, marker, indent=1, sort_keys=True)
+        marker.flush()
+        os.fsync(marker.fileno())
+
+
+def file_facts(folder: Path) -> dict[str, dict[str, Any]]:
+    """{"size", "sha256"} of each file when the base was added; no hash for weights, whose tensors the lock hashes."""
+    return dict(json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"])
+
+
+def changed_sizes(folder: Path) -> list[str]:
+    """Files that are missing or have another size than when the base was added; nothing is read."""
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+    return [name for name, facts in file_facts(folder).items() if sizes.get(name) != facts["size"]]
+
+
+def flush(path: Path) -> None:
+    """Force a file or folder to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def licence_of(folder: Path, record: dict[str, Any]) -> str | None:
+    """What the source or the model's own card says of its licence; nothing is guessed."""
+    found = record.get("license") or (record.get("gguf") or {}).get("license")
+    card = folder / "README.md"
+    if not found and card.is_file():
+        head = card.read_text(encoding="utf-8", errors="replace")[:20_000]
+        front = re.match(r"---\s*\n(.*?)\n---\s*\n", head, re.S)
+        lines: dict[str, str] = dict(re.findall(r"(?m)^(license|license_name):\s*(\S+)\s*$", front[1] if front else ""))
+        found = (lines.get("license_name") or lines.get("license") or "").strip("'\"")
+    return _SPDX.get(str(found).lower(), str(found)) if found else None

