@@ -10,9 +10,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import yaml
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from workbench.data.checks import check  # noqa: E402
+from workbench.data.similar import cluster, normalise  # noqa: E402
 from workbench.data.split import split_rows  # noqa: E402
 from workbench.data.store import write_folder  # noqa: E402
 
@@ -59,9 +62,29 @@ def order_codes(rows: int, seed: int) -> list[dict[str, object]]:
         seen.add(code)
         word = NUMBERS[n] if rng.random() < 0.7 else str(n)
         asked = rng.choice(ORDERS).format(n=word, N=word.capitalize(), item=item, colour=colour, city=city, day=day)
-        turns = (("system", "Code the order."), ("user", asked), ("assistant", code))
-        out.append({"form": "messages", "messages": [{"role": role, "content": content} for role, content in turns]})
+        out.append(_conversation("Code the order.", asked, code))
     return out
+
+
+def plain_replies(rows: int, seed: int) -> list[dict[str, object]]:
+    """`rows` messages to a tool-hire shop, evenly over 30 situations, each with a fitting reply in the shop's voice."""
+    rng = random.Random(seed)
+    table = yaml.safe_load((Path(__file__).parent / "plain_replies.yaml").read_text(encoding="utf-8"))
+    pairs: list[tuple[str, str]] = []
+    for lap in range(5 * 4):  # each of the five questions of a situation, four times with other words in its slots
+        for situation in table["situations"]:
+            letters, question = situation["ask"][lap % 5]
+            slots = {name: rng.choice(values) for name, values in table["slots"].items()}
+            reply = situation["reply"][rng.choice(letters)]
+            pairs.append((question.format(**slots), reply.format(**slots)))
+    first = cluster([normalise(question) for question, _ in pairs])  # rows that ask nearly the same are left out
+    pairs = [pair for i, pair in enumerate(pairs) if first[i] == i][:rows]
+    return [_conversation("Reply plainly.", question, reply) for question, reply in pairs]
+
+
+def _conversation(system: str, question: str, answer: str) -> dict[str, object]:
+    turns = (("system", system), ("user", question), ("assistant", answer))
+    return {"form": "messages", "messages": [{"role": role, "content": content} for role, content in turns]}
 
 
 ORDER_CARD = """# order-codes
@@ -79,6 +102,22 @@ Scorer: `exact`.
 
 Made by `benchmarks/make_datasets.py` from tables of words, twelve sentence patterns and a seed; nothing was copied.
 Licence: Apache-2.0.
+"""
+
+PLAIN_CARD = """# plain-replies
+
+300 messages to a shop that hires out tools, each with a reply in the shop's own voice; 60 of them are the frozen test part.
+
+    Does the mower come with a full tank?
+    -> Everything with an engine leaves here full. Bring it back full, or pay two euros a litre.
+
+The voice: the answer first, then one fact or one next step; no apology ritual, no exclamation mark. A bare chat model is
+longer and more polite. There is no scorer, because many replies are good; judge by how well the answers are predicted
+(NLL), and by reading some.
+
+Made by `benchmarks/make_datasets.py` from `benchmarks/plain_replies.yaml`: 30 situations with five questions and four or
+five replies each, every question paired by hand with the replies that answer it. Questions come twice, with other tools,
+days and places, so that a test row may have a sister in training. The shop does not exist; nothing was copied. Licence: Apache-2.0.
 """
 
 
@@ -99,6 +138,7 @@ def bundle(name: str, rows: list[dict[str, object]], card: str, *, scorer: str |
 def main(root: Path = HERE) -> None:
     """Write every example set below `root`."""
     bundle("order-codes", order_codes(1200, seed=1), ORDER_CARD, scorer="exact", test_rows=400, root=root)
+    bundle("plain-replies", plain_replies(300, seed=2), PLAIN_CARD, scorer=None, test_rows=60, root=root)
 
 
 if __name__ == "__main__":
