@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from workbench.errors import JobError
+from workbench.errors import JobError, UsageError
 from workbench.hf.prefix import Prefix, plain_cache
 from workbench.hf.render import end_of_turn_id, prompt_text
 
@@ -82,6 +82,9 @@ def greedy(
 
     Prompts of like length go together; the result keeps their order. Raises `JobError` when `stopping` says so.
     """
+    if prefix is not None and not prefix.plain:
+        # Padding between the prefix and the prompts would use up a sliding window.
+        prompts, prefix = [[*prefix.ids, *prompt] for prompt in prompts], None
     found: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch_size):
@@ -117,6 +120,8 @@ def _continue(
         logits_to_keep=1,
         **_positions(model, positions),
     )
+    if getattr(out, "past_key_values", None) is None:
+        raise UsageError("This base keeps no cache of keys and values, so it cannot be asked for answers here.", hint="Use another base.")
     first = out.logits[:, -1].argmax(-1)
     return decode(model, out.past_key_values, mask, positions[:, -1] + 1, first, limit=limit, stop=stop, ended=ended)
 

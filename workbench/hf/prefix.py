@@ -33,9 +33,14 @@ def plain_cache(cache: Any) -> bool:
 class Prefix:
     """The keys and values of a start that all rows share, under one arm."""
 
-    def __init__(self, cache: Any, length: int) -> None:
-        self.length = length
+    def __init__(self, cache: Any, ids: Sequence[int]) -> None:
+        self.ids = list(ids)
+        self.plain = plain_cache(cache)
         self._cache = cache
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
 
     @classmethod
     @torch.inference_mode()
@@ -44,11 +49,11 @@ class Prefix:
         if not ids:
             return None
         inputs = torch.tensor([list(ids)], device=model.device)
-        cache = model(input_ids=inputs, use_cache=True, logits_to_keep=1).past_key_values
+        cache = getattr(model(input_ids=inputs, use_cache=True, logits_to_keep=1), "past_key_values", None)
         known = DynamicLayer, DynamicSlidingWindowLayer
         if not isinstance(cache, DynamicCache) or any(type(layer) not in known for layer in cache.layers):
             return None
-        return cls(cache, len(ids))
+        return cls(cache, ids)
 
     def expanded(self, rows: int) -> Any:
         """A cache for a batch of `rows` that starts with this prefix. It may grow; the prefix stays as it is."""

@@ -1,0 +1,203 @@
+"""Score the frozen test part with the bare base and with adapters on it, from one model load.
+
+Teacher forcing: the expected answer is shown to the model, and each of its tokens is scored given those before. One
+pass gives the answer's negative log-likelihood and, where every token was the most likely one, the certainty that
+greedy decoding says exactly this answer. Only rows that a dataset's scorer could still call right are generated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Required, TypedDict, Unpack
+
+import torch
+
+from workbench.data.rows import answer_of
+from workbench.errors import DataError, JobError
+from workbench.evidence import Evidence
+from workbench.hf.load import compute_dtype, load_adapter, load_base, load_tokenizer
+from workbench.hf.prefix import common_prefix
+from workbench.hf.render import IGNORED, render
+from workbench.hf.scoring import Arm, TestItem, TestSet
+from workbench.records import ItemScore, Progress
+
+__all__ = ["ArmScores", "Evaluator", "Options", "evaluate", "evaluate_many"]
+
+
+class Options(TypedDict, total=False):
+    """How to score, as `Evaluator` takes it."""
+
+    max_length: Required[int]
+    dtype: torch.dtype | None
+    quantized: str | None
+    share_prefix: bool
+    report: Callable[[Progress], None] | None
+    stopping: Callable[[], bool] | None
+
+
+class ArmScores(NamedTuple):
+    """The scores of one arm, and how they were made."""
+
+    scores: list[ItemScore]
+    facts: dict[str, Any]
+
+
+def evaluate(
+    base: Path, adapter: Path | None, rows: Sequence[dict[str, Any]], *, scorer: str | None = None, **options: Unpack[Options]
+) -> Evidence:
+    """Score `rows` with the base in the folder `base` and with `adapter` on it; `options` are `Evaluator`'s.
+
+    `adapter` is a PEFT folder, a folder with full weights (then it is the other arm by itself), or None (then the
+    base is scored alone and `Evidence.adapter` is empty). Raises `DataError` when no row can be scored,
+    `IntegrityError` when the adapter does not fit, `JobError` when asked to stop.
+    """
+    return evaluate_many(base, [adapter] if adapter else [], rows, scorer=scorer, **options)[0]
+
+
+def evaluate_many(
+    base: Path, adapters: Sequence[Path], rows: Sequence[dict[str, Any]], *, scorer: str | None = None, **options: Unpack[Options]
+) -> list[Evidence]:
+    """As `evaluate`, for several adapters on one base: one load, and one pass of the bare base that all share."""
+    arms = 1 + len(adapters)
+    evaluator = Evaluator(base, arms=arms, **options)
+    test = evaluator.prepare(rows, scorer)
+    bare = evaluator.score(test)
+    common = {
+        "dtype": str(evaluator.dtype).removeprefix("torch."),
+        "quantized": evaluator.quantized,
+        "max_length": evaluator.max_length,
+        "shared_prefix_tokens": test.prefix,
+        "skipped": test.skipped,
+        "cut": [item.id for item in test.items if item.cut],
+    }
+    if not adapters:
+        return [Evidence(bare.scores, [], test.groups, {**common, "base": bare.facts})]
+    found = []
+    for done, adapter in enumerate(adapters, start=1):
+        if (adapter / "adapter_config.json").is_file():
+            other = evaluator.score(test, adapter)
+        else:
+            evaluator.release()
+            tuned = Evaluator(adapter, arms=arms, arms_done=done, **options)
+            other = tuned.score(tuned.prepare(rows, scorer))
+        found.append(Evidence(bare.scores, other.scores, test.groups, {**common, "base": bare.facts, "adapter": other.facts}))
+    return found
+
+
+class Evaluator:
+    """One base in memory, scored bare and under any number of adapters, on any number of test sets.
+
+    `dtype` defaults to what this machine computes fast. `quantized` ("nf4" or "fp4") holds the base in 4 bits for
+    every arm, as it was when a QLoRA adapter was trained. `arms` and `arms_done` only serve the progress bar.
+    """
+
+    def __init__(
+        self,
+        base: Path,
+        *,
+        max_length: int,
+        dtype: torch.dtype | None = None,
+        quantized: str | None = None,
+        arms: int = 2,
+        arms_done: int = 0,
+        share_prefix: bool = True,
+        report: Callable[[Progress], None] | None = None,
+        stopping: Callable[[], bool] | None = None,
+    ) -> None:
+        self.base = base
+        self.max_length = max_length
+        self.dtype = dtype or compute_dtype(None)
+        self.quantized = quantized
+        self.tokenizer = load_tokenizer(base)
+        self._share_prefix = share_prefix
+        self._report = report
+        self._stopping = stopping
+        self._arms, self._arms_done = arms, arms_done
+        self._model: Any = None
+
+    def prepare(self, rows: Sequence[dict[str, Any]], scorer: str | None = None) -> TestSet:
+        """Render `rows` once for all arms. Raises `DataError` when no answer is left to score."""
+        items, skipped, groups = [], [], []
+        for row in rows:
+            item = self._item(row)
+            if item is None:
+                skipped.append(str(row["id"]))
+            else:
+                items.append(item)
+                groups.append(None if row.get("group") is None else str(row["group"]))
+        if not items:
+            lost = f"None of the {len(rows)} test rows has an answer within {self.max_length} tokens."
+            raise DataError(lost if rows else "There are no test rows to score.", hint="Raise max_length, or give the dataset a test part.")
+        limit = min(item.start for item in items) - 1  # the prompt's last token predicts the answer's first: never shared
+        shared = common_prefix([item.ids for item in items], limit) if self._share_prefix else 0
+        return TestSet(items, scorer, shared, skipped, groups if any(groups) else None)
+
+    def _item(self, row: dict[str, Any]) -> TestItem | None:
+        """The row without what follows its last answer; None when nothing of that answer is left."""
+        one = render(self.tokenizer, row, max_length=self.max_length)
+        answer = [i for i, label in enumerate(one.labels) if label != IGNORED and i >= one.answer_start]
+        return TestItem(str(row["id"]), one.input_ids[: answer[-1] + 1], answer[0], one.cut, answer_of(row)) if answer else None
+
+    def score(self, test: TestSet, adapter: Path | None = None) -> ArmScores:
+        """Score every item of `test` under one arm, in order. Same machine, same input: same scores, bit for bit."""
+        if self._model is None:
+            self._model = load_base(self.base, dtype=self.dtype, quantized=self.quantized)
+        if adapter is None:
+            return self._score(Arm(self._model, self.tokenizer, test), "the bare base")
+        base, self._model = self._model, None  # an adapter that does not fit leaves a base behind that is not bare
+        model = load_adapter(base, adapter)
+        try:
+            return self._score(Arm(model, self.tokenizer, test), "the base with the adapter")
+        finally:
+            # Adapters such as PiSSA's change the base when they are put on: after them it has to be read again.
+            if not _changes_base(model):
+                self._model = model.unload()
+
+    def release(self) -> None:
+        """Give the model's memory back; the next `score` reads it again."""
+        self._model = None
+
+    def _score(self, arm: Arm, name: str) -> ArmScores:
+        started, rows, tokens, reported = time.monotonic(), 0, 0, 0.0
+        of = len(arm.test.items)
+
+        def advance(more_rows: int, more_tokens: int) -> None:
+            nonlocal rows, tokens, reported
+            rows, tokens, now = rows + more_rows, tokens + more_tokens, time.monotonic()
+            if self._report is not None and (now - reported >= 1 or rows == of):
+                reported = now
+                self._report(self._progress(name, rows, of, tokens, now - started))
+            if self._stopping is not None and self._stopping():
+                raise JobError(f"Scoring {name} was stopped as asked, after {rows} of {of} rows.", hint="Go on: workbench jobs resume")
+
+        scores = arm.score(advance)
+        arm.check(scores)
+        self._arms_done += 1
+        facts = {
+            "tokens": tokens,
+            "seconds": round(time.monotonic() - started, 2),
+            "generated": arm.generated,
+            "agreement": {"rows": arm.checked, "agree": arm.agreed},
+        }
+        return ArmScores(scores, facts)
+
+    def _progress(self, name: str, rows: int, of: int, tokens: int, seconds: float) -> Progress:
+        done, total = self._arms_done * of + rows, self._arms * of
+        return Progress(
+            t=time.time(),
+            phase="testing",
+            step=done,
+            total_steps=total,
+            tokens=tokens,
+            tokens_per_second=tokens / max(seconds, 1e-6),
+            seconds_left=seconds / rows * max(total - done, 0),
+            message=f"Scoring {name}",
+        )
+
+
+def _changes_base(model: Any) -> bool:
+    """True for adapters whose factors were cut out of the base: putting them on changes the base's own weights."""
+    how = getattr(next(iter(model.peft_config.values())), "init_lora_weights", True)
+    return isinstance(how, str) and how.lower().startswith(("pissa", "olora", "corda", "loftq", "lora_ga"))
