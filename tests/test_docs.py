@@ -87,3 +87,57 @@ def assert_command(line: str, where: str, *, options: bool = True) -> None:
             if word.startswith("--"):
                 option = word.partition("=")[0].replace("_", "-").rstrip(".,:;")
                 assert option in known | {"--help"}, f"{where}: '{path}' has no {word}"
+
+
+# ---------------------------------------------------------------- docs/json.md
+
+
+def json_page() -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """The page's tables: command -> nothing yet, and shape -> its keys."""
+    shapes: dict[str, set[str]] = {}
+    for section in (ROOT / "docs" / "json.md").read_text(encoding="utf-8").split("\n## ")[1:]:
+        shapes[section.splitlines()[0]] = set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE))
+    intro = (ROOT / "docs" / "json.md").read_text(encoding="utf-8").split("\n## ")[0]
+    listed = {
+        m[0]: set(re.findall(r"\(#([\w-]+)\)", m[1])) for m in re.findall(r"^\| `(workbench [\w -]+)` \|(.*)$", intro, flags=re.MULTILINE)
+    }
+    return listed, shapes
+
+
+def test_every_json_option_is_on_the_json_page() -> None:
+    listed, shapes = json_page()
+    have = {path for path, context in COMMANDS.items() if any("--json" in p.opts for p in context.command.params)}
+    assert {path for path in listed if " --" not in path} == have
+    linked = {link for links in listed.values() for link in links}
+    assert linked <= {name.replace(" ", "-") for name in shapes}
+
+
+@pytest.mark.parametrize("shape", ["base", "dataset", "job", "attempt", "progress", "adapter", "check"])
+def test_json_keys_of_records_are_documented(shape: str) -> None:
+    import dataclasses
+
+    from workbench import doctor, records
+
+    home = doctor if shape == "check" else records
+    record = getattr(home, shape.capitalize())
+    assert json_page()[1][shape] == {f.name for f in dataclasses.fields(record)}
+
+
+def test_json_keys_of_scores_are_documented() -> None:
+    from workbench.evidence import summary
+    from workbench.records import ItemScore
+
+    items = [ItemScore(id, nll=1.0, tokens=3, bytes=5, exact=False) for id in "ab"]
+    assert json_page()[1]["scores"] == set(summary(items, items).as_dict())
+
+
+def test_json_keys_of_bases_are_documented() -> None:
+    import dataclasses
+
+    from workbench.bases.catalogue import Catalogue
+    from workbench.bases.diff import BaseDiff
+    from workbench.bases.lock import Lock
+
+    assert json_page()[1]["lock"] == {f.name for f in dataclasses.fields(Lock)} - {"sha256", "tensors"}
+    assert json_page()[1]["difference"] == {f.name for f in dataclasses.fields(BaseDiff)} | {"identical", "summary"}
+    assert all(json_page()[1]["catalogue entry"] == set(entry.as_dict()) for entry in Catalogue.load())

@@ -67,8 +67,13 @@ def _guarded(name: str, run: Callable[[], Check]) -> Check:
 def _libraries() -> Check:
     from packaging.requirements import Requirement
 
+    python = f"Python {sys.version.split()[0]}"
     wrong, seen = [], 0
-    for line in metadata.requires(_DISTRIBUTION) or []:
+    try:
+        lines = metadata.requires(_DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return Check("libraries", "warning", f"{python}; {_DISTRIBUTION} itself is not installed", "Install it: pip install --editable .")
+    for line in lines:
         wanted = Requirement(line)
         if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
             continue
@@ -80,7 +85,6 @@ def _libraries() -> Check:
             continue
         if not wanted.specifier.contains(version.split("+")[0], prereleases=True):
             wrong.append(f"{wanted.name} {version} is not {wanted.specifier}")
-    python = f"Python {sys.version.split()[0]}"
     if wrong:
         return Check("libraries", "broken", f"{python}; {'; '.join(wrong)}", f"Install again: pip install --upgrade {_DISTRIBUTION}")
     return Check("libraries", "ok", f"{python}; all {seen} requirements met")
@@ -164,17 +168,21 @@ def _hub() -> Check:
 
 
 def _contents(bench: Workbench) -> Iterator[Check]:
-    for base in bench.bases.list():
-        yield _unchanged(f"base {base.ref}", partial(bench.bases.verify, base.ref))
-    for dataset in bench.datasets.list():
-        yield _unchanged(f"dataset {dataset.name}", partial(bench.datasets.get, dataset.name))
-    for adapter in bench.adapters.list():
-        yield _unchanged(f"adapter {adapter.ref}", partial(bench.adapters.get, adapter.ref))
+    kinds: list[tuple[str, Callable[[], list[str]], Callable[[str], object]]] = [
+        ("base", lambda: [str(b.ref) for b in bench.bases.list()], bench.bases.verify),
+        ("dataset", lambda: [*(d.name for d in bench.datasets.list()), *bench.datasets.broken()], bench.datasets.get),
+        ("adapter", lambda: [a.ref for a in bench.adapters.list()], lambda ref: bench.adapters.get(ref, verify=True)),
+    ]
+    for kind, names, read in kinds:
+        try:
+            found = names()
+        except WorkbenchError as error:
+            yield Check(f"every {kind}", "broken", error.message, error.hint)
+            continue
+        for name in found:
+            yield _guarded(f"{kind} {name}", partial(_unchanged, kind, name, read))
 
 
-def _unchanged(name: str, read: Callable[[], object]) -> Check:
-    def check() -> Check:
-        read()
-        return Check(name, "ok", "every file is as it was written")
-
-    return _guarded(name, check)
+def _unchanged(kind: str, name: str, read: Callable[[str], object]) -> Check:
+    read(name)
+    return Check(f"{kind} {name}", "ok", "every file is as it was written")

@@ -84,7 +84,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         if error.errno == errno.EPIPE:  # `workbench jobs list | head`
             sys.stderr.close()  # else Python complains about the closed pipe at exit
             return 0
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC):
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR):
             raise
         hint = "Give the home another place with WORKBENCH_HOME, or mend it; see: workbench doctor"
         print_error(WorkbenchError(f"{error.strerror}: {error.filename or 'the home folder'}.", hint=hint))

@@ -10,7 +10,7 @@ import click
 from workbench.cli.follow import follow
 from workbench.cli.groups import CommandGroup, bench, json_option
 from workbench.cli.output import ago, fields, note, print_json, say, short, table
-from workbench.records import Adapter, Job
+from workbench.records import Adapter, AdapterRef, Job
 
 __all__ = ["adapter", "print_samples", "print_scores"]
 
@@ -68,10 +68,16 @@ def show(ref: str, samples: int, as_json: bool) -> None:
 @adapter.command()
 @click.argument("ref", metavar="ADAPTER")
 @click.argument("alias")
-@click.option("--expect", metavar="VERSION", help="Move the alias only if it points to this version now.")
+@click.option("--expect", metavar="VERSION", help="Move the alias only if it points to this version now; none: only if it is new.")
+@click.option("--drop", is_flag=True, help="Remove the alias instead; the version stays.")
 @json_option
-def alias(ref: str, alias: str, expect: str | None, as_json: bool) -> None:
+def alias(ref: str, alias: str, expect: str | None, drop: bool, as_json: bool) -> None:
     """Point an alias, such as champion, to a version."""
+    if drop:
+        name = AdapterRef.parse(ref).name
+        bench().adapters.drop_alias(f"{name}@{alias}")
+        say(f"{name} has no alias {alias} any more.")
+        return
     found = bench().adapters.alias(ref, alias, expect=expect)
     if as_json:
         print_json(found)
@@ -130,9 +136,10 @@ def merge(ref: str, out: Path, base: str | None, detach: bool) -> None:
 
 @adapter.command()
 @click.argument("ref", metavar="ADAPTER@VERSION")
-def remove(ref: str) -> None:
+@click.option("--force", is_flag=True, help="Also while aliases point to it; they are dropped.")
+def remove(ref: str, force: bool) -> None:
     """Move one version to the trash; restore brings it back."""
-    found = bench().adapters.remove(ref)
+    found = bench().adapters.remove(ref, force=force)
     say(f"Removed {found.ref}. Bring it back: workbench adapter restore {found.ref}")
 
 
@@ -141,6 +148,16 @@ def remove(ref: str) -> None:
 def restore(ref: str) -> None:
     """Bring a version back from the trash."""
     say(f"{bench().adapters.restore(ref).ref} is back.")
+
+
+@adapter.command()
+def recover() -> None:
+    """Enter finished adapter folders that the database does not know, such as after the database was lost."""
+    found = bench().adapters.recover()
+    for one in found:
+        say(f"Entered {one.ref}.")
+    if not found:
+        say("Every adapter folder is known already.")
 
 
 def print_scores(found: Adapter) -> None:

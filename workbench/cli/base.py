@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from workbench.cli.groups import CommandGroup, bench, json_option
-from workbench.cli.output import ago, count, fields, note, print_json, say, short, table
+from workbench.cli.output import Ticker, ago, count, fields, print_json, say, short, table
 from workbench.errors import UsageError
+from workbench.records import Base
 
-__all__ = ["base"]
+if TYPE_CHECKING:
+    from workbench.bases.catalogue import Entry
+
+__all__ = ["base", "fetch", "whole_ref"]
 
 
 @click.group(cls=CommandGroup)
@@ -39,7 +44,7 @@ def add(what: str, name: str | None, source: str | None, as_json: bool, **facts:
         raise UsageError("WHAT and --source both say where the base comes from.", hint="Leave one out.")
     elif source is None and _is_source(what):
         raise UsageError(f"'{what}' needs a name here.", hint=f"Give one: workbench base add {what} --name {_suggested(what)}")
-    added = bench().bases.add(what, source=source, on_progress=note, **facts)
+    added = fetch(what, source=source, **facts)
     if as_json:
         print_json(added)
         return
@@ -65,10 +70,10 @@ def list_bases(as_json: bool) -> None:
 @json_option
 def show(ref: str, as_json: bool) -> None:
     """Show one base: what it is, where it came from, what its lock says."""
-    found = bench().bases.get(ref)
+    found = bench().bases.get(whole_ref(ref))
     lock = bench().bases.lock(ref)
     if as_json:
-        print_json({"base": found, "lock": lock})
+        print_json({"base": found, "lock": {key: value for key, value in lock.as_dict().items() if key != "tensors"}})
         return
     fields(
         [
@@ -81,8 +86,14 @@ def show(ref: str, as_json: bool) -> None:
             ("added", ago(found.added_at)),
             ("folder", found.path),
             ("lock", found.lock_sha256),
+            ("model", f"{', '.join(lock.architectures) or lock.model_type}, {count(len(lock.tensors))} tensors"),
+            ("stops at", ", ".join(map(str, lock.eos_token_ids))),
+            ("chat template", lock.chat_template_sha256 or "none"),
         ]
     )
+    entry = bench().bases.catalogue().find(found.ref)
+    for line in entry.license.obligations if entry else ():
+        say(f"The licence obliges: {line}")
 
 
 @base.command()
@@ -91,11 +102,14 @@ def show(ref: str, as_json: bool) -> None:
 @json_option
 def diff(old: str, new: str, as_json: bool) -> None:
     """Say what changed between two bases: weights, tokenizer, chat template, configuration, licence."""
-    found = bench().bases.diff(old, new)
+    found = bench().bases.diff(whole_ref(old), whole_ref(new))
     if as_json:
-        print_json(found)
+        print_json(found.as_dict())
         return
-    say(str(found))
+    for line in found.summary():
+        say(line)
+    if found.template_diff:
+        say(f"\nThe chat template:\n{found.template_diff}")
 
 
 @base.command()
@@ -103,7 +117,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Also when adapters were made on it.")
 def remove(ref: str, force: bool) -> None:
     """Move a base to the trash. Refused while adapters need it."""
-    bench().bases.remove(ref, force=force)
+    bench().bases.remove(whole_ref(ref), force=force)
     say(f"Removed {ref}.")
 
 
@@ -111,14 +125,59 @@ def remove(ref: str, force: bool) -> None:
 @click.argument("word", required=False)
 @json_option
 def catalogue(word: str | None, as_json: bool) -> None:
-    """List the open bases the workbench knows how to fetch, with licence and openness. WORD narrows it."""
+    """List the open bases the workbench knows how to fetch, with licence and openness. WORD narrows it; one match is shown in full."""
     entries = [e for e in bench().bases.catalogue() if not word or word.lower() in f"{e.ref} {e.title}".lower()]
     if as_json:
-        print_json(entries)
+        print_json([entry.as_dict() for entry in entries])
+        return
+    if len(entries) == 1:
+        _print_entry(entries[0])
         return
     rows = [(e.ref, count(e.parameters), count(e.context_length), e.license.id, e.license.kind, short(e.title, 40)) for e in entries]
     head = ("base", "parameters", "context", "licence", "kind", "title")
     table(head, rows, empty=f"Nothing in the catalogue matches '{word}'.", right=("parameters", "context"))
+
+
+def fetch(ref: str, **how: str | None) -> Base:
+    """`bases.add` with its progress shown."""
+    ticker = Ticker()
+    try:
+        return bench().bases.add(ref, on_progress=ticker, **how)
+    finally:
+        ticker.close()
+
+
+def whole_ref(text: str) -> str:
+    """`text` if it names a version, or nothing that is here; else raise `UsageError` with the versions that are here."""
+    versions = [str(b.ref) for b in bench().bases.list() if b.ref.family == text] if "@" not in text else []
+    if versions:
+        raise UsageError(f"'{text}' names no version of a base. You have: {', '.join(versions)}.", hint="Write it in full.")
+    return text
+
+
+def _print_entry(entry: Entry) -> None:
+    """One entry of the catalogue with all it says about licence and openness."""
+    released: dict[str, list[str]] = {}
+    for name, component in entry.open.items():
+        released.setdefault(component.released, []).append(name.replace("_", " "))
+    fields(
+        [
+            ("base", entry.ref),
+            ("title", entry.title),
+            ("parameters", count(entry.parameters)),
+            ("context", f"{count(entry.context_length)} tokens"),
+            ("licence", f"{entry.license.id} ({entry.license.kind}) {entry.license.url or ''}".strip()),
+            *[("obliges", line) for line in entry.license.obligations],
+            ("licences", ", ".join(f"{part}: {name}" for part, name in entry.licences.items())),
+            ("openness", "no class" if entry.class_ == "none" else f"class {entry.class_} of the Model Openness Framework"),
+            *[(state, ", ".join(names)) for state, names in released.items()],
+            ("continues", entry.continues),
+            ("sources", ", ".join(map(str, entry.fetchable()))),
+            ("verified", f"{'yes' if entry.verified else 'no'}: {entry.verification}"),
+            ("note", entry.note),
+        ]
+    )
+    say(f"\nFetch it: workbench base add {entry.ref}")
 
 
 def _is_source(what: str) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import click
 
+from workbench.cli.base import whole_ref
 from workbench.cli.groups import CommandGroup, Words, bench, json_option
-from workbench.cli.output import ago, count, fields, print_json, say, table
+from workbench.cli.output import ago, count, fields, note, print_json, say, table
 from workbench.cli.report import print_report
-from workbench.errors import UsageError
+from workbench.errors import NotFound, UsageError
 from workbench.records import Dataset
 
 __all__ = ["data"]
@@ -35,6 +37,8 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--column", "columns", multiple=True, metavar="ROLE=COLUMN", help="Any other column, such as system=hint."),
             click.option("--raw", is_flag=True, help="Keep prompt and completion as they are, without a chat template."),
             click.option("--system", metavar="TEXT", help="One system message in front of every row."),
+            click.option("--test-file", type=FILE, help="A file that is the test part. Default: a part of FILE is frozen."),
+            click.option("--drop", multiple=True, metavar="KIND,KIND", help="Leave out bad rows of these kinds: empty, overlap, roles, …"),
         ]
     ):
         command = option(command)
@@ -47,7 +51,6 @@ _FORMS = ("messages", "sharegpt", "prompt_completion", "alpaca", "columns", "tex
 @data.command()
 @click.argument("file", type=FILE)
 @click.option("--name", help="What to call it. Default: the file's name.")
-@click.option("--test-file", type=FILE, help="A file that is the test part. Default: a part of FILE is frozen as the test part.")
 @click.option(
     "--test-share",
     type=click.FloatRange(0, 0.9),
@@ -58,7 +61,6 @@ _FORMS = ("messages", "sharegpt", "prompt_completion", "alpaca", "columns", "tex
 )
 @click.option("--test-rows", type=click.IntRange(0), metavar="N", help="About so many rows as the test part instead.")
 @click.option("--scorer", metavar="exact|normalised|json|numeric|label", help="What makes an answer right.")
-@click.option("--drop", multiple=True, metavar="KIND", help="Leave out bad rows of a kind: empty, duplicate, overlap, roles, …")
 @reading_options
 @json_option
 def add(file: Path, as_json: bool, **options: Any) -> None:
@@ -81,6 +83,8 @@ def add(file: Path, as_json: bool, **options: Any) -> None:
 def list_data(as_json: bool) -> None:
     """List the datasets that are here, the bundled examples included."""
     found = bench().datasets.list()
+    for name, problem in bench().datasets.broken().items():
+        note(f"The dataset {name} is damaged: {problem}. Remove it: workbench data remove {name}")
     if as_json:
         print_json(found)
         return
@@ -123,7 +127,11 @@ def show(name: str, as_json: bool) -> None:
 @json_option
 def check(file_or_name: str, base: str | None, max_length: int, everything: bool, as_json: bool, **options: Any) -> None:
     """List every problem of a file or a dataset, with row numbers. Changes nothing. Exit status 1 when rows are unusable."""
-    report = bench().check_data(file_or_name, base=base, max_length=max_length, **_reading(options))
+    reading, base = _reading(options), base and whole_ref(base)
+    if not Path(file_or_name).is_file():
+        _name_not_file(file_or_name, reading)
+        reading = {}
+    report = bench().check_data(file_or_name, base=base, max_length=max_length, **reading)
     if as_json:
         print_json(report.as_dict())
     else:
@@ -141,7 +149,7 @@ def check(file_or_name: str, base: str | None, max_length: int, everything: bool
 @json_option
 def preview(name: str, base: str, rows: int, split: str, max_length: int, as_json: bool) -> None:
     """Show rows exactly as the trainer will see them, and which part is learned."""
-    shown = bench().preview(name, base, n=rows, split=split, max_length=max_length)
+    shown = bench().preview(name, whole_ref(base), n=rows, split=split, max_length=max_length)
     if as_json:
         print_json([[{"text": text, "class": kind} for text, kind in spans] for spans in shown])
         return
@@ -149,7 +157,9 @@ def preview(name: str, base: str, rows: int, split: str, max_length: int, as_jso
     say("  ".join(click.style(word, **_STYLES[kind]) for kind, word in words.items()))  # type: ignore[arg-type]
     for number, spans in enumerate(shown, start=1):
         say(f"\n── row {number} " + "─" * 60)
-        say("".join(_painted(text, kind) for text, kind in spans))
+        for kind, tokens in groupby(spans, key=lambda span: span[1]):
+            click.echo(_painted("".join(text for text, _ in tokens), kind), nl=False)
+        say()
 
 
 @data.command()
@@ -158,6 +168,14 @@ def remove(name: str) -> None:
     """Move a dataset to the trash. Adapters made from it keep their evidence."""
     bench().datasets.remove(name)
     say(f"Removed {name}.")
+
+
+def _name_not_file(name: str, reading: dict[str, Any]) -> None:
+    """A dataset was read when it was added; a path that is not there is no dataset's name either."""
+    if "/" in name or name.endswith((".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")):
+        raise NotFound(f"There is no file {name}.", hint="Check the path, or see what was added: workbench data list")
+    if any(reading.values()):
+        raise UsageError(f"'{name}' is a dataset that was read already.", hint="Options that say how to read belong to a file.")
 
 
 def _origin(found: Dataset) -> str:
@@ -170,7 +188,7 @@ def _painted(text: str, kind: str) -> str:
 
 
 def _reading(options: dict[str, Any]) -> dict[str, Any]:
-    """Turn `--question`, `--answer` and `--column role=name` into one mapping of roles to columns."""
+    """Turn `--question`, `--answer` and `--column role=name` into one mapping of roles to columns, `--drop a,b` into a list."""
     named = {role: options.pop(role) for role in ("question", "answer")}
     mapping = {role: column for role, column in named.items() if column}
     for pair in options.pop("columns", ()):
@@ -178,4 +196,5 @@ def _reading(options: dict[str, Any]) -> dict[str, Any]:
         if not (role and equals and column):
             raise UsageError(f"--column takes role=column, not '{pair}'.", hint="Such as: --column system=hint")
         mapping[role] = column
-    return {**options, "mapping": mapping or None}
+    drop = [kind.strip() for given in options.pop("drop") for kind in given.split(",") if kind.strip()]
+    return {**options, "mapping": mapping or None, "drop": drop}

@@ -7,6 +7,7 @@ import time
 import click
 
 from workbench.cli.adapter import print_samples, print_scores
+from workbench.cli.base import fetch
 from workbench.cli.follow import watch
 from workbench.cli.groups import bench
 from workbench.cli.output import count, duration, note, say
@@ -34,7 +35,7 @@ def demo(ref: str, max_steps: int | None) -> None:
         base = work.bases.get(ref)
         say(f"It is here already: {count(base.parameters)} parameters.")
     except NotFound:
-        base = work.bases.add(ref, on_progress=note)
+        base = fetch(ref)
         say(f"Fetched and locked: {count(base.parameters)} parameters, licence {base.license}.")
 
     phase(f"The rows of {DATASET}")

@@ -51,6 +51,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON w
 class CommandGroup(click.Group):
     """A group that names the nearest command, wherever in the tree it is, when there is none of that name."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order they are written, not of the alphabet
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, cmd_name) or super().get_command(ctx, _OTHER_WORDS.get(cmd_name, cmd_name))
 

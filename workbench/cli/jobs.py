@@ -62,6 +62,11 @@ def show(job_id: str | None, as_json: bool) -> None:
     if rows:
         say()
         table(("attempt", "state", "started", "exit", "error", "folder"), rows, right=("attempt", "exit"))
+    say()
+    history = [
+        (ago(e["at"]), "" if e["attempt"] is None else e["attempt"], e["what"], short(e["detail"], 80)) for e in bench().jobs.events(job.id)
+    ]
+    table(("when", "attempt", "what", "detail"), history, right=("attempt",))
     if next_step := _next_step(job):
         say()
         say(next_step)
@@ -70,8 +75,13 @@ def show(job_id: str | None, as_json: bool) -> None:
 @jobs.command()
 @click.argument("job_id", metavar="[JOB]", required=False)
 @click.option("--tail", type=click.IntRange(0), metavar="N", help="Only the last N lines.")
-def logs(job_id: str | None, tail: int | None) -> None:
-    """Print what a job's processes wrote. Default: the newest job. To watch a running job: workbench jobs follow."""
+@click.option("--follow", "-f", "on", is_flag=True, help="Go on printing until the job has ended.")
+def logs(job_id: str | None, tail: int | None, on: bool) -> None:
+    """Print what a job's processes wrote. Default: the newest job."""
+    if on:
+        for text in bench().jobs.follow(_known(job_id)):
+            click.echo(text, nl=False)
+        return
     text = bench().jobs.logs(_known(job_id))
     lines = text.splitlines()
     shown = lines if tail is None else lines[len(lines) - min(tail, len(lines)) :]
@@ -101,9 +111,10 @@ def cancel(job_ids: tuple[str, ...]) -> None:
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
 @click.option("--detach", "-d", is_flag=True, help="Return at once.")
-def resume(job_id: str, detach: bool) -> None:
+@click.option("--give-up-machine", is_flag=True, help="Take a running job away from another machine that will never come back.")
+def resume(job_id: str, detach: bool, give_up_machine: bool) -> None:
     """Let a cancelled, failed or interrupted job go on from its newest verified checkpoint."""
-    job = bench().jobs.resume(job_id)
+    job = bench().jobs.resume(job_id, give_up_machine=give_up_machine)
     note(f"Job {job.id} goes on: {job.title}")
     if not detach:
         follow(job.id)

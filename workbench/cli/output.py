@@ -15,7 +15,7 @@ import click
 from workbench.errors import WorkbenchError
 from workbench.records import as_json
 
-__all__ = ["ago", "bytes_text", "count", "duration", "fields", "note", "print_error", "print_json", "say", "short", "table"]
+__all__ = ["Ticker", "ago", "bytes_text", "count", "duration", "fields", "note", "print_error", "print_json", "say", "short", "table"]
 
 
 def say(text: str = "") -> None:
@@ -26,6 +26,27 @@ def say(text: str = "") -> None:
 def note(text: str = "") -> None:
     """A line for standard error: what happens meanwhile, so that a pipe stays clean."""
     click.echo(text, err=True)
+
+
+class Ticker:
+    """Shows what is being done, on standard error: redrawn in place on a terminal, else once per kind of step."""
+
+    def __init__(self) -> None:
+        self.live, self.kind = sys.stderr.isatty(), ""
+
+    def __call__(self, text: str) -> None:
+        kind = text.partition(":")[0]
+        if self.live:
+            click.echo(("\r\x1b[2K" if kind == self.kind else "\n" if self.kind else "") + text, err=True, nl=False)
+        elif kind != self.kind:
+            note(text)
+        self.kind = kind
+
+    def close(self) -> None:
+        """End the line that was being redrawn."""
+        if self.live and self.kind:
+            note()
+        self.kind = ""
 
 
 def print_json(value: Any) -> None:
@@ -130,8 +151,3 @@ def _width(text: str) -> int:
 def _pad(text: str, width: int, flush_right: bool) -> str:
     blanks = " " * (width - _width(text))
     return blanks + text if flush_right else text + blanks
-
-
-def is_terminal() -> bool:
-    """Whether progress may be redrawn in place."""
-    return sys.stderr.isatty()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import yaml
 
+from workbench.cli.base import whole_ref
 from workbench.cli.follow import follow
 from workbench.cli.groups import bench
 from workbench.cli.output import bytes_text, count, duration, note, print_json, say, table
@@ -105,6 +106,8 @@ def _check_names(given: dict[str, Any]) -> None:
             f"--base takes family@version, not {base}.",
             hint=f"Add it first under a name of yours: workbench base add {base} --name my-model@1",
         )
+    if base and "@" not in base:
+        whole_ref(base)
 
 
 def print_plan(plan: Plan) -> None:
