@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,15 +41,42 @@ def pytest_report_header() -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder, named by WORKBENCH_HOME; no hub, no database of the machine's."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home folder, named by WORKBENCH_HOME; no hub, no database of the machine's. Its dispatcher ends with the test."""
     folder = tmp_path / "home"
     folder.mkdir()
     monkeypatch.setenv("WORKBENCH_HOME", str(folder))
     monkeypatch.delenv("WORKBENCH_DB", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
-    return folder
+    yield folder
+    if (folder / "jobs" / "dispatcher.lock").exists():
+        from workbench.jobs import dispatcher
+
+        dispatcher.stop_running()
+    if "workbench.db.session" in sys.modules:
+        sys.modules["workbench.db.session"].dispose()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Any]:
+    """A real PostgreSQL server (`tests.postgres.Server`)."""
+    from tests.postgres import Server
+
+    try:
+        server = Server()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The test runs twice: on SQLite in the home, and on an empty database of a PostgreSQL server."""
+    if request.param == "postgres":
+        monkeypatch.setenv("WORKBENCH_DB", request.getfixturevalue("postgres_server").url())
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from typing import Any
 
 from workbench import paths
 from workbench.db.schema import HEAD
-from workbench.db.session import BUSY_MS, engine, sqlite_file
+from workbench.db.session import BUSY_MS, engine, plain_errors, sqlite_file
 from workbench.errors import DatabaseError
 
 __all__ = ["from_json", "rows"]
@@ -33,13 +33,10 @@ def rows(sql: str, **parameters: Any) -> list[dict[str, Any]]:
             version = connection.execute("SELECT version_num FROM alembic_version").fetchone()
             if version and version[0] == HEAD:
                 return [dict(row) for row in connection.execute(sql, parameters)]
-    except sqlite3.OperationalError as error:
-        if "no such table: alembic_version" not in str(error):
-            raise
     except sqlite3.DatabaseError as error:
-        raise DatabaseError(
-            f"The database {file} cannot be read: {error}.", hint="Put back a copy of it, or move it away to start with an empty one."
-        ) from error
+        if "no such table: alembic_version" not in str(error):
+            hint = "Put back a copy of it, or move it away to start with an empty one."
+            raise DatabaseError(f"The database {file} cannot be read: {error}.", hint=hint) from error
     return _through_sqlalchemy(sql, parameters)
 
 
@@ -51,5 +48,7 @@ def from_json(text: str | None) -> Any:
 def _through_sqlalchemy(sql: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
     from sqlalchemy import text
 
-    with engine().connect() as connection:
+    with plain_errors(), engine().connect() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SET TRANSACTION READ ONLY"))
         return [dict(row) for row in connection.execute(text(sql), parameters).mappings()]

@@ -19,7 +19,7 @@ from workbench.errors import DatabaseError, MissingDependency, UsageError
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-__all__ = ["clock", "dispose", "engine", "now", "sqlite_file", "transaction", "when"]
+__all__ = ["clock", "dispose", "engine", "now", "plain_errors", "refuse_network_disk", "sqlite_file", "transaction", "when"]
 
 BUSY_MS = 30_000
 _NETWORK_DISKS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs", "ceph", "lustre"}
@@ -35,14 +35,24 @@ def transaction() -> Iterator[Connection]:
     On SQLite it takes the write lock at once (BEGIN IMMEDIATE), so what was read stays true until the commit.
     On PostgreSQL (read committed) lock the rows you decide upon: `select(...).with_for_update()`, job row first.
     """
+    with plain_errors(), engine().begin() as connection:
+        yield connection
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn what the drivers say about a database that is away, full, locked or broken into one `DatabaseError`."""
+    from sqlalchemy.exc import DatabaseError as Broken
     from sqlalchemy.exc import InterfaceError, OperationalError
 
     try:
-        with engine().begin() as connection:
-            yield connection
-    except (OperationalError, InterfaceError) as error:
+        yield
+    except (InterfaceError, Broken) as error:
+        if not isinstance(error, InterfaceError | OperationalError) and type(error) is not Broken:
+            raise  # a broken constraint, a mistake in the SQL
+        said = " ".join(str(error.orig).split()).rstrip(".?")
         raise DatabaseError(
-            f"The database could not do it: {str(error.orig).strip()}.",
+            f"The database could not do it: {said}.",
             hint="Look at WORKBENCH_DB, the server and the disk, then try again. Nothing is half written.",
         ) from error
 
@@ -140,14 +150,15 @@ def _postgres_engine(url: str) -> Engine:
     return create_engine(url, pool_pre_ping=True, pool_size=4, connect_args={"connect_timeout": 10, "options": options})
 
 
-def refuse_network_disk(file: Path) -> None:
+def refuse_network_disk(file: Path, mounts: str | None = None) -> None:
     """SQLite's locks do not hold on network disks; raise `DatabaseError` when `file` lies on one (Linux only)."""
     try:
-        mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        table = mounts if mounts is not None else Path("/proc/self/mounts").read_text()
     except OSError:
         return
     real = str(file.parent.resolve())
-    inside = [(len(point), kind) for point, kind in mounts if real == point or real.startswith(point.rstrip("/") + "/")]
+    points = [line.split()[1:3] for line in table.splitlines()]
+    inside = [(len(point), kind) for point, kind in points if real == point or real.startswith(point.rstrip("/") + "/")]
     if inside and max(inside)[1] in _NETWORK_DISKS:
         raise DatabaseError(
             f"The database {file} would lie on a network disk ({max(inside)[1]}), where SQLite loses data.",

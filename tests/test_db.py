@@ -1,0 +1,214 @@
+"""The database: its guarantees, its migrations, its fast reads. Everything on real SQLite and a real PostgreSQL server."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, inspect, select, text
+from sqlalchemy.exc import InternalError
+
+from workbench import paths
+from workbench.db import fencing, reading, schema, session
+from workbench.db.tables import aliases, attempts, jobs, metadata
+from workbench.errors import DatabaseError, Fenced, UsageError
+from workbench.jobs import queue
+from workbench.jobs.endings import Ending
+
+
+def _submit() -> str:
+    return queue.submit("selftest", {"steps": 1}, title="a job", key=None, count=1, policy="resume", max_crashes=3)
+
+
+def _claim() -> queue.Claim:
+    queue.register_slots("here", ["cpu-0"])
+    claim = queue.claim("here", "boot", lease=5)
+    assert claim is not None
+    return claim
+
+
+def test_sqlite_is_durable(home: Path) -> None:
+    with session.transaction() as connection:
+        found = {name: connection.execute(text(f"PRAGMA {name}")).scalar_one() for name in ("journal_mode", "synchronous", "foreign_keys")}
+    assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+def test_a_transaction_is_all_or_nothing(database: str) -> None:
+    row = {"name": "a", "version": 1, "updated_at": 0.0}
+    with pytest.raises(ZeroDivisionError), session.transaction() as connection:
+        connection.execute(insert(aliases).values(alias="x", **row))
+        _ = 1 / 0
+    assert reading.rows("SELECT * FROM aliases") == []
+    with session.transaction() as connection:
+        connection.execute(insert(aliases).values(alias="y", **row))
+    assert reading.rows("SELECT alias, version FROM aliases WHERE name = :name", name="a") == [{"alias": "y", "version": 1}]
+
+
+def test_the_clock_is_the_databases(database: str) -> None:
+    with session.transaction() as connection:
+        first = session.now(connection)
+        time.sleep(0.02)
+        second = session.now(connection)  # moves on within a transaction, too
+    assert abs(first - time.time()) < 5 and second > first
+    moment = session.when(first)
+    assert moment is not None and moment.tzinfo is not None and moment.timestamp() == pytest.approx(first, abs=1e-3)
+    assert session.when(None) is None
+
+
+def test_migrations_make_the_tables_of_the_code_and_can_be_undone(database: str) -> None:
+    from alembic import command
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    with session.transaction() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+        config = schema.alembic_config(connection)
+        assert ScriptDirectory.from_config(config).get_heads() == [schema.HEAD]
+    with session.transaction() as connection:
+        command.downgrade(schema.alembic_config(connection), "base")
+        assert set(inspect(connection).get_table_names()) == {"alembic_version"}
+        command.upgrade(schema.alembic_config(connection), "head")
+    assert _submit()
+
+
+def test_a_newer_database_is_refused_and_left_alone(database: str) -> None:
+    with session.transaction() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    session.dispose()
+    for use in (_submit, lambda: reading.rows("SELECT * FROM jobs")):
+        with pytest.raises(DatabaseError, match="has schema 9999.*newer workbench"):
+            use()
+
+
+def test_an_older_sqlite_database_is_copied_before_it_is_migrated(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = _submit()
+    session.dispose()
+    monkeypatch.setattr(schema, "HEAD", "0002")
+    seen = []
+    monkeypatch.setattr("alembic.command.upgrade", lambda config, revision: seen.append(revision))
+    with session.transaction():
+        pass
+    copy = home / "workbench.db.before-0002-from-0001"
+    with sqlite3.connect(copy) as connection:
+        assert connection.execute("SELECT id FROM jobs").fetchall() == [(job_id,)]
+    assert seen == ["0002"]
+
+
+def test_a_migration_that_fails_changes_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("alembic.op.create_index", fail)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        session.engine()
+    with sqlite3.connect(home / "workbench.db") as connection:
+        assert connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://root@localhost/x", "postgres://u@h/d", "postgresql://u@h/d", "sqlite://", "sqlite+aiosqlite:///x.db", "workbench.db"]
+)
+def test_other_databases_are_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKBENCH_DB", url)
+    for use in (session.engine, lambda: reading.rows("SELECT 1")):
+        with pytest.raises(UsageError, match="postgresql\\+psycopg://"):
+            use()
+
+
+def test_a_server_that_is_away_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKBENCH_DB", "postgresql+psycopg://workbench@/nowhere?host=/nonexistent")
+    for use in (_submit, lambda: reading.rows("SELECT * FROM jobs")):
+        with pytest.raises(DatabaseError, match="could not do it.*WORKBENCH_DB"):
+            use()
+
+
+@pytest.mark.parametrize(
+    "content", [b"this is no database, but it is long enough to have a header" * 20, b"SQLite format 3\0" + b"\xff" * 600]
+)
+def test_a_broken_file_is_one_clear_error_and_left_alone(home: Path, content: bytes) -> None:
+    file = home / "workbench.db"
+    file.write_bytes(content)
+    for use in (_submit, lambda: reading.rows("SELECT * FROM jobs")):
+        with pytest.raises(DatabaseError, match="workbench.db|database"):
+            use()
+    assert file.read_bytes() == content
+
+
+def test_network_disks_are_refused(home: Path) -> None:
+    mounts = f"/dev/sda / ext4 rw 0 0\nserver:/x {home.parent} nfs4 rw 0 0\ntmpfs {home}/local tmpfs rw 0 0\n"
+    with pytest.raises(DatabaseError, match="network disk \\(nfs4\\)"):
+        session.refuse_network_disk(home / "workbench.db", mounts)
+    (home / "local").mkdir()
+    session.refuse_network_disk(home / "local" / "workbench.db", mounts)
+    session.refuse_network_disk(home / "workbench.db")
+
+
+def test_reading_creates_nothing_and_imports_little(home: Path) -> None:
+    _submit()
+    code = (
+        "import sys\nfrom workbench.jobs.store import Jobs\njobs = Jobs().list()\n"
+        "print(len(jobs), [m for m in ('sqlalchemy', 'alembic', 'pydantic', 'psutil', 'asyncio', 'numpy', 'torch') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "1 []", run.stderr
+    before = sorted(home.rglob("*"))
+    session.dispose()
+    other = home / "empty"
+    other.mkdir()
+    environment = paths.child_environment(WORKBENCH_HOME=str(other))
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout.strip() == "0 []" and list(other.iterdir()) == []
+    assert {path for path in before if path.suffix == ".db"} == set(home.glob("*.db"))
+
+
+def test_reading_cannot_write(database: str) -> None:
+    _submit()
+    with pytest.raises((DatabaseError, InternalError)):  # SQLite's and PostgreSQL's way to refuse
+        reading.rows("DELETE FROM job_events RETURNING seq")
+    assert reading.rows("SELECT count(*) AS n FROM job_events") == [{"n": 1}]
+
+
+def test_a_token_is_good_only_while_its_attempt_runs(database: str) -> None:
+    job_id = _submit()
+    claim = _claim()
+    with session.transaction() as connection:
+        assert fencing.check(connection, claim.token) == job_id
+    with pytest.raises(Fenced, match="not known"), session.transaction() as connection:
+        fencing.check(connection, "0" * 32)
+    queue.cancel(job_id)
+    with pytest.raises(Fenced, match="cancelled"), session.transaction() as connection:
+        fencing.check(connection, claim.token)
+    queue.finish(claim.token, Ending("interrupted"))
+    with pytest.raises(Fenced, match="taken over"), session.transaction() as connection:
+        fencing.check(connection, claim.token)
+
+
+def test_a_takeover_waits_for_a_write_that_was_let_through(database: str) -> None:
+    """What `check` let through is committed before the attempt can end in any other way."""
+    _submit()
+    claim = _claim()
+    order: list[str] = []
+
+    def take_over() -> None:
+        queue.finish(claim.token, Ending("interrupted"))
+        order.append("taken over")
+
+    thread = threading.Thread(target=take_over)
+    with session.transaction() as connection:
+        fencing.check(connection, claim.token)
+        thread.start()
+        time.sleep(0.3)
+        connection.execute(insert(aliases).values(name="a", alias="published", version=1, updated_at=session.now(connection)))
+        order.append("published")
+    thread.join(timeout=10)
+    assert order == ["published", "taken over"]
+    with session.transaction() as connection:
+        assert connection.execute(select(jobs.c.state)).scalar_one() == "queued"
+        assert connection.execute(select(attempts.c.state)).scalar_one() == "interrupted"
