@@ -1,12 +1,12 @@
 """The files of one attempt, `<home>/jobs/<id>/attempt-<n>/`, and how they are written so that a crash leaves whole ones.
 
-    order.json      what to run, with the fencing token (0600); by the dispatcher, before the shim starts
-    attempt.lock    held by the shim (flock) for as long as it lives: the kernel frees it at its death
-    processes.json  the shim's and the child's process ids with their start times; before the child may begin
-    metrics.jsonl   progress; by the child
-    log, log.1      the child's output, capped; shim.log has the shim's own
-    outcome.json    result or error; the child's last act
-    exit.json       how the attempt ended; by the shim, before it tells the database
+order.json      what to run, with the fencing token (0600); by the dispatcher, before the shim starts
+attempt.lock    held by the shim (flock) for as long as it lives: the kernel frees it at its death
+processes.json  the shim's and the child's process ids with their start times; before the child may begin
+metrics.jsonl   progress; by the child
+log, log.1      the child's output, capped; shim.log has the shim's own
+outcome.json    result or error; the child's last act
+exit.json       how the attempt ended; by the shim, before it tells the database
 """
 
 from __future__ import annotations
