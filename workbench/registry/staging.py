@@ -1,0 +1,222 @@
+"""Build the folder of a version to be, beside the place where it will stand: complete and checked before anyone can see it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench import paths
+from workbench.errors import ImportRefused, IntegrityError
+from workbench.records import Base, Dataset
+from workbench.registry import manifest
+
+if TYPE_CHECKING:
+    from workbench.bases.lock import Lock
+    from workbench.registry.peft_config import Declared
+
+__all__ = ["CONFIG", "LOCK", "WEIGHTS", "Facts", "base_identity", "fill", "room", "seal", "staging_dir"]
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+LOCK = "base.lock.json"
+_TEMPLATE = "chat_template.jinja"
+_TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "tokenizer.model", _TEMPLATE,
+)  # fmt: skip
+_EVIDENCE = (".json", ".jsonl")
+_ABANDONED = 24 * 3600  # seconds after which a draft that nobody finished is swept away
+
+
+@dataclass
+class Facts:
+    """What is known of a version before it has a number."""
+
+    name: str
+    base: Base
+    dataset: Dataset | None
+    method: str
+    recipe_yaml: str | None
+    scores: dict[str, Any]
+    parents: tuple[str, ...]
+    job_id: str | None
+    origin: dict[str, Any]  # of an imported adapter: file, sha256, what it says about itself, what was noticed
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    version: int = 0
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe's values; {} without one."""
+        import yaml
+
+        values = yaml.safe_load(self.recipe_yaml) if self.recipe_yaml else None
+        return values if isinstance(values, dict) else {}
+
+    @property
+    def base_precision(self) -> str | None:
+        """The precision of the base it was trained on: "nf4" or "fp4", else that of the weights on disk; None if nobody said."""
+        if not self.recipe:
+            return None
+        quantized = self.recipe.get("method") == "qlora" or self.recipe.get("load_in_4bit")
+        return str(self.recipe.get("bnb_4bit_quant_type", "nf4")) if quantized else self.base.dtype
+
+    def about(self) -> dict[str, Any]:
+        """What the manifest seals together with the files: enough to enter the version in a new database."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "base": str(self.base.ref),
+            "base_lock_sha256": self.base.lock_sha256,
+            "base_precision": self.base_precision,
+            "dataset": self.dataset.name if self.dataset else None,
+            "dataset_sha256": self.dataset.sha256 if self.dataset else None,
+            "method": self.method,
+            "parents": list(self.parents),
+            "job_id": self.job_id,
+            "created_at": self.created_at.isoformat(),
+            "scores": self.scores,
+            "origin": self.origin,
+            "libraries": _libraries(),
+        }
+
+
+def base_identity(base: Base) -> tuple[str, str]:
+    """What adapter_config.json names as its base and revision.
+
+    For a base from the hub its repository and commit. Any other base has no address, so its reference and the hash of its
+    lock stand there: nothing can mistake them for a repository and fetch something else.
+    """
+    if base.source.get("kind") == "hub" and base.source.get("repo") and base.source.get("commit"):
+        return str(base.source["repo"]), str(base.source["commit"])
+    return str(base.ref), base.lock_sha256
+
+
+def staging_dir() -> Path:
+    """`<home>/adapters/.staging`, on the disk where versions will stand."""
+    return paths.adapters_dir() / ".staging"
+
+
+@contextmanager
+def room(kind: str = "draft") -> Iterator[Path]:
+    """An empty folder to build in; whatever is still there at the end is removed. Sweeps what killed processes left."""
+    staging_dir().mkdir(parents=True, exist_ok=True)
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=staging_dir()))
+    folder.chmod(0o755)  # mkdtemp hides it from other users; a published version may be read
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep() -> None:
+    for old in staging_dir().iterdir():
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(old)
+
+
+def fill(draft: Path, source: Path, facts: Facts) -> Declared:
+    """Copy into `draft` what a version consists of, from the PEFT folder `source` and the base. Unknown files stay behind.
+
+    Raises `IntegrityError` when the adapter does not fit its base, holds values that are not finite, or is no adapter.
+    """
+    from workbench.bases.lock import LOCK_FILE, read_lock
+
+    lock = read_lock(facts.base.path / LOCK_FILE)
+    if lock.sha256 != facts.base.lock_sha256:
+        raise IntegrityError(
+            f"The lock of {facts.base.ref} was changed since the base was added.", hint="Remove the base and add it again."
+        )
+    for name in (CONFIG, WEIGHTS):
+        if not (source / name).is_file():
+            raise IntegrityError(f"{source} has no {name}, so it is no PEFT adapter.", hint="Pickled weights (.bin) are never read.")
+    shutil.copyfile(source / WEIGHTS, draft / WEIGHTS)
+    declared, targets = check_adapter((source / CONFIG).read_bytes(), draft / WEIGHTS, lock)
+    name, revision = base_identity(facts.base)
+    _write_json(draft / CONFIG, declared.published(base=name, revision=revision, target_modules=targets))
+    shutil.copyfile(facts.base.path / LOCK_FILE, draft / LOCK)
+    _copy_tokenizer(draft, source, facts.base.path, lock)
+    _copy_evidence(draft, source)
+    if facts.recipe_yaml:
+        (draft / "recipe.yaml").write_text(facts.recipe_yaml, encoding="utf-8")
+    if facts.scores:
+        (draft / "evidence").mkdir(exist_ok=True)
+        _write_json(draft / "evidence" / "summary.json", facts.scores)
+    return declared
+
+
+def check_adapter(config: bytes, weights: Path, lock: Lock) -> tuple[Declared, list[str]]:
+    """The one gate for everything that enters the registry: what it declares, and the modules it adds to.
+
+    Raises `IntegrityError` naming every weight that has no place on the base of `lock` or is not finite.
+    """
+    from workbench.registry.lora_weights import fit, read_weights, values
+    from workbench.registry.peft_config import parse
+
+    try:
+        declared, tensors = parse(config), read_weights(weights)
+    except ImportRefused as error:
+        raise IntegrityError(error.message, hint=error.hint) from None
+    fitted = fit(tensors, declared, lock)
+    problems = fitted.problems or [f"{name} holds NaN or infinity" for name in values(tensors).not_finite]
+    if problems:
+        more = [f"and {len(problems) - 12} more"] if len(problems) > 12 else []
+        listed = "".join(f"\n  - {problem}" for problem in [*problems[:12], *more])
+        raise IntegrityError(f"This adapter does not fit its base:{listed}", hint="\nNothing was published.")
+    return declared, fitted.targets
+
+
+def seal(draft: Path, facts: Facts, declared: Declared) -> str:
+    """Write the card and the manifest of version `facts.version`; returns the manifest's SHA-256."""
+    from workbench.registry.card import render
+
+    (draft / "README.md").write_text(render(facts, declared), encoding="utf-8")
+    return manifest.write(draft, facts.about())
+
+
+def _copy_tokenizer(draft: Path, source: Path, base: Path, lock: Lock) -> None:
+    """The tokenizer that came with the adapter, else the base's; the adapter's own chat template always wins."""
+    own = source if (source / "tokenizer.json").is_file() else base
+    for name in _TOKENIZER:
+        if (own / name).is_file():
+            shutil.copyfile(own / name, draft / name)
+    if (source / _TEMPLATE).is_file():
+        shutil.copyfile(source / _TEMPLATE, draft / _TEMPLATE)
+    elif lock.chat_template and not (draft / _TEMPLATE).is_file():
+        (draft / _TEMPLATE).write_text(lock.chat_template, encoding="utf-8")
+
+
+def _copy_evidence(draft: Path, source: Path) -> None:
+    folder = source / "evidence"
+    if not folder.is_dir():
+        return
+    (draft / "evidence").mkdir()
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and not file.is_symlink() and file.suffix in _EVIDENCE:
+            shutil.copyfile(file, draft / "evidence" / file.name)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _libraries() -> dict[str, str]:
+    """Versions of what made the adapter."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from workbench import __version__
+
+    found = {"workbench": __version__}
+    for name in ("torch", "transformers", "trl", "peft", "bitsandbytes"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
