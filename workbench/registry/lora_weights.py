@@ -1,0 +1,248 @@
+"""The rules for the weights of a LoRA adapter: every name is a LoRA name, every shape fits the base and the rank, every
+value is finite. Headers and numbers only, without torch; nothing here trusts a size before it was checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.bases.tensors import TensorInfo, floats, raw_pieces, read_header
+from workbench.errors import ImportRefused, IntegrityError
+from workbench.registry.peft_config import endings
+
+if TYPE_CHECKING:
+    from workbench.bases.lock import Lock
+    from workbench.registry.peft_config import Declared
+
+__all__ = ["Fit", "Values", "fit", "read_weights", "values"]
+
+MAX_HEADER = 16 * 1024 * 1024  # bytes: a hundred thousand tensors
+MAX_TENSORS = 100_000
+_PREFIX = "base_model.model."
+_KINDS = ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "lora_embedding_B", "token_adapter.trainable_tokens_delta")
+_LORA = re.compile(rf"(?P<module>.+?)\.(?P<kind>{'|'.join(re.escape(k) for k in _KINDS)}|lora_magnitude_vector)(?P<tail>\.weight)?")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+_PIECE = 1_000_000  # values looked at together
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a file of weights fits a base: what is wrong with it, and which modules it adds to."""
+
+    problems: list[str]
+    modules: list[str]  # full paths, such as model.layers.0.self_attn.q_proj
+    targets: list[str]  # the shortest list of names that means exactly these modules on this base
+
+
+@dataclass(frozen=True)
+class Values:
+    """What the numbers themselves say."""
+
+    not_finite: list[str]  # names of tensors that hold NaN or infinity
+    does_nothing: bool  # every lora_B is zero and nothing else is trained: the base's logits are unchanged
+
+
+@dataclass
+class _Module:
+    """The tensors of one module, by kind."""
+
+    parts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def read_weights(file: Path) -> dict[str, TensorInfo]:
+    """The tensors of a .safetensors file. Raises `ImportRefused` for a file that is not whole, plain and of floats."""
+    hint = "Save the adapter again with PEFT's save_pretrained, or fetch it again."
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+    if length > MAX_HEADER:
+        raise ImportRefused(f"{file.name} is not a safetensors file of an adapter: its header claims {length:,} bytes.", hint=hint)
+    try:
+        tensors = read_header(file)
+    except (IntegrityError, OverflowError) as error:
+        raise ImportRefused(error.message if isinstance(error, IntegrityError) else f"{file.name} is broken.", hint=hint) from None
+    if len(tensors) > MAX_TENSORS:
+        raise ImportRefused(f"{file.name} lists {len(tensors):,} tensors; an adapter has at most {MAX_TENSORS:,}.", hint=hint)
+    odd = [
+        f"{t.name} ({t.dtype}, {len(t.shape)} dimensions)"
+        for t in tensors.values()
+        if t.dtype not in {"F32", "F16", "BF16"} or not 0 < len(t.shape) < 3
+    ]
+    if odd:
+        raise ImportRefused(
+            f"{file.name} holds tensors that LoRA does not have: {_some(odd)}.",
+            hint="Weights are float32, float16 or bfloat16 with 1 or 2 dimensions.",
+        )
+    return tensors
+
+
+def fit(tensors: Mapping[str, TensorInfo], declared: Declared, lock: Lock) -> Fit:
+    """Compare names and shapes with what the configuration declares and with the base's lock. Never raises: see `problems`."""
+    shapes = {name: tensor.shape for name, tensor in lock.tensors.items()}
+    modules, full, problems = _sort(tensors, declared)
+    quantized = lock.quantization is not None
+    for path, module in modules.items():
+        base = _base_shape(shapes, path)
+        if base is None and not quantized:
+            problems.append(f"{path}: the base has no such module")
+        elif problem := _misfit(module.parts, base if not quantized else None, declared, path):
+            problems.append(f"{path}: {problem}")
+    for name, shape in full.items():
+        wanted = shapes.get(name) or (_base_shape(shapes, name.removesuffix(".weight")) if name.endswith(".weight") else None)
+        if shape != wanted:
+            problems.append(f"{name} is {_size(shape)}, the base has {_size(wanted) if wanted else 'no such tensor'}")
+    lora = sorted(path for path, module in modules.items() if "token_adapter.trainable_tokens_delta" not in module.parts)
+    if not lora and not problems:
+        problems.append("there is no lora_A and lora_B in it")
+    problems += _coverage(set(lora), set(full), declared, shapes)
+    return Fit(problems, lora, _shortest(lora, shapes))
+
+
+def values(tensors: Mapping[str, TensorInfo]) -> Values:
+    """Read every number once. Memory stays at some megabytes whatever the file's size."""
+    import numpy as np
+
+    bad: list[str] = []
+    at_rest = True
+    for name, tensor in tensors.items():
+        zero = True
+        for raw in raw_pieces(tensor, _PIECE):
+            piece = floats(raw, tensor.dtype)
+            zero = zero and not piece.any()
+            if not np.isfinite(piece).all():
+                bad.append(name)
+                break
+        silent = "lora_A" in name or "lora_embedding_A" in name or (zero and ("lora_B" in name or "lora_embedding_B" in name))
+        at_rest = at_rest and silent
+    return Values(bad, at_rest)
+
+
+def _sort(tensors: Mapping[str, TensorInfo], declared: Declared) -> tuple[dict[str, _Module], dict[str, tuple[int, ...]], list[str]]:
+    """LoRA weights by module, weights trained in full by the base's name for them, and names that are neither."""
+    modules: dict[str, _Module] = {}
+    full: dict[str, tuple[int, ...]] = {}
+    problems: list[str] = []
+    saved = set(declared.modules_to_save or [])
+    for name, tensor in tensors.items():
+        rest = name.removeprefix(_PREFIX)
+        match = _LORA.fullmatch(rest)
+        if rest == name or ".." in name or name.endswith("."):
+            problems.append(f"{name}: the name does not start with {_PREFIX}, as PEFT writes it" if rest == name else f"{name} is no name")
+        elif match and not (match["tail"] and match["kind"] != "lora_magnitude_vector"):
+            modules.setdefault(match["module"], _Module()).parts[match["kind"]] = tensor.shape
+        elif rest.endswith(".base_layer.weight"):
+            problems.append(f"{name}: a copy of the base's own weights; save again with save_embedding_layers=False")
+        elif not saved.isdisjoint(endings(rest.rpartition(".")[0])) and rest.endswith((".weight", ".bias")):
+            full[rest] = tensor.shape
+        else:
+            problems.append(f"{name}: neither a LoRA weight nor in modules_to_save")
+    return modules, full, problems
+
+
+def _misfit(parts: dict[str, tuple[int, ...]], base: tuple[int, ...] | None, declared: Declared, path: str) -> str | None:
+    """What is wrong with one module's weights; None when they fit. `base` is the shape of the weight they add to."""
+    if "token_adapter.trainable_tokens_delta" in parts:
+        return _misfit_tokens(parts, base, declared, path)
+    embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
+    names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
+    if not set(names) <= parts.keys():
+        return f"{names[0]} and {names[1]} come in pairs, found {', '.join(sorted(parts))}"
+    a, b = parts[names[0]], parts[names[1]]
+    rank = declared.rank_of(path)
+    if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
+        return f"{_size(a)} and {_size(b)} do not multiply"
+    if a[0] != rank:
+        return f"its rank is {a[0]}, adapter_config.json says {rank}"
+    if declared.use_dora != ("lora_magnitude_vector" in parts):
+        return "it has a magnitude vector but use_dora is off" if not declared.use_dora else "use_dora is on but it has no magnitude vector"
+    if declared.lora_bias != ("lora_B.bias" in parts):
+        return "lora_bias and the weights disagree"
+    added = (b[0], a[1])
+    if any(part in parts and max(parts[part]) != _elements(parts[part]) for part in ("lora_magnitude_vector", "lora_B.bias")):
+        return "its vectors are no vectors"
+    if any(part in parts and _elements(parts[part]) != b[0] for part in ("lora_magnitude_vector", "lora_B.bias")):
+        return f"its vectors should have {b[0]:,} numbers"
+    if base is None:
+        return None
+    wanted = base[::-1] if declared.fan_in_fan_out or embedding else base
+    return None if added == wanted else f"it adds {_size(added)}, the base has {_size(wanted)}"
+
+
+def _misfit_tokens(parts: dict[str, tuple[int, ...]], base: tuple[int, ...] | None, declared: Declared, path: str) -> str | None:
+    """Rows of the embedding that were trained one by one (trainable_token_indices)."""
+    given = declared.trainable_token_indices
+    if isinstance(given, dict):
+        given = next((ids for name, ids in given.items() if name in endings(path)), None)
+    shape = parts["token_adapter.trainable_tokens_delta"]
+    if given is None or len(parts) > 1:
+        return "it has trained tokens that trainable_token_indices does not name"
+    if base is None:
+        return None
+    if shape != (len(given), base[1]) or len(set(given)) != len(given) or max(given, default=0) >= base[0]:
+        return f"{len(given)} trained tokens of width {base[1]:,} and ids below {base[0]:,} were expected, found {_size(shape)}"
+    return None
+
+
+def _coverage(lora: set[str], full: set[str], declared: Declared, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Modules that the configuration names and the weights lack, and the reverse. PEFT would pass over both in silence."""
+    problems = []
+    for module in declared.modules_to_save or []:
+        if not any(module in endings(name.rpartition(".")[0]) for name in full):
+            problems.append(f"modules_to_save names {module}, but there are no weights for it")
+    names = declared.names
+    if not names:
+        return problems
+    named = set(names)
+    extra = sorted(path for path in lora if named.isdisjoint(endings(path)))
+    if extra:
+        problems.append(f"there are weights for modules that target_modules does not name: {_some(extra)}")
+    whole = not (declared.layers_to_transform or declared.exclude_modules)
+    kept = set(declared.modules_to_save or [])
+    here = lora | {path.partition(".")[2] for path in lora}  # see _base_shape
+    expected = {path for path in _base_modules(shapes) if not named.isdisjoint(endings(path)) and kept.isdisjoint(endings(path))}
+    missing = sorted(expected - here)
+    if whole and missing:
+        problems.append(f"target_modules names modules that have no weights here: {_some(missing)}")
+    return problems
+
+
+def _shortest(modules: list[str], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Last names where they mean exactly `modules` on the base, else full paths. This replaces any pattern."""
+    base = _base_modules(shapes)
+    last = {module.rpartition(".")[2] for module in modules}
+    meant = {path for path in base if path.rpartition(".")[2] in last}
+    return sorted(last) if meant == set(modules) else sorted(modules)
+
+
+def _base_modules(shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Modules of the base with a matrix for a weight."""
+    return {name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2}
+
+
+def _base_shape(shapes: Mapping[str, tuple[int, ...]], path: str) -> tuple[int, ...] | None:
+    """Shape of the weight of module `path`. Some families store their weights without the first part of the path
+    (transformer.h.0… as h.0…), and a tied output layer is stored as the embedding."""
+    for name in (f"{path}.weight", f"{path.partition('.')[2]}.weight"):
+        if name in shapes:
+            return shapes[name]
+    if path.rpartition(".")[2] in {"lm_head", "embed_out"}:
+        return next((shape for name, shape in shapes.items() if name.endswith(_EMBEDDINGS)), None)
+    return None
+
+
+def _elements(shape: Iterable[int]) -> int:
+    n = 1
+    for size in shape:
+        n *= size
+    return n
+
+
+def _size(shape: Iterable[int]) -> str:
+    return " x ".join(str(n) for n in shape)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,225 @@
+"""The rules for an `adapter_config.json` from outside: what is read, what is dropped, what is refused.
+
+PEFT reads several of its keys as regular expressions or as names of modules to import. Nothing of that kind survives here:
+names are names, and the file that is published holds only keys written by us (`Declared.published`). The keys are those of
+`LoraConfig` in PEFT 0.10 to 0.21 (https://huggingface.co/docs/peft/package_reference/lora).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+from workbench.errors import ImportRefused
+
+__all__ = ["Declared", "endings", "parse", "strict_json"]
+
+MAX_BYTES = 512 * 1024
+
+# A dotted name. Rust's regex engine runs in linear time and its `$` does not match before a final newline.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_length=256)]
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=1024)]
+Pattern = Annotated[str, StringConstraints(max_length=8192)]  # never evaluated
+Rank = Annotated[int, Field(ge=1, le=4096)]
+Alpha = Annotated[float, Field(gt=0, le=1_000_000)]
+Index = Annotated[int, Field(ge=0, lt=100_000_000)]
+
+# Initialisations that also change the frozen base, so that the saved factors mean nothing on the base itself.
+_COUPLED = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+class Declared(BaseModel):
+    """What an adapter says about itself, after the rules were applied."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    # kept
+    peft_type: Literal["LORA"]
+    task_type: Literal["CAUSAL_LM"] | None = None
+    r: Rank = 8
+    lora_alpha: Alpha = 8
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    fan_in_fan_out: bool = False
+    use_rslora: bool = False
+    use_dora: bool = False
+    lora_bias: bool = False
+    rank_pattern: dict[Name, Rank] | None = None
+    alpha_pattern: dict[Name, Alpha] | None = None
+    modules_to_save: Annotated[list[Name], Field(max_length=64)] | None = None
+    trainable_token_indices: list[Index] | dict[Name, list[Index]] | None = None
+    bias: Literal["none"] = "none"
+
+    # read for their meaning, then replaced: the base by the one that was matched, the targets by the modules in the weights
+    base_model_name_or_path: Text | None = None
+    revision: Text | None = None
+    target_modules: Annotated[list[Name], Field(max_length=20_000)] | Pattern | None = None
+    init_lora_weights: bool | Text | None = True
+
+    # dropped: they decide how training went, or which modules were chosen, and the weights show that
+    exclude_modules: list[Pattern] | Pattern | None = None
+    layers_to_transform: list[Index] | Index | None = None
+    layers_pattern: list[Pattern] | Pattern | None = None
+    inference_mode: bool = True
+    auto_mapping: dict[str, Any] | None = None
+    megatron_config: dict[str, Any] | None = None
+    megatron_core: Text | None = None
+    loftq_config: dict[str, Any] | None = None
+    eva_config: dict[str, Any] | None = None
+    corda_config: dict[str, Any] | None = None
+    lora_ga_config: dict[str, Any] | None = None
+    runtime_config: dict[str, Any] | None = None
+    qalora_group_size: int | None = None
+    ensure_weight_tying: bool = False
+    peft_version: Text | None = None
+
+    # must be off: kinds of LoRA whose weights mean something else
+    layer_replication: None = None
+    target_parameters: Annotated[list[Any], Field(max_length=0)] | None = None
+    alora_invocation_tokens: None = None
+    arrow_config: None = None
+    use_qalora: Literal[False] | None = None
+    use_bdlora: Literal[False] | None = None
+    kasa_config: None = None
+    velora_config: None = None
+    monteclora_config: None = None
+
+    OFF: ClassVar[frozenset[str]] = frozenset(
+        "layer_replication target_parameters alora_invocation_tokens arrow_config use_qalora use_bdlora kasa_config velora_config "
+        "monteclora_config".split()
+    )
+
+    @field_validator("init_lora_weights")
+    @classmethod
+    def _not_coupled(cls, value: bool | str | None) -> bool | str | None:
+        if isinstance(value, str) and value.lower().startswith(_COUPLED):
+            raise ValueError(
+                f"{value} changes the base as well as adding to it. Save the adapter again with path_initial_model_for_weight_conversion"
+            )
+        return value
+
+    @property
+    def names(self) -> list[str]:
+        """The target modules where they are given by name; [] where they are a pattern or left to PEFT."""
+        return list(self.target_modules) if isinstance(self.target_modules, list) else []
+
+    @property
+    def pattern(self) -> str | None:
+        """The pattern that stood in place of names, for the report. It is never evaluated."""
+        return self.target_modules if isinstance(self.target_modules, str) and self.target_modules != "all-linear" else None
+
+    def rank_of(self, module: str) -> int:
+        """The rank that PEFT would give `module`: its entry in rank_pattern, else r."""
+        ranks = self.rank_pattern or {}
+        matching = [name for name in endings(module) if name in ranks]
+        return ranks[min(matching, key=self.rank_order.__getitem__)] if matching else self.r
+
+    @cached_property
+    def rank_order(self) -> dict[str, int]:
+        """Place of each name in rank_pattern: where several match a module, PEFT takes the first."""
+        return {name: place for place, name in enumerate(self.rank_pattern or {})}
+
+    def published(self, *, base: str, revision: str, target_modules: list[str]) -> dict[str, Any]:
+        """The adapter_config.json to publish: plain values under keys that every PEFT since 0.10 knows."""
+        values: dict[str, Any] = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base,
+            "revision": revision,
+            "inference_mode": True,
+            "target_modules": target_modules,
+            "rank_pattern": dict(self.rank_pattern or {}),
+            "alpha_pattern": {name: _whole(alpha) for name, alpha in (self.alpha_pattern or {}).items()},
+            "init_lora_weights": True,
+            "lora_alpha": _whole(self.lora_alpha),
+            **{key: getattr(self, key) for key in ("r", "lora_dropout", "bias", "fan_in_fan_out", "use_rslora", "use_dora")},
+        }
+        values |= {key: getattr(self, key) for key in ("modules_to_save", "trainable_token_indices") if getattr(self, key)}
+        if self.lora_bias:
+            values["lora_bias"] = True
+        return values
+
+
+def endings(path: str) -> list[str]:
+    """Every name that means the module at `path`: the whole path and each of its ends."""
+    parts = path.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
+
+
+def parse(data: bytes) -> Declared:
+    """Read an adapter_config.json from outside. Raises `ImportRefused` listing every rule it breaks."""
+    values = strict_json(data, "adapter_config.json", max_bytes=MAX_BYTES)
+    if not isinstance(values, dict):
+        raise ImportRefused("adapter_config.json is not a JSON object.", hint="Save the adapter again with PEFT's save_pretrained.")
+    kind = values.get("peft_type")
+    if kind != "LORA":
+        raise ImportRefused(
+            f"This is no LoRA adapter: peft_type is {_short(kind)}.", hint="Only LoRA adapters (also rsLoRA and DoRA) can be imported."
+        )
+    # A key that a later PEFT added and left empty says nothing; with a value it could change what the weights mean.
+    known = {key: value for key, value in values.items() if key in Declared.model_fields or value is not None}
+    try:
+        return Declared.model_validate(known)
+    except ValidationError as error:
+        first = {str(e["loc"][0]): e for e in reversed(error.errors())}  # a union reports once per member: one line per key
+        listed = "".join(f"\n  - {_plain(e, known)}" for e in list(reversed(first.values()))[:20])
+        raise ImportRefused(
+            f"adapter_config.json breaks the import rules:{listed}",
+            hint="\nSave the adapter again as plain LoRA with PEFT's save_pretrained, or remove what is not needed.",
+        ) from None
+
+
+def strict_json(data: bytes, name: str, *, max_bytes: int) -> Any:
+    """JSON in UTF-8 with every key once, finite numbers and bounded nesting. Raises `ImportRefused`."""
+    if len(data) > max_bytes:
+        raise ImportRefused(f"{name} is larger than {max_bytes:,} bytes.", hint="A few kilobytes are usual; check where it comes from.")
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_every_key_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        what = str(error)
+        if isinstance(error, UnicodeDecodeError):
+            what = "it is not text in UTF-8"
+        elif isinstance(error, RecursionError):
+            what = "it is nested too deeply"
+        raise ImportRefused(f"{name} cannot be read: {what}.", hint="Save the adapter again with PEFT's save_pretrained.") from None
+
+
+def _whole(value: float) -> float | int:
+    """16.0 as 16: PEFT's own type for alpha is a whole number."""
+    return int(value) if value == int(value) else value
+
+
+def _every_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {_short(twice)} stands in it twice")
+    return found
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is no number in JSON")
+
+
+def _plain(error: Any, values: dict[str, Any]) -> str:
+    key = str(error["loc"][0])
+    found = _short(values.get(key))
+    if error["type"] == "extra_forbidden":
+        return f"{_short(key)}: no PEFT version up to 0.21 writes this key (found {found})."
+    if key in Declared.OFF:
+        return f"{key}: a kind of LoRA that this workbench does not know (found {found})."
+    if key == "bias":
+        return f"bias: {found} replaces biases of the base; only 'none' can be imported."
+    if key == "task_type":
+        return f"task_type: {found} is no language model that continues text (CAUSAL_LM)."
+    if key in {"target_modules", "rank_pattern", "alpha_pattern", "modules_to_save"} and "pattern" in error["type"]:
+        return f"{key}: names only, no patterns (found {found})."
+    return f"{key}: {error['msg'].removeprefix('Value error, ')} (found {found})."
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
