@@ -1,0 +1,277 @@
+"""Merge an adapter into full weights, and say by how much the merged model differs from base + adapter.
+
+The sum is taken in float32 and rounded once, to the base's own dtype. The logits are compared against the files that
+were written, read again, so that the comparison covers saving too.
+
+An adapter trained on a base in 4 bits (QLoRA) has learned to make up for that base's rounding. Merged onto the full
+weights it is another model: the report says how different. `dequantised` merges onto the rounded weights instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from workbench.data.rows import read_jsonl
+from workbench.errors import Conflict, IntegrityError, UsageError
+from workbench.hf.load import load_adapter, load_base, load_tokenizer
+from workbench.hf.render import render
+from workbench.recipe import read_yaml
+from workbench.records import Progress
+
+__all__ = ["LogitGap", "MergeReport", "compare_logits", "merge", "trained_precision"]
+
+PROBES = 8  # rows compared
+PLACES = 16  # last positions of each, where the answer is
+PROBE_TEXTS = (
+    "What is the capital of France?",
+    "Write one sentence about the sea.",
+    "List three colours.",
+    "Translate into Spanish: good morning.",
+    "What is 12 plus 30?",
+    "Who wrote Hamlet?",
+    "Summarise: The meeting was moved from Monday to Friday.",
+    "Say hello.",
+)
+_BESIDE_WEIGHTS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LogitGap:
+    """How far apart the next-token logits of two models lie, over the same places in the same texts."""
+
+    max_logit_difference: float
+    mean_logit_difference: float  # mean of the absolute differences
+    kl: float  # nats per place, from the first model to the second
+    top1_agreement: float  # share of places with the same most likely token
+
+    def __str__(self) -> str:
+        return (
+            f"logits differ by {self.mean_logit_difference:.2g} on average and {self.max_logit_difference:.2g} at most, "
+            f"the most likely token is the same at {self.top1_agreement:.1%} of places"
+        )
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What was merged onto what, and what that changed."""
+
+    dtype: str  # of the written weights
+    trained_on: str  # "nf4", "fp4", or the base's dtype
+    merged_onto: str  # the base's dtype, or "nf4, dequantised"
+    positions: int  # places compared
+    merging: LogitGap  # base + adapter -> the merged files: rounding only
+    adapter: LogitGap  # bare base -> base + adapter: what the adapter does, to compare with
+    as_trained: LogitGap | None  # 4-bit base + adapter -> the merged files, where it was trained so
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        text = f"Merged onto {self.merged_onto} weights, written as {self.dtype}. Against base + adapter: {self.merging}."
+        if self.as_trained is None:
+            return text
+        return f"{text} The adapter was trained on a base in {self.trained_on}; against that: {self.as_trained}."
+
+
+def trained_precision(adapter: Path) -> str | None:
+    """"nf4" or "fp4" when the adapter's own recipe.yaml says that its base was held in 4 bits, else None."""
+    recipe = adapter / "recipe.yaml"
+    if not recipe.is_file():
+        return None
+    data = read_yaml(recipe)
+    in_4_bits = data.get("method") == "qlora" or bool(data.get("load_in_4bit"))
+    return str(data.get("bnb_4bit_quant_type", "nf4")) if in_4_bits else None
+
+
+def merge(
+    base: Path,
+    adapter: Path,
+    out: Path,
+    *,
+    dtype: str | None = None,
+    trained_on: str | None = None,
+    dequantised: bool = False,
+    rows: Sequence[dict[str, Any]] | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> MergeReport:
+    """Write base + adapter as full weights to the new folder `out`, with tokenizer, chat template and `merge.json`.
+
+    `dtype` is "float32", "bfloat16" or "float16", by default the base's own. `trained_on` ("nf4", "fp4") defaults to
+    what the adapter's recipe says. The logits are compared on `rows`, else on the adapter's own test rows, else on a
+    few plain questions. Raises `Conflict` when `out` exists, `UsageError` for an adapter that cannot be merged, and
+    `IntegrityError` when the merged model is not base + adapter; then nothing is left on disk.
+    """
+    if out.exists():
+        raise Conflict(f"{out} exists already.", hint="Name a folder that does not.")
+    kind = trained_on or trained_precision(adapter)
+    if dequantised and kind is None:
+        raise UsageError("The adapter was not trained on a base in 4 bits: there is nothing to dequantise.", hint="Leave that option out.")
+    own = _own_dtype(base)
+    wanted = _named_dtype(dtype) if dtype else own
+    tell = _teller(report)
+    tokenizer = load_tokenizer(base)
+    probes = _probes(tokenizer, adapter, rows)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        tell("Adding the adapter to the weights", 1)
+        bare, before = _write_merged(base, adapter, staged, wanted, kind if dequantised else None, probes)
+        _copy_beside(base, tokenizer, staged)
+        tell("Comparing the merged files with base + adapter", 2)
+        after = _logits(load_base(staged, dtype=torch.float32), probes)
+        done = MergeReport(
+            dtype=_name(wanted),
+            trained_on=kind or _name(own),
+            merged_onto=f"{kind}, dequantised" if dequantised else _name(own),
+            positions=len(after),
+            merging=compare_logits(before, after),
+            adapter=compare_logits(bare, before),
+            as_trained=compare_logits(_as_trained(base, adapter, kind, probes), after) if kind else None,
+        )
+        _check(done)
+        (staged / "merge.json").write_text(json.dumps(done.as_dict(), indent=1), encoding="utf-8")
+        staged.chmod(0o755)
+        staged.rename(out)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    tell("Merged", 3)
+    return done
+
+
+def _write_merged(
+    base: Path, adapter: Path, out: Path, dtype: torch.dtype, dequantise: str | None, probes: list[list[int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Write the merged weights; return the logits of the bare base and of base + adapter, both in float32."""
+    model = load_base(base, dtype=torch.float32, quantized=dequantise)
+    if dequantise:
+        model = model.dequantize().to(torch.float32)
+    bare = _logits(model, probes)
+    wrapped = load_adapter(model, adapter)
+    before = _logits(wrapped, probes)
+    if not hasattr(wrapped, "merge_and_unload"):
+        raise UsageError(f"An adapter of type {_kind_of(wrapped)} has no weights to merge.", hint="Export the adapter's folder instead.")
+    try:
+        merged = wrapped.merge_and_unload(safe_merge=True)
+    except (ValueError, NotImplementedError) as error:
+        raise IntegrityError(f"The adapter cannot be merged: {error}.", hint="Export the adapter's folder instead.") from None
+    merged = merged.to(dtype)
+    broken = [name for name, weight in merged.named_parameters() if not bool(torch.isfinite(weight).all())]
+    if broken:
+        raise IntegrityError(f"Merged weights do not fit into {_name(dtype)}: {', '.join(broken[:4])}.", hint="Merge with --dtype float32.")
+    merged.config.dtype = dtype
+    merged.save_pretrained(out, safe_serialization=True)
+    return bare, before
+
+
+def _as_trained(base: Path, adapter: Path, kind: str, probes: list[list[int]]) -> torch.Tensor:
+    """The logits of the model that was trained: the base in 4 bits with the adapter on it."""
+    return _logits(load_adapter(load_base(base, dtype=torch.float32, quantized=kind), adapter), probes)
+
+
+def _check(report: MergeReport) -> None:
+    """A merge that moves the model half as far as the adapter itself did has lost the adapter."""
+    if not report.merging.kl <= 0.5 * report.adapter.kl + 1e-3:  # also true for NaN
+        raise IntegrityError(
+            f"The merged weights are not base + adapter: {report.merging}; the adapter itself changes less or little more.",
+            hint="Merge with --dtype float32, or export the adapter's folder instead.",
+        )
+
+
+# ---------------------------------------------------------------- logits
+
+
+@torch.inference_mode()
+def _logits(model: Any, probes: list[list[int]]) -> torch.Tensor:
+    """Next-token logits [places, vocabulary] in float32 at the last places of each probe, one probe at a time."""
+    found = []
+    for ids in probes:
+        inputs = torch.tensor([ids], device=model.device)
+        found.append(model(input_ids=inputs, use_cache=False, logits_to_keep=PLACES).logits[0].float().cpu())
+    return torch.cat(found)
+
+
+def compare_logits(first: torch.Tensor, second: torch.Tensor) -> LogitGap:
+    """Compare logits [places, vocabulary] of two models with the same vocabulary."""
+    gap = (first - second).abs()
+    p, q = first.log_softmax(-1), second.log_softmax(-1)
+    return LogitGap(
+        max_logit_difference=float(gap.max()),
+        mean_logit_difference=float(gap.mean()),
+        kl=max(0.0, float((p.exp() * (p - q)).sum(-1).mean())) if bool(gap.isfinite().all()) else float("nan"),
+        top1_agreement=float((first.argmax(-1) == second.argmax(-1)).float().mean()),
+    )
+
+
+def _probes(tokenizer: Any, adapter: Path, rows: Sequence[dict[str, Any]] | None) -> list[list[int]]:
+    own = adapter / "evidence" / "test.jsonl"
+    if rows is None and own.is_file():
+        rows = read_jsonl(own)
+    if not rows:
+        rows = [{"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": "I"}]} for t in PROBE_TEXTS]
+    step = max(1, len(rows) // PROBES)
+    return [render(tokenizer, row, max_length=256).input_ids for row in rows[::step][:PROBES]]
+
+
+# ---------------------------------------------------------------- files
+
+
+def _own_dtype(base: Path) -> torch.dtype:
+    config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
+    if getattr(config, "quantization_config", None):
+        raise UsageError(f"The base in {base} is stored quantised; an adapter is merged onto full weights.", hint="Add the full base.")
+    dtype = getattr(config, "dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) else _named_dtype(str(dtype or "float32"))
+
+
+def _named_dtype(name: str) -> torch.dtype:
+    if name not in _DTYPES:
+        raise UsageError(f"'{name}' is no dtype to write weights in.", hint=f"There are: {', '.join(_DTYPES)}.")
+    return _DTYPES[name]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _copy_beside(base: Path, tokenizer: Any, out: Path) -> None:
+    """The base's tokenizer and generation files as they are; and the chat template that was trained with."""
+    for name in _BESIDE_WEIGHTS:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, out / name)
+    if not (out / "chat_template.jinja").exists():
+        (out / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
+
+
+def _kind_of(model: Any) -> str:
+    return str(next(iter(model.peft_config.values())).peft_type.value)
+
+
+def _teller(report: Callable[[Progress], None] | None) -> Callable[[str, int], None]:
+    def tell(message: str, step: int) -> None:
+        if report is not None:
+            report(Progress(t=time.time(), phase="publishing", step=step, total_steps=3, message=message))
+
+    return tell
