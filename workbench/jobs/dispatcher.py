@@ -49,28 +49,30 @@ def is_running() -> bool:
 def ensure_running(timing: Timing | None = None) -> None:
     """Start a dispatcher in the background unless one runs. Call it after the job was committed.
 
-    Two that start at once do no harm: the one without the lock leaves.
+    The lock is taken here and inherited by the dispatcher, so however many call this at once, one starts.
     """
-    if is_running():
-        return
     folder = paths.jobs_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "dispatcher.log"
-    if log.exists() and log.stat().st_size > 2_000_000:
-        log.replace(folder / "dispatcher.log.1")
-    text = (timing or Timing()).to_json()
-    started = launch.detached("workbench.jobs.dispatcher", "--leave-when-idle", "--timing", text, output=log, cwd=folder)
+    while (handle := processes.try_lock(_lock_file())) is None:
+        if is_running():
+            return
+    try:
+        log = folder / "dispatcher.log"
+        if log.exists() and log.stat().st_size > 2_000_000:
+            log.replace(folder / "dispatcher.log.1")
+        given = ["--leave-when-idle", "--lock", str(handle), "--timing", (timing or Timing()).to_json()]
+        started = launch.detached("workbench.jobs.dispatcher", *given, output=log, cwd=folder, keep=[handle])
+    finally:
+        os.close(handle)
     threading.Thread(target=started.wait, daemon=True).start()  # collects it, should this process live longer
 
 
 def stop_running(*, seconds: float = 10.0) -> bool:
     """Ask this home's dispatcher to leave (jobs that run go on). True when none runs any more."""
-    text = _lock_file().read_text() if is_running() else ""
-    pid, _, started = text.strip().partition(" ")
-    if pid.isdigit() and processes.is_alive(int(pid), started):
-        os.kill(int(pid), signal.SIGTERM)
     deadline = time.monotonic() + seconds
     while is_running():
+        pid, _, started = _lock_file().read_text().strip().partition(" ")
+        if pid.isdigit() and processes.is_alive(int(pid), started):
+            os.kill(int(pid), signal.SIGTERM)
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
@@ -167,12 +169,12 @@ class Dispatcher:
                 state = queue.finish(row["token"], ending)
                 self.say(f"job {row['job_id']}: attempt {row['n']} {ending.how}, job {state.value}. {ending.error or ''}".rstrip())
 
-    def run(self, *, leave_when_idle: bool, stopping: Callable[[], bool] = lambda: False) -> None:
+    def run(self, *, leave_when_idle: bool, stopping: Callable[[], bool] = lambda: False, lock: int | None = None) -> None:
         """Hold the lock and work until told to stop, the home is gone, or (if so wanted) nothing was to do for a while.
 
-        Raises `Conflict` when another dispatcher runs.
+        `lock` is a handle that holds the lock already. Raises `Conflict` when another dispatcher runs.
         """
-        handle = _take_lock()
+        handle = _take_lock() if lock is None else _sign(lock)
         if handle is None:
             raise Conflict("Another dispatcher runs for this home.", hint="Jobs are being taken care of; nothing to do.")
         while handle is not None:
@@ -208,6 +210,12 @@ def _take_lock() -> int | None:
         if time.monotonic() > deadline:
             return None
         time.sleep(0.05)
+    return _sign(handle)
+
+
+def _sign(handle: int) -> int:
+    """Write into the lock file who holds it."""
+    os.set_inheritable(handle, False)
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"{os.getpid()} {processes.start_time(os.getpid())}\n".encode(), 0)
     return handle
@@ -230,6 +238,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m workbench.jobs.dispatcher", description=__doc__.partition("\n")[0])
     parser.add_argument("--leave-when-idle", action="store_true")
     parser.add_argument("--slots", type=int)
+    parser.add_argument("--lock", type=int)
     parser.add_argument("--timing", type=Timing.from_json, default=Timing())
     given = parser.parse_args(arguments)
     told: list[int] = []
@@ -237,7 +246,8 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, lambda n, _: told.append(n))
     names = [f"cpu-{i}" for i in range(given.slots)] if given.slots else None
     try:
-        Dispatcher(slots=names, timing=given.timing, say=_say).run(leave_when_idle=given.leave_when_idle, stopping=lambda: bool(told))
+        found = Dispatcher(slots=names, timing=given.timing, say=_say)
+        found.run(leave_when_idle=given.leave_when_idle, stopping=lambda: bool(told), lock=given.lock)
     except Conflict as error:
         _say(str(error))
     return 0

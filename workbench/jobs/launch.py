@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
 
 from workbench import paths
 from workbench.db.session import sqlite_file
@@ -28,11 +28,22 @@ def environment(**extra: str) -> dict[str, str]:
     return paths.child_environment(**{"WORKBENCH_HOME": str(paths.home()), "WORKBENCH_DB": settled, MARK: "", **extra})
 
 
-def detached(module: str, *arguments: str, output: Path, cwd: Path) -> subprocess.Popen[bytes]:
-    """Start a process that outlives this one: a session of its own, no terminal, output appended to a file."""
+def detached(module: str, *arguments: str, output: Path, cwd: Path, keep: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Start a process that outlives this one: a session of its own, no terminal, output appended to a file.
+
+    It inherits the handles in `keep`, under the same numbers.
+    """
     handle = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    streams: dict[str, int | IO[Any]] = {"stdin": subprocess.DEVNULL, "stdout": handle, "stderr": handle}
     try:
-        return subprocess.Popen(command(module, *arguments), cwd=cwd, env=environment(), start_new_session=True, **streams)  # type: ignore[call-overload,no-any-return]
+        return subprocess.Popen(
+            command(module, *arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=handle,
+            stderr=handle,
+            cwd=cwd,
+            env=environment(),
+            start_new_session=True,
+            pass_fds=keep,
+        )
     finally:
         os.close(handle)
