@@ -56,6 +56,7 @@ class Evidence:
     adapter: list[ItemScore]
     groups: list[str | None] | None = None  # rows of one group are resampled together
     report: dict[str, Any] = field(default_factory=dict)  # seconds, tokens, agreement with real generation, ...
+    samples: list[dict[str, str]] = field(default_factory=list)  # [{"id", "prompt", "expected", "base", "adapter"}]
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,21 @@ def test_a_quantised_base_serves_both_arms(base: Path) -> None:
     assert found.report["quantized"] == "nf4"
 
 
+@pytest.mark.parametrize("scorer", [None, "normalised"])
+def test_samples_are_what_each_arm_answers(base: Path, adapter: Path, scorer: str | None) -> None:
+    found = evaluate(base, adapter, ROWS, max_length=512, dtype=torch.float32, samples=6, scorer=scorer)
+    assert [sample["id"] for sample in found.samples] == [f"row{i}" for i in (0, 8, 16, 24, 32, 40)]
+    by_id = {row["id"]: row for row in ROWS}
+    rows = [by_id[sample["id"]] for sample in found.samples]
+    model = load_adapter(load_base(base, dtype=torch.float32), adapter)
+    said = answer(model, load_tokenizer(base), rows, max_new_tokens=96)
+    for sample, row, text in zip(found.samples, rows, said, strict=True):
+        assert sample["prompt"] == row["messages"][1]["content"] and sample["expected"] == row["messages"][2]["content"]
+        assert sample["adapter"] == text or text.startswith(sample["adapter"].removesuffix(" …"))
+        assert sample["base"] != sample["expected"]
+    assert evaluate(base, adapter, ROWS, max_length=512, dtype=torch.float32).samples == []
+
+
 def test_long_rows_are_skipped_or_marked_never_called_exact(base: Path, adapter: Path) -> None:
     tokenizer = load_tokenizer(base)
     lengths = {row["id"]: render(tokenizer, row, max_length=512) for row in ROWS}

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple, Required, TypedDict, Unpack
 
 import torch
 
-from workbench.data.rows import answer_of
+from workbench.data.rows import answer_of, question_of
 from workbench.errors import DataError, JobError
 from workbench.evidence import Evidence
 from workbench.hf.load import compute_dtype, load_adapter, load_base, load_tokenizer
 from workbench.hf.prefix import common_prefix
 from workbench.hf.render import IGNORED, render
-from workbench.hf.scoring import Arm, TestItem, TestSet
+from workbench.hf.scoring import Arm, TestItem, TestSet, spread
 from workbench.records import ItemScore, Progress
 
 __all__ = ["ArmScores", "Evaluator", "Options", "evaluate", "evaluate_many"]
@@ -33,15 +33,17 @@ class Options(TypedDict, total=False):
     dtype: torch.dtype | None
     quantized: str | None
     share_prefix: bool
+    samples: int
     report: Callable[[Progress], None] | None
     stopping: Callable[[], bool] | None
 
 
 class ArmScores(NamedTuple):
-    """The scores of one arm, and how they were made."""
+    """The scores of one arm, how they were made, and its answers to a few rows."""
 
     scores: list[ItemScore]
     facts: dict[str, Any]
+    shown: list[str]
 
 
 def evaluate(
@@ -73,7 +75,7 @@ def evaluate_many(
         "cut": [item.id for item in test.items if item.cut],
     }
     if not adapters:
-        return [Evidence(bare.scores, [], test.groups, {**common, "base": bare.facts})]
+        return [Evidence(bare.scores, [], test.groups, {**common, "base": bare.facts}, evaluator.samples(test, base=bare.shown))]
     found = []
     for done, adapter in enumerate(adapters, start=1):
         if (adapter / "adapter_config.json").is_file():
@@ -82,7 +84,9 @@ def evaluate_many(
             evaluator.release()
             tuned = Evaluator(adapter, arms=arms, arms_done=done, **options)
             other = tuned.score(tuned.prepare(rows, scorer))
-        found.append(Evidence(bare.scores, other.scores, test.groups, {**common, "base": bare.facts, "adapter": other.facts}))
+        facts = {**common, "base": bare.facts, "adapter": other.facts}
+        shown = evaluator.samples(test, base=bare.shown, adapter=other.shown)
+        found.append(Evidence(bare.scores, other.scores, test.groups, facts, shown))
     return found
 
 
@@ -90,7 +94,8 @@ class Evaluator:
     """One base in memory, scored bare and under any number of adapters, on any number of test sets.
 
     `dtype` defaults to what this machine computes fast. `quantized` ("nf4" or "fp4") holds the base in 4 bits for
-    every arm, as it was when a QLoRA adapter was trained. `arms` and `arms_done` only serve the progress bar.
+    every arm, as it was when a QLoRA adapter was trained. `samples` rows are answered in words too, for people to
+    look at. `arms` and `arms_done` only serve the progress bar.
     """
 
     def __init__(
@@ -103,6 +108,7 @@ class Evaluator:
         arms: int = 2,
         arms_done: int = 0,
         share_prefix: bool = True,
+        samples: int = 0,
         report: Callable[[Progress], None] | None = None,
         stopping: Callable[[], bool] | None = None,
     ) -> None:
@@ -111,7 +117,7 @@ class Evaluator:
         self.dtype = dtype or compute_dtype(None)
         self.quantized = quantized
         self.tokenizer = load_tokenizer(base)
-        self._share_prefix = share_prefix
+        self._share_prefix, self._samples = share_prefix, samples
         self._report = report
         self._stopping = stopping
         self._arms, self._arms_done = arms, arms_done
@@ -138,7 +144,9 @@ class Evaluator:
         """The row without what follows its last answer; None when nothing of that answer is left."""
         one = render(self.tokenizer, row, max_length=self.max_length)
         answer = [i for i, label in enumerate(one.labels) if label != IGNORED and i >= one.answer_start]
-        return TestItem(str(row["id"]), one.input_ids[: answer[-1] + 1], answer[0], one.cut, answer_of(row)) if answer else None
+        if not answer:
+            return None
+        return TestItem(str(row["id"]), one.input_ids[: answer[-1] + 1], answer[0], one.cut, question_of(row), answer_of(row))
 
     def score(self, test: TestSet, adapter: Path | None = None) -> ArmScores:
         """Score every item of `test` under one arm, in order. Same machine, same input: same scores, bit for bit."""
@@ -181,7 +189,19 @@ class Evaluator:
             "generated": arm.generated,
             "agreement": {"rows": arm.checked, "agree": arm.agreed},
         }
-        return ArmScores(scores, facts)
+        return ArmScores(scores, facts, arm.show(scores, self._shown(arm.test)))
+
+    def _shown(self, test: TestSet) -> list[int]:
+        """The rows to answer in words: the same for every arm."""
+        return spread(list(range(len(test.items))), self._samples)
+
+    def samples(self, test: TestSet, **answers: list[str]) -> list[dict[str, str]]:
+        """The shown rows with each arm's answer beside the expected one."""
+        rows = [test.items[i] for i in self._shown(test)]
+        return [
+            {"id": item.id, "prompt": item.question, "expected": item.expected, **{arm: said[n] for arm, said in answers.items()}}
+            for n, item in enumerate(rows)
+        ]
 
     def _progress(self, name: str, rows: int, of: int, tokens: int, seconds: float) -> Progress:
         done, total = self._arms_done * of + rows, self._arms * of

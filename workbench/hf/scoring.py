@@ -18,11 +18,12 @@ from workbench.hf.generate import decode, decoded, greedy, stop_ids
 from workbench.hf.prefix import Prefix, plain_cache
 from workbench.records import ItemScore
 
-__all__ = ["Arm", "TestItem", "TestSet"]
+__all__ = ["Arm", "TestItem", "TestSet", "spread"]
 
 CHECKED = 8  # rows per arm that are also generated for real, to confirm what teacher forcing says
 CHECKED_TOKENS = 48  # of each of them, at most
 LONGEST_ANSWER = 512  # generated tokens, at most
+LONGEST_SAMPLE = 96  # of an answer that is only shown
 _SPEED_BASIS = 135e6 * 2048  # parameters x tokens of a batch that takes seconds on two plain cores
 _CELLS = 32_000_000  # answer tokens x vocabulary of a batch: 128 MB of float32 logits
 
@@ -37,6 +38,7 @@ class TestItem:
     ids: list[int]
     start: int
     cut: bool  # max_length took a part of the answer
+    question: str
     expected: str
 
     @property
@@ -184,12 +186,23 @@ class Arm:
             return None
         return lambda tokens: "\n" in self.tokenizer.decode(tokens, skip_special_tokens=True).lstrip()
 
+    def show(self, scores: list[ItemScore], rows: Sequence[int]) -> list[str]:
+        """What this arm answers to some rows; generated where the scores do not tell."""
+        texts = {i: self.test.items[i].expected if scores[i].exact else scores[i].answer for i in rows}
+        unknown = [i for i, text in texts.items() if text is None]
+        if unknown:
+            limit = min(LONGEST_SAMPLE, self.test.longest_answer)
+            for i, tokens in zip(unknown, self._greedy([self.test.items[i] for i in unknown], limit, self._stop), strict=True):
+                text = decoded(self.tokenizer, tokens, self._stop)
+                texts[i] = text if tokens[-1] in self._stop else f"{text} …"
+        return [texts[i] or "" for i in rows]
+
     def check(self, scores: list[ItemScore]) -> None:
         """Generate a few rows from their prompts alone and count those that say, up to the first slip, what was foreseen."""
         exact = [i for i, score in enumerate(scores) if score.exact]
         other = [i for i, score in enumerate(scores) if not score.exact]
         half = CHECKED // 2
-        sample = _spread(exact, max(half, CHECKED - len(other))) + _spread(other, max(half, CHECKED - len(exact)))
+        sample = spread(exact, max(half, CHECKED - len(other))) + spread(other, max(half, CHECKED - len(exact)))
         items = [self.test.items[i] for i in sample]
         foreseen = [self._foreseen[item.id] for item in items]
         found = self._greedy(items, max(map(len, foreseen)), frozenset())
@@ -206,6 +219,6 @@ def _judge(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, t
     return torch.cat(nll), torch.cat(best)
 
 
-def _spread(indices: list[int], n: int) -> list[int]:
+def spread(indices: list[int], n: int) -> list[int]:
     """At most `n` of `indices`, evenly spread."""
     return indices if len(indices) <= n else [indices[i * len(indices) // n] for i in range(n)]
