@@ -144,7 +144,7 @@ class Catalogue:
         """The entry of that reference; raises `NotFound` listing what there is."""
         ref = BaseRef.parse(ref)
         if ref not in self.entries:
-            raise NotFound.of("base in the catalogue", str(ref), self.names(), command="workbench base list --catalogue")
+            raise NotFound.of("base in the catalogue", str(ref), self.names(), command="workbench base catalogue")
         return self.entries[ref]
 
     def names(self) -> list[str]:

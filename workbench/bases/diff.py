@@ -87,13 +87,13 @@ class BaseDiff:
         """What changed, in sentences, gravest first."""
         if self.identical:
             return [f"{self.b} is the same model as {self.a}."]
-        lines = []
-        for severity in ("break", "risk", "note"):
-            lines += [f"{severity}: {_in_words(c)}" for c in self.changes if c.severity == severity]
+        words = {s: [f"{s}: {_in_words(c)}" for c in self.changes if c.severity == s] for s in ("break", "risk", "note")}
+        lines = words["break"]
         for word, names in (("new", self.added), ("gone", self.removed), ("of another shape", self.reshaped)):
             if names:
                 shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-                lines.append(f"break: {len(names)} tensors are {word} ({shown}).")
+                lines.append(f"break: {len(names)} {'tensor is' if len(names) == 1 else 'tensors are'} {word} ({shown}).")
+        lines += words["risk"] + words["note"]
         if self.moved:
             total = next(d for d in self.drift if d.group == "all")
             parts = ", ".join(f"{d.group} {d.relative:.2%}" for d in self.drift if d.group != "all" and d.relative)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bases"]
 
+
 class Bases:
     """The bases of this home."""
 
@@ -89,12 +90,12 @@ class Bases:
             raise _changed(base.ref, bad)
         return base
 
-    def diff(self, a: str | BaseRef, b: str | BaseRef) -> BaseDiff:
-        """What changed from base `a` to base `b`."""
+    def diff(self, a: str | BaseRef, b: str | BaseRef, *, exact: bool = False) -> BaseDiff:
+        """What changed from base `a` to base `b`; with `exact` the drift is computed from all weights, not from sketches."""
         from workbench.bases.diff import compare
 
         first, second = self.get(a), self.get(b)
-        return compare(self.lock(a), self.lock(b), first, second)
+        return compare(self.lock(a), self.lock(b), first, second, exact=exact)
 
     def next_version(self, family: str) -> BaseRef:
         """The lowest whole number above every numbered version of a family, on disk or in the catalogue."""

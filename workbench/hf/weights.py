@@ -218,6 +218,8 @@ def main() -> int:
         answer.write(json.dumps(line) + "\n")
         answer.flush()
 
+    import transformers.models.llama.modeling_llama  # noqa: F401 - three seconds of imports, while the caller still fetches the file
+
     text = sys.stdin.readline()
     if not text.strip():
         return 0  # the caller changed its mind
