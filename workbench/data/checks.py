@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,7 @@ KINDS: dict[str, tuple[bool, str]] = {
     "imbalance": (False, "some answers are far rarer than others"),
 }
 _MARKERS = "<|im_start|> <|im_end|> <|eot_id|> <|endoftext|> <|start_header_id|> <start_of_turn> <end_of_turn> [/INST] </s>".split()
+_NOT_TEXT = re.compile("[\\x00-\\x08\\x0b\\x0e-\\x1f\\ud800-\\udfff\\ufdd0-\\ufdef]")  # control characters, half pairs, non-characters
 _SHOWN = 60  # characters of a text that a message quotes
 
 
@@ -135,9 +137,11 @@ def check(
     if report.answers:
         report.add(_rare_answers(report.answers))
     if measure is not None:
-        lengths = list(measure(rows))
+        bad = {finding.index for finding in report.problems}  # a chat template may refuse these
+        good = [i for i in range(len(rows)) if i not in bad]
+        lengths = list(measure([rows[i] for i in good]))
         report.tokens = _token_figures(lengths)
-        report.add(_length_problems(lengths, place))
+        report.add(_length_problems(dict(zip(good, lengths, strict=True)), place))
     order = {id(f): i for i, f in enumerate(report.problems)}
     report.problems.sort(key=lambda f: (f.index if f.index is not None else -1, order[id(f)]))
     return report
@@ -194,17 +198,14 @@ def _row_problems(row: Row) -> Iterable[tuple[str, str]]:
         yield from _empty_turns(row["messages"])
     elif not answer_of(row).strip():
         yield "empty", "the text is empty." if row["form"] == "text" else "the completion is empty."
-    for text in texts_of(row):
-        if "\ufffd" in text:
-            yield "garbled", "contains U+FFFD, which stands where a character was lost."
-            break
-    for text in texts_of(row):
-        if bad := _bad_character(text):
-            yield "characters", f"contains {bad}, which cannot be text; was the file read in the right encoding?"
-            break
+    texts = [*texts_of(row), *([dumps(row)] if uses_tools(row) else [])]
+    if bad := next(filter(None, map(_bad_character, texts)), ""):
+        yield "characters", f"contains {bad}, which cannot be text; was the file read in the right encoding?"
+    if any("\ufffd" in text for text in texts):
+        yield "garbled", "contains U+FFFD, which stands where a character was lost."
     if row["form"] == "messages":
         for marker in _MARKERS:
-            if any(marker in text for text in texts_of(row)):
+            if any(marker in text for text in texts):
                 yield "markers", f"the text contains {marker}, which a base may read as the end or start of a turn."
                 break
 
@@ -248,12 +249,8 @@ def _empty_turns(messages: list[dict[str, Any]]) -> Iterable[tuple[str, str]]:
 
 
 def _bad_character(text: str) -> str:
-    if text.isascii() and text.isprintable():
-        return ""
-    for c in text:
-        if "\ud800" <= c <= "\udfff" or (c < " " and c not in "\n\r\t\f") or "\ufdd0" <= c <= "\ufdef":
-            return f"the character U+{ord(c):04X}"
-    return ""
+    found = _NOT_TEXT.search(text)
+    return f"the character U+{ord(found.group()):04X}" if found else ""
 
 
 def _repeats(rows: Sequence[Row], place: _Places) -> Iterable[Finding]:
@@ -349,8 +346,8 @@ def _token_figures(lengths: Sequence[RowLength]) -> dict[str, Any]:
     }
 
 
-def _length_problems(lengths: Sequence[RowLength], place: _Places) -> Iterable[Finding]:
-    for i, n in enumerate(lengths):
+def _length_problems(lengths: Mapping[int, RowLength], place: _Places) -> Iterable[Finding]:
+    for i, n in lengths.items():
         if n.answer_lost:
             yield place.finding("answer_lost", i, f"is longer than max_length ({n.total} tokens) and loses its whole answer.")
         elif n.supervised == 0:

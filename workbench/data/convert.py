@@ -10,7 +10,7 @@ from typing import Any
 
 from workbench.data.rows import Row
 
-__all__ = ["CONVERTERS", "Context", "RowError"]
+__all__ = ["CONVERTERS", "Context", "RowError", "turns_in"]
 
 _ROLES = {
     **dict.fromkeys(("user", "human"), "user"),
@@ -75,7 +75,10 @@ def from_messages(row: Mapping[str, Any], ctx: Context) -> Row:
     if ctx.raw:
         raise RowError("broken", "is a conversation, which has no raw form.")
     tools = _tools(row, ctx)
-    return _conversation(_turns(row[key], ctx), row, ctx, tools)
+    turns = turns_in(row[key])
+    if turns is None:
+        raise RowError("broken", "the conversation is not a list of messages.")
+    return _conversation(_turns(turns, ctx), row, ctx, tools)
 
 
 def from_prompt_completion(row: Mapping[str, Any], ctx: Context) -> Row:
@@ -173,9 +176,17 @@ def _conversation(turns: list[dict[str, Any]], row: Mapping[str, Any], ctx: Cont
     return out
 
 
-def _turns(value: Any, ctx: Context) -> list[dict[str, Any]]:
-    if not isinstance(value, list):
-        raise RowError("broken", "the conversation is not a list of messages.")
+def turns_in(value: Any) -> list[Any] | None:
+    """The turns of a conversation: a list, or the JSON of one (as CSV and some Parquet files hold it); else None."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    return value if isinstance(value, list) else None
+
+
+def _turns(value: list[Any], ctx: Context) -> list[dict[str, Any]]:
     return [_turn(i, turn, ctx) for i, turn in enumerate(value, start=1)]
 
 
@@ -191,7 +202,7 @@ def _turn(i: int, turn: Any, ctx: Context) -> dict[str, Any]:
     content = _content(i, turn)
     for key in turn.keys() - _TURN_KEYS:
         if turn[key] not in (None, "", [], {}):
-            ctx.noticed[f"the key '{key}' of messages was left out"] += 1
+            ctx.noticed[f"the key {key[:40]!r} of messages was left out"] += 1
     if role == "call":
         return {"role": "assistant", "content": "", "tool_calls": _calls(i, content)}
     out = _said(role, content)
@@ -244,12 +255,23 @@ def _call(i: int, call: Any) -> dict[str, Any]:
             arguments = json.loads(arguments or "{}")
         except (ValueError, RecursionError):
             raise RowError("tools", f"the arguments of {name[:40]!r} in message {i} are not JSON.") from None
+    _shallow(arguments)
     if not isinstance(arguments, dict):
         raise RowError("tools", f"the arguments of {name[:40]!r} in message {i} are not an object.")
     out: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": arguments}}
     if isinstance(call.get("id"), str):
         out["id"] = call["id"]
     return out
+
+
+def _shallow(value: Any) -> None:
+    """Refuse what is nested more than 50 deep: no real tool is, and reading it back would overflow."""
+    level = [value]
+    for _ in range(50):
+        level = [inner for v in level if isinstance(v, dict | list) for inner in (v.values() if isinstance(v, dict) else v)]
+        if not level:
+            return
+    raise RowError("tools", "a tool or its arguments are nested too deeply.")
 
 
 def _tools(row: Mapping[str, Any], ctx: Context) -> list[dict[str, Any]]:
@@ -270,5 +292,6 @@ def _tools(row: Mapping[str, Any], ctx: Context) -> list[dict[str, Any]]:
             raise RowError("tools", "a tool in its list has no name.")
         if not isinstance(inner.get("parameters", {}), dict):
             raise RowError("tools", f"the parameters of tool {inner['name'][:40]!r} are not an object.")
+        _shallow(inner)
         tools.append({"type": "function", "function": inner})
     return tools

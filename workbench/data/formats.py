@@ -9,37 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data.checks import Finding, is_label_like
-from workbench.data.convert import CONVERTERS, Context, RowError
-from workbench.data.readers import Source, letter, read_source
+from workbench.data.columns import ANSWERS, CONVERSATIONS, LABELS, QUESTIONS, ROLES
+from workbench.data.convert import CONVERTERS, Context, RowError, turns_in
+from workbench.data.readers import read_source
 from workbench.data.rows import Row
+from workbench.data.source import Source, letter, shown
 from workbench.errors import DataError, UsageError
 
-__all__ = ["FORMATS", "ROLES", "Parsed", "Recognised", "read_rows", "recognise"]
+__all__ = ["FORMATS", "Parsed", "Recognised", "read_rows", "recognise"]
 
 FORMATS = tuple(CONVERTERS)
-ROLES = ("question", "answer", "context", "system", "text", "messages", "tools")
 _ALIASES = {"prompt": "question", "instruction": "question", "completion": "answer", "output": "answer", "input": "context"}
-_CONVERSATIONS = ("messages", "conversations", "conversation")
-_QUESTIONS = (
-    "question",
-    "query",
-    "prompt",
-    "instruction",
-    "input",
-    "user",
-    "human",
-    "source",
-    "text",
-    "sentence",
-    "utterance",
-    "document",
-    "problem",
-)
-_ANSWERS = (
-    "answer", "response", "completion", "output", "assistant", "reply", "target",
-    "label", "category", "intent", "class", "sentiment", "summary", "solution", "translation",
-)  # fmt: skip
-_LABELS = {"label", "category", "intent", "class", "sentiment"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +62,9 @@ def read_rows(
     source = read_source(path)
     found = _recognise(source, mapping, form)
     if found.format is None:
-        raise DataError(f"{path.name}: {found.question}", hint=f"If so, add: {found.flags}")
+        raise DataError(f"{shown(path.name)}: {found.question}", hint=f"If so, add: {found.flags}")
+    if system is not None and not system.strip():
+        raise UsageError("The system message is empty.", hint="Leave out --system.")
     if system is not None and (raw or found.format == "text"):
         raise UsageError("A system message belongs to a conversation; these rows have none.", hint="Leave out --system.")
     ctx = Context(mapping=found.mapping, raw=raw, system=system)
@@ -141,11 +123,11 @@ def _found(source: Source, format: str, words: str, mapping: dict[str, str]) -> 
 
 
 def _conversation(source: Source, columns: Mapping[str, str]) -> Recognised | None:
-    for known in _CONVERSATIONS:
-        if known in columns and any(isinstance(row.get(columns[known]), list) for _, row in source.rows):
-            column = columns[known]
-            turns: list[Any] = next((row[column] for _, row in source.rows if isinstance(row.get(column), list) and row[column]), [])
-            sharegpt = bool(turns) and isinstance(turns[0], dict) and "from" in turns[0]
+    for known in CONVERSATIONS:
+        column = columns.get(known, "")
+        turns = next((found for _, row in source.rows if (found := turns_in(row.get(column)))), None)
+        if turns:
+            sharegpt = isinstance(turns[0], dict) and "from" in turns[0]
             words = f"conversations in '{column}' (" + ("ShareGPT: from and value)" if sharegpt else "role and content)")
             return _found(source, "sharegpt" if sharegpt else "messages", words, {"messages": column})
     return None
@@ -182,14 +164,14 @@ def _with_system(columns: Mapping[str, str], mapping: dict[str, str]) -> dict[st
 
 def _pair(source: Source, columns: Mapping[str, str]) -> Recognised | None:
     """A column with a question's name beside one with an answer's name."""
-    asked = [columns[name] for name in _QUESTIONS if name in columns]
-    said = [columns[name] for name in _ANSWERS if name in columns]
+    asked = [columns[name] for name in QUESTIONS if name in columns]
+    said = [columns[name] for name in ANSWERS if name in columns]
     if not asked or not said:
         return None
     mapping = _with_system(columns, {"question": asked[0], "answer": said[0]})
     if "context" in columns:
         mapping["context"] = columns["context"]
-    others = [name for name in said[1:] if name.lower() not in _LABELS]
+    others = [name for name in said[1:] if name.lower() not in LABELS]
     if len(asked) > 1 or others:
         return _question(source, mapping)
     words = f"question = '{asked[0]}', answer = '{said[0]}'" + (f", after '{columns['context']}'" if "context" in columns else "")

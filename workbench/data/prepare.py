@@ -10,6 +10,7 @@ from pathlib import Path
 from workbench.data.checks import KINDS, Finding, Report, RowLength, check
 from workbench.data.formats import Parsed, read_rows
 from workbench.data.rows import Row, content_of, dumps
+from workbench.data.source import shown
 from workbench.data.split import split_rows
 from workbench.errors import DataError, UsageError
 
@@ -58,7 +59,7 @@ def prepare(
         parts = _as_train_and_test(parts, test_rows)
     rows = [row for part in parts for row in part.rows]
     lines = [line for part in parts for line in part.lines]
-    names = [path.name for path in (file, test_file) if path is not None]
+    names = [shown(path.name) for path in (file, test_file) if path is not None]
     files = [name for name, part in zip(names, parts, strict=True) for _ in part.rows] if test_file else None
     broken = [
         Finding(f.kind, f.row, f.message, name if test_file else "") for name, part in zip(names, parts, strict=True) for f in part.problems
@@ -117,11 +118,11 @@ def refuse(file: Path, prepared: Prepared) -> None:
         kinds = [kind for kind in KINDS if any(f.kind == kind for f in report.problems)]
         listed = [str(f) for f in report.problems[:_LISTED]]
         if len(report.problems) > _LISTED:
-            listed.append(f"and {len(report.problems) - _LISTED:,} more; all of them: workbench data check {file}")
+            listed.append(f"and {len(report.problems) - _LISTED:,} more; all of them: workbench data check {shown(file)}")
         count = f"{len(report.problems):,} problem" + ("s" if len(report.problems) > 1 else "")
         drops = " ".join(f"--drop {kind}" for kind in kinds)
-        raise DataError(f"{file.name} was not added: {count}.", listed, hint=f"Mend the file, or leave those rows out: {drops}")
+        raise DataError(f"{shown(file.name)} was not added: {count}.", listed, hint=f"Mend the file, or leave those rows out: {drops}")
     if not prepared.rows:
-        raise DataError(f"{file.name} was not added: no row is left.", hint="Drop fewer kinds of rows.")
+        raise DataError(f"{shown(file.name)} was not added: no row is left.", hint="Drop fewer kinds of rows.")
     if prepared.split_known and not any(row["split"] == "train" for row in prepared.rows):
-        raise DataError(f"{file.name} was not added: no row is left to train on.", hint="Drop fewer kinds of rows.")
+        raise DataError(f"{shown(file.name)} was not added: no row is left to train on.", hint="Drop fewer kinds of rows.")

@@ -29,7 +29,7 @@ def normalise(text: str) -> str:
 
 
 def _shingles(text: str) -> frozenset[int]:
-    words = text.encode().split(b" ")  # crc32 and not hash(): the same in every process
+    words = text.encode("utf-8", "surrogatepass").split(b" ")  # crc32 and not hash(): the same in every process
     return frozenset(zlib.crc32(b" ".join(words[i : i + 3])) for i in range(len(words) - 2))
 
 

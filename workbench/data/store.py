@@ -93,6 +93,7 @@ class Datasets:
         nothing. Raises `DataError` (listing the rows at fault), `UsageError`, `Conflict`.
         """
         from workbench.data.prepare import Reading, assign_sides, prepare, refuse
+        from workbench.data.source import shown
 
         file, test_file = Path(file), Path(test_file) if test_file is not None else None
         name = check_name(name if name is not None else _name_of(file), "dataset name")
@@ -108,9 +109,9 @@ class Datasets:
         if scorer is None and report.answers and rows[0]["form"] != "text":
             scorer = "label"
             report.notes.append(f"scored by label: {report.answers['different']} different answers (another way: --scorer)")
-        source = {"file": file.name, "sha256": _sha256(file)}
+        source = {"file": shown(file.name), "sha256": _sha256(file)}
         if test_file is not None:
-            source |= {"test_file": test_file.name, "test_sha256": _sha256(test_file)}
+            source |= {"test_file": shown(test_file.name), "test_sha256": _sha256(test_file)}
         meta = {
             "name": name,
             "scorer": None if scorer == "none" else scorer,
@@ -209,7 +210,7 @@ def _name_of(file: Path) -> str:
     """`Order codes (v2).csv` -> `order-codes-v2`."""
     name = re.sub(r"[^a-z0-9._-]+", "-", file.stem.lower()).strip("-._")[:64].strip("-._")
     if not name:
-        raise UsageError(f"'{file.name}' gives the dataset no name.", hint="Choose one: --name NAME")
+        raise UsageError(f"{file.name!r} gives the dataset no name.", hint="Choose one: --name NAME")
     return re.sub(r"\.\.+", ".", name)
 
 

@@ -1,0 +1,227 @@
+"""Broken and hostile data files: each gets one clear error that says what to do, and leaves nothing on disk."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench.data.store import Datasets
+from workbench.errors import Conflict, DataError, UsageError, WorkbenchError
+
+GOOD = [{"prompt": f"Say {i} in words, please.", "completion": f"word {i}"} for i in range(30)]
+
+
+def lines(*rows: Any) -> bytes:
+    return "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows).encode()
+
+
+def chat(*turns: tuple[str, Any], **extra: Any) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns], **extra}
+
+
+def call(arguments: Any, name: str = "find") -> dict[str, Any]:
+    turn = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}
+    return {"messages": [{"role": "user", "content": "find it"}, turn]}
+
+
+def row_of(prompt: str) -> str:
+    """A line of JSON whose prompt is written as it stands."""
+    return '{"prompt": ' + prompt + ', "completion": "x"}'
+
+
+def zipped(member: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(member, "x")
+    return out.getvalue()
+
+
+def parquet(table: Any, cut: int | None = None) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = io.BytesIO()
+    pq.write_table(pa.table(table), out)
+    return out.getvalue()[:cut]
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+NESTED: Any = {"leaf": 1}
+for _ in range(200):
+    NESTED = {"in": NESTED}
+
+# name, file name, content, words the error must hold
+FILES: list[tuple[str, str, bytes | Callable[[], bytes], list[str]]] = [
+    ("empty file", "a.jsonl", b"", ["a.jsonl is empty"]),
+    ("only blank lines", "a.jsonl", b"\n \n\n", ["is empty"]),
+    ("only a byte order mark", "a.csv", b"\xef\xbb\xbf", ["is empty"]),
+    ("empty list", "a.json", b"[]", ["no row"]),
+    ("unknown kind", "a.docx2", b"hello there", ["no known kind", "JSONL"]),
+    ("zip archive", "a.zip", zipped("rows.jsonl"), ["ZIP archive", "Unpack"]),
+    ("excel workbook", "a.xlsx", zipped("xl/workbook.xml"), ["Excel workbook", "CSV"]),
+    ("zip called csv", "a.csv", zipped("rows.csv"), ["ZIP archive"]),
+    ("gzip", "a.jsonl", gzip.compress(b'{"text": "hello"}'), ["gzip", "gunzip"]),
+    ("pdf", "a.csv", b"%PDF-1.7 \x00", ["PDF"]),
+    ("sqlite", "a.jsonl", b"SQLite format 3\x00", ["SQLite"]),
+    ("pickle", "a.json", pickle.dumps([{"text": "x"}], protocol=4), ["pickle", "never opened"]),
+    ("binary noise", "a.csv", bytes(range(256)), ["zero bytes"]),
+    ("utf-16 without mark", "a.csv", "question,answer\na,b".encode("utf-16-le"), ["zero bytes", "UTF-8"]),
+    ("half a utf-16 file", "a.csv", b"\xff\xfeq", ["UTF-16"]),
+    ("latin-1 jsonl", "a.jsonl", '{"text": "a"}\n{"text": "café"}'.encode("latin-1"), ["not UTF-8", "line 2", "0xE9"]),
+    ("japanese csv in shift-jis", "a.csv", "質問,回答\nこれは何ですか,本です".encode("shift-jis"), ["not UTF-8"]),
+    ("truncated json", "a.json", json.dumps(GOOD)[:-20].encode(), ["not valid JSON", "column"]),
+    ("json with a comment", "a.json", b'[\n// rows\n{"text": "a"}]', ["not valid JSON", "line 2"]),
+    ("one object, not rows", "a.json", b'{"name": "x", "version": 1}\n', ["Learn 'name'", "plain text?"]),
+    ("object over many lines", "a.json", b'{\n "name": "x",\n "n": 1\n}', ["one JSON object", "'name'"]),
+    ("list of strings", "a.json", b'["a", "b"]', ["no row", "text, not an object"]),
+    ("lists as lines", "a.jsonl", b'["a", "b"]\n["c", "d"]\n', ["holds a list in each line"]),
+    ("depth bomb", "a.json", DEEP.encode(), ["nested too deeply"]),
+    ("depth bomb in a line", "a.jsonl", lines(GOOD[0], row_of(DEEP)), ["row 2", "nested too deeply"]),
+    ("number bomb", "a.jsonl", lines(GOOD[0], row_of("9" * 10_000)), ["row 2"]),
+    ("nan", "a.jsonl", lines(GOOD[0], '{"prompt": "x", "completion": NaN}'), ["row 2", "NaN"]),
+    ("escape codes in a key", "a.jsonl", lines(GOOD[0], '{"\\u001b[2J": 1, "\\u001b[2J": 2}'), ["row 2", "twice"]),
+    ("key twice", "a.jsonl", lines(GOOD[0], '{"prompt": "x", "prompt": "y", "completion": "z"}'), ["row 2", "'prompt' twice"]),
+    ("broken line", "a.jsonl", lines(GOOD[0], GOOD[1], '{"prompt": "x"', GOOD[2]), ["row 3", "not JSON", "--drop broken"]),
+    ("two objects in a line", "a.jsonl", lines(GOOD[0], json.dumps(GOOD[1]) + json.dumps(GOOD[2])), ["row 2", "Extra data"]),
+    ("a row that is a list", "a.jsonl", lines(GOOD[0], "[1, 2]"), ["row 2", "a list"]),
+    ("a row without its answer", "a.jsonl", lines(*GOOD, {"prompt": "x"}), ["row 31", "has no 'completion'"]),
+    ("answer is null", "a.jsonl", lines(*GOOD, {"prompt": "x", "completion": None}), ["row 31", "empty", "--drop empty"]),
+    ("answer is blank", "a.jsonl", lines(*GOOD, {"prompt": "x", "completion": " \n\t"}), ["row 31", "answer", "empty"]),
+    ("question is blank", "a.jsonl", lines(*GOOD, {"prompt": "", "completion": "x"}), ["row 31", "question", "empty"]),
+    ("empty text", "a.jsonl", lines({"text": "a"}, {"text": ""}), ["row 2", "empty"]),
+    ("text is a number", "a.jsonl", lines({"text": "a"}, {"text": 3}), ["row 2", "not text"]),
+    ("half a surrogate pair", "a.jsonl", lines(GOOD[0], '{"prompt": "x \\ud83d", "completion": "y"}'), ["row 2", "U+D83D"]),
+    ("zero character", "a.jsonl", lines(GOOD[0], '{"prompt": "x\\u0000", "completion": "y"}'), ["row 2", "U+0000"]),
+    ("escape codes in a column name", "a.jsonl", lines({**GOOD[0], "\x1b[2J": "x"}), ["cannot be a name"]),
+    ("surrogate in a column name", "a.jsonl", lines({**GOOD[0], "\ud800": "x"}), ["cannot be a name"]),
+    ("surrogate in a tool argument", "a.jsonl", lines(call({"q": "\ud800"})), ["row 1", "U+D800"]),
+    ("endless column name", "a.jsonl", lines({**GOOD[0], "x" * 10_000: "x"}), ["cannot be a name"]),
+    ("conversation is a string", "a.jsonl", lines(chat(("user", "a"), ("assistant", "b")), {"messages": "hi"}), ["row 2", "not a list"]),
+    ("conversation is empty", "a.jsonl", lines(chat(("user", "a"), ("assistant", "b")), {"messages": []}), ["row 2", "no messages"]),
+    ("message is a string", "a.jsonl", lines({"messages": ["hi", "there"]}), ["row 1", "message 1"]),
+    ("message without role", "a.jsonl", lines({"messages": [{"content": "hi"}]}), ["row 1", "no role"]),
+    ("escape codes in a role", "a.jsonl", lines(chat(("\x1b[2J", "a"), ("assistant", "b"))), ["row 1", "the role"]),
+    ("unknown role", "a.jsonl", lines(chat(("narrator", "a"), ("assistant", "b"))), ["row 1", "'narrator'"]),
+    ("role is a number", "a.jsonl", lines(chat((7, "a"), ("assistant", "b"))), ["row 1", "no role"]),  # type: ignore[arg-type]
+    ("content is a number", "a.jsonl", lines(chat(("user", 7), ("assistant", "b"))), ["row 1", "content of message 1"]),
+    ("content is a picture", "a.jsonl", lines(chat(("user", [{"type": "image_url", "image_url": {}}]), ("assistant", "b"))), ["picture"]),
+    ("starts with assistant", "a.jsonl", lines(chat(("assistant", "a"), ("user", "b"), ("assistant", "c"))), ["starts with assistant"]),
+    ("ends with user", "a.jsonl", lines(chat(("user", "a"), ("assistant", "b"), ("user", "c"))), ["last message is from user"]),
+    ("user twice", "a.jsonl", lines(chat(("user", "a"), ("user", "b"), ("assistant", "c"))), ["message 2 is user after user"]),
+    ("system in the middle", "a.jsonl", lines(chat(("user", "a"), ("system", "b"), ("assistant", "c"))), ["message 2 is a system"]),
+    ("no assistant", "a.jsonl", lines(chat(("user", "a"))), ["no assistant message", "--drop roles"]),
+    ("tool result without call", "a.jsonl", lines(chat(("user", "a"), ("assistant", "b"), ("tool", "c"), ("assistant", "d"))), ["no tool"]),
+    ("tool call is not json", "a.jsonl", lines({"conversations": [
+        {"from": "human", "value": "a"}, {"from": "function_call", "value": "find(it)"}]}), ["message 2", "not JSON", "--drop tools"]),
+    ("tool call without name", "a.jsonl", lines(call({}, name="")), ["names no tool"]),
+    ("tool arguments are a list", "a.jsonl", lines(call([1])), ["not an object"]),
+    ("tool arguments are broken json", "a.jsonl", lines(call('{"a":')), ["arguments of 'find'", "not JSON"]),
+    ("tool arguments nested deep", "a.jsonl", lines(call(NESTED)), ["nested too deeply"]),
+    ("tools are not json", "a.jsonl", lines(chat(("user", "a"), ("assistant", "b"), tools="find it")), ["list of tools is not JSON"]),
+    ("tool without name", "a.jsonl", lines(chat(("user", "a"), ("assistant", "b"), tools=[{"description": "x"}])), ["has no name"]),
+    ("calls a tool it does not have", "a.jsonl", lines({**call({}), "tools": [{"name": "sort"}]}), ["'find'", "not among its tools"]),
+    ("history is flat", "a.jsonl", lines({"instruction": "a", "output": "b", "history": ["x", "y"]}), ["history"]),
+    ("csv: only names", "a.csv", b"question,answer\n", ["column names but no rows"]),
+    ("csv: quote never closed", "a.csv", b'question,answer\n"a,b\nc,d\n', ["from line 2 on", "never closed"]),
+    ("csv: stray quote", "a.csv", b'question,answer\na,b\n"c"x,d\n', ["from line 3 on", "quotes"]),
+    ("csv: too many cells", "a.csv", b"question,answer\na,b\nc,d,e\n", ["row 3", "3 cells", "2 columns"]),
+    ("csv: a name twice", "a.csv", b"question,question,answer\na,b,c\n", ["two columns called 'question'"]),
+    ("csv: unknown names", "a.csv", b"foo,bar\nwhat is this?,a thing\nand this?,a box\n", ["Question = column A 'foo'", "--question foo"]),
+    ("csv: no names", "a.csv", b"What is this thing?,A lamp.\nAnd that one?,A desk.\n", ["column A", "--question A --answer B"]),
+    ("csv: several answers", "a.csv", b"question,answer,response\na,b,c\n", ["Answer = column B 'answer'", "--answer answer"]),
+    ("csv: only numbers", "a.jsonl", lines({"x": 1, "y": 2}), ["No column holds text", "x, y"]),
+    ("one unknown column", "a.csv", b"notes\nfirst thing\nsecond thing\n", ["plain text?", "--column text=notes"]),
+    ("preferences", "a.jsonl", lines({"prompt": "a", "chosen": "b", "rejected": "c"}), ["preferences", "--answer chosen"]),
+    ("two formats at once", "a.jsonl", lines({**chat(("user", "a"), ("assistant", "b")), **GOOD[0]}), ["or prompt_completion", "--form"]),
+    ("parquet: cut off", "a.parquet", lambda: parquet({"text": ["a", "b"]}, cut=40), ["damaged"]),
+    ("parquet: only the name", "a.parquet", b"hello", ["not a Parquet file"]),
+    ("parquet: no rows", "a.parquet", lambda: parquet({"text": []}), ["holds no rows"]),
+    ("parquet: bytes for text", "a.parquet", lambda: parquet({"prompt": [b"\xff"], "completion": ["x"]}), ["row 1", "bytes"]),
+]  # fmt: skip
+
+
+def snapshot(home: Path) -> list[str]:
+    return sorted(str(path) for path in home.rglob("*"))
+
+
+def refused(home: Path, expected: type[WorkbenchError], words: list[str], add: Callable[[], Any]) -> None:
+    """`add` raises one error of the kind, with the words and advice, and the home is as it was."""
+    before = snapshot(home)
+    with pytest.raises(expected) as caught:
+        add()
+    text = str(caught.value)
+    assert caught.value.hint, f"no advice: {text}"
+    for word in words:
+        assert word in text, f"{word!r} is not in: {text}"
+    assert len(text) < 4000
+    assert all(line.isprintable() for line in text.split("\n")), f"would garble a terminal: {text!r}"
+    assert snapshot(home) == before
+
+
+@pytest.mark.parametrize(("name", "file_name", "content", "words"), FILES, ids=[row[0] for row in FILES])
+def test_a_bad_file_gets_one_clear_error(name: str, file_name: str, content: Any, words: list[str], home: Path, tmp_path: Path) -> None:
+    file = tmp_path / file_name
+    file.write_bytes(content() if callable(content) else content)
+    refused(home, DataError, words, lambda: Datasets().add(file, name="set"))
+    assert Datasets().broken() == {}
+
+
+# name, what is asked for, error, words
+WISHES: list[tuple[str, dict[str, Any], type[WorkbenchError], list[str]]] = [
+    ("name goes up", {"name": "../evil"}, UsageError, ["cannot be a dataset name"]),
+    ("name is absolute", {"name": "/tmp/evil"}, UsageError, ["cannot be a dataset name"]),
+    ("name is hidden", {"name": ".trash"}, UsageError, ["cannot be a dataset name"]),
+    ("name of an example", {"name": "order-codes"}, Conflict, ["already", "--name"]),
+    ("unknown scorer", {"scorer": "vibes"}, UsageError, ["vibes", "exact"]),
+    ("scorer with a bad tolerance", {"scorer": "numeric:-1"}, UsageError, ["tolerance"]),
+    ("unknown kind to drop", {"drop": ["rude"]}, UsageError, ["rude", "empty"]),
+    ("unknown form", {"form": "haiku"}, UsageError, ["haiku", "alpaca"]),
+    ("a form it is not", {"form": "alpaca"}, DataError, ["not alpaca", "prompt"]),
+    ("column that is not there", {"mapping": {"question": "ask", "answer": "completion"}}, UsageError, ["'ask'", "prompt, completion"]),
+    ("role that is not there", {"mapping": {"poem": "prompt"}}, UsageError, ["'poem'", "question"]),
+    ("share of everything", {"test_share": 1.0}, UsageError, ["share"]),
+    ("more test rows than rows", {"test_rows": 30}, UsageError, ["nothing to train on"]),
+    ("negative test rows", {"test_rows": -1}, UsageError, ["test rows"]),
+    ("empty system message", {"system": " "}, UsageError, ["system message is empty"]),
+    ("system message on raw rows", {"system": "Be brief.", "raw": True}, UsageError, ["system message"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "wish", "error", "words"), WISHES, ids=[row[0] for row in WISHES])
+def test_a_bad_wish_gets_one_clear_error(name: str, wish: dict[str, Any], error: Any, words: list[str], home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "good.jsonl"
+    file.write_bytes(lines(*GOOD))
+    refused(home, error, words, lambda: Datasets().add(file, **{"name": "set", **wish}))
+
+
+def test_what_is_not_a_file_is_refused_and_never_waited_for(home: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
+    for path, words in [
+        (tmp_path / "missing.jsonl", ["There is no file"]),
+        (tmp_path, ["is a folder"]),
+        (tmp_path / "pipe.jsonl", ["not a regular file"]),
+        (Path("/dev/zero"), ["not a regular file"]),
+        (tmp_path / "loop.jsonl", ["cannot be read"]),
+        (tmp_path / "zero\0byte.jsonl", ["cannot be read"]),
+    ]:
+        refused(home, DataError, words, lambda path=path: Datasets().add(path, name="set"))
+
+
+def test_a_test_file_must_fit(home: Path, tmp_path: Path) -> None:
+    train, test, text = tmp_path / "train.jsonl", tmp_path / "test.jsonl", tmp_path / "text.jsonl"
+    train.write_bytes(lines(*GOOD))
+    test.write_bytes(lines(GOOD[4], {"prompt": "x", "completion": ""}))
+    text.write_bytes(lines({"text": "a"}, {"text": "b"}))
+    overlap = ["train.jsonl row 5", "also in the test part: test.jsonl row 1", "test.jsonl row 2", "--drop empty --drop overlap"]
+    refused(home, DataError, overlap, lambda: Datasets().add(train, name="set", test_file=test))
+    refused(home, UsageError, ["messages rows", "text rows"], lambda: Datasets().add(train, name="set", test_file=text))
