@@ -13,11 +13,13 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.hf.tiny_adapter import lively_base, order_rows, tiny_adapter
+from workbench.bases.store import Bases
 from workbench.errors import Conflict, IntegrityError, UsageError
 from workbench.hf.evaluate import evaluate
 from workbench.hf.load import load_adapter, load_base, load_tokenizer
 from workbench.hf.merge import compare_logits, merge, trained_precision
 from workbench.hf.render import render
+from workbench.registry.store import Registry
 
 pytestmark = pytest.mark.torch
 ROWS = order_rows()
@@ -57,6 +59,17 @@ def test_plain_peft_and_our_loader_give_the_same_logits(base: Path, adapter: Pat
     ours = load_adapter(load_base(base, dtype=dtype), adapter)
     assert torch.equal(logits(plain, base), logits(ours, base))
     assert not torch.equal(logits(ours, base), logits(load_base(base, dtype=dtype), base))
+
+
+def test_a_published_version_loads_with_plain_peft_and_gives_the_same_logits(base: Path, qlora: Path) -> None:
+    known = Bases().add("tiny@1", source=f"folder:{base}")
+    made = Registry().publish(qlora, name="orders", base=known, dataset=None, method="qlora", recipe_yaml="method: qlora\n", scores={})
+    for dtype in (torch.float32, torch.bfloat16):
+        plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(known.path, dtype=dtype), made.path).eval()
+        ours = load_adapter(load_base(known.path, dtype=dtype), made.path)
+        assert torch.equal(logits(plain, base), logits(ours, base))
+    assert AutoTokenizer.from_pretrained(made.path).chat_template == load_tokenizer(base).chat_template
+    assert trained_precision(made.path) == "nf4"
 
 
 def test_merged_files_are_base_plus_adapter_in_the_bases_dtype(base: Path, adapter: Path, tmp_path: Path) -> None:
