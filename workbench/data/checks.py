@@ -80,6 +80,7 @@ class Report:
     tokens: dict[str, Any] | None = None  # histogram of whole rows, with "supervised", "cut", "answer_lost"
     answers: dict[str, Any] | None = None  # balance, when answers are short and few
     tool_rows: int = 0
+    groups: list[int] = field(default_factory=list, repr=False)  # row i is nearly the same as row groups[i]; for the split
 
     @property
     def ok(self) -> bool:
@@ -131,7 +132,9 @@ def check(
     report = Report(rows=len(rows), tool_rows=sum(map(uses_tools, rows)))
     for i, row in enumerate(rows):
         report.add(place.finding(kind, i, message) for kind, message in _row_problems(row))
-    report.add(_repeats(rows, place))
+    texts = [normalise(question_of(row) or row.get("text", "")) for row in rows]
+    report.groups = cluster(texts)
+    report.add(_repeats(rows, cluster(texts, near=False), report.groups, place))
     report.characters = histogram([len(question_of(r)) + len(answer_of(r)) for r in rows])
     report.answers = balance([answer_of(r) for r in rows])
     if report.answers:
@@ -253,11 +256,9 @@ def _bad_character(text: str) -> str:
     return f"the character U+{ord(found.group()):04X}" if found else ""
 
 
-def _repeats(rows: Sequence[Row], place: _Places) -> Iterable[Finding]:
-    texts = [normalise(question_of(row) or row.get("text", "")) for row in rows]
+def _repeats(rows: Sequence[Row], same: Sequence[int], near: Sequence[int], place: _Places) -> Iterable[Finding]:
     whole = [dumps(content_of(row)) for row in rows]
     answers = [normalise(answer_of(row)) for row in rows]
-    same, near = cluster(texts, near=False), cluster(texts)
     seen_rows: dict[str, int] = {}
     seen_answers: dict[tuple[int, str], int] = {}
     tested = _first_test_row(rows, same), _first_test_row(rows, near)

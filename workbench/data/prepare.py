@@ -105,7 +105,7 @@ def assign_sides(prepared: Prepared, *, share: float, test_rows: int | None) -> 
     """Every row with its `split`: as the files say, else by `split_rows`. Notes in the report what was given up."""
     if prepared.split_known:
         return prepared.rows
-    split = split_rows(prepared.rows, share=share, test_rows=test_rows)
+    split = split_rows(prepared.rows, share=share, test_rows=test_rows, groups=prepared.report.groups)
     if split.note:
         prepared.report.notes.append(split.note)
     return [{**row, "split": side} for row, side in zip(prepared.rows, split.sides, strict=True)]

@@ -101,7 +101,7 @@ def _number(text: str) -> float | None:
 
 def _same_number(expected: str, answer: str, tolerance: float | None) -> bool:
     wanted, got = _number(expected), _number(answer)
-    if wanted is None:
+    if wanted is None or not math.isfinite(wanted):
         return _plain(expected) == _plain(answer)
     if got is None or not math.isfinite(got):
         return False
