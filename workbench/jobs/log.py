@@ -35,7 +35,7 @@ def old(path: Path) -> Path:
 def pump(stream: IO[bytes], log: CappedLog) -> None:
     """Copy until the end of the stream, whole lines at a time. A full disk loses output but never blocks the writer."""
     held = b""
-    while chunk := stream.read1(65536):  # type: ignore[attr-defined]
+    while chunk := stream.read1(16384):  # type: ignore[attr-defined]
         held += chunk
         cut = max(held.rfind(b"\n"), held.rfind(b"\r")) + 1
         if cut == 0 and len(held) > _LONGEST_LINE:

@@ -7,6 +7,7 @@ a token whose attempt is no longer `running` changes nothing and gets `Fenced`.
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,10 +56,14 @@ class Claim:
 def submit(kind: str, spec: dict[str, Any], *, title: str, key: str | None, count: int, policy: str, max_crashes: int) -> str:
     """Add a job and return its id; with a `key` that was used before, the id of that job.
 
-    Raises `Conflict` when the key was used for something else.
+    Raises `Conflict` when the key was used for something else, `UsageError` when `spec` is not JSON.
     """
     if count < 1 or policy not in {"resume", "hold"}:
         raise UsageError("A job takes at least one slot, and its policy is resume or hold.")
+    try:
+        spec = json.loads(json.dumps(spec, allow_nan=False))  # as it will be read back: lists, text keys
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"The spec of this job is not JSON: {error}.") from error
     try:
         with transaction() as connection:
             return _same_key(connection, key, kind, spec) or _add_job(connection, kind, spec, title, key, count, policy, max_crashes)

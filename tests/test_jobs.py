@@ -1,0 +1,532 @@
+"""The queue, the files of an attempt and what people see of a job. Processes that die are in `tests/reliability`."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench.db.reading import rows
+from workbench.errors import Conflict, Fenced, JobError, JobFailed, NotFound, UsageError
+from workbench.jobs import endings, folder, log, processes, progress, queue
+from workbench.jobs.dispatcher import machine_slots
+from workbench.jobs.endings import Ending
+from workbench.jobs.store import Jobs
+from workbench.jobs.timing import Timing
+from workbench.records import Job, JobState, Progress
+
+
+@pytest.fixture
+def jobs() -> Jobs:
+    """Only a queue: nothing is started."""
+    return Jobs(start_dispatcher=False)
+
+
+def _add(jobs: Jobs, **given: Any) -> Job:
+    return jobs.submit("selftest", given.pop("spec", {"steps": 1}), title=given.pop("title", "count"), **given)
+
+
+def _claim(host: str = "here", *, lease: float = 30.0) -> queue.Claim:
+    queue.register_slots(host, ["cpu-0"])
+    claim = queue.claim(host, "boot", lease=lease)
+    assert claim is not None
+    return claim
+
+
+def _line(step: int, **more: Any) -> Progress:
+    return Progress(t=float(step), phase="training", step=step, **more)
+
+
+# ---------------------------------------------------------------- submit
+
+
+def test_a_job_is_what_was_submitted(jobs: Jobs) -> None:
+    job = _add(jobs, spec={"steps": 3, "name": "été"}, title="count to three")
+    assert (job.kind, job.title, job.state, job.spec) == ("selftest", "count to three", JobState.queued, {"steps": 3, "name": "été"})
+    assert job == jobs.get(job.id) == jobs.get(job.id[:3]) == jobs.list()[0]
+    assert [event["what"] for event in jobs.events(job.id)] == ["submitted"]
+
+
+def test_the_same_key_is_the_same_job(database: str, jobs: Jobs) -> None:
+    first = _add(jobs, key="k")
+    assert _add(jobs, key="k").id == first.id
+    with pytest.raises(Conflict, match=f"key 'k' was used for another job, {first.id}"):
+        _add(jobs, key="k", spec={"steps": 2})
+    assert _add(jobs).id != _add(jobs).id
+    assert len(jobs.list()) == 3
+
+
+def test_one_job_however_many_submit_it_at_once(database: str, jobs: Jobs) -> None:
+    _add(jobs)  # the schema is there
+    made: list[str] = []
+    threads = [threading.Thread(target=lambda: made.append(_add(jobs, key="once").id)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 6 and len(set(made)) == 1
+
+
+@pytest.mark.parametrize(
+    "given", [{"kind": "rm -rf"}, {"slots": 0}, {"policy": "maybe"}, {"spec": {"x": float("nan")}}, {"spec": {"x": {1}}}]
+)
+def test_a_job_that_makes_no_sense_is_refused(jobs: Jobs, given: dict[str, Any]) -> None:
+    values = {"kind": "selftest", "spec": {}, "title": "t", **given}
+    with pytest.raises(UsageError):
+        jobs.submit(values.pop("kind"), values.pop("spec"), **values)
+    assert jobs.list() == []
+
+
+def test_asking_for_what_is_not_there(jobs: Jobs) -> None:
+    with pytest.raises(NotFound, match="There is no job yet"):
+        jobs.get("abc")
+    ids = {_add(jobs).id for _ in range(3)}
+    for name in ("zzzzzzzz", "", "../../etc", "%", "x' OR 1=1", "a" * 50):
+        with pytest.raises(NotFound, match="workbench jobs list"):
+            jobs.get(name)
+    with pytest.raises(UsageError, match="There is no state 'done'.*queued, running"):
+        jobs.list("done")
+    assert {job.id for job in jobs.list("queued")} == ids and jobs.list(JobState.failed) == []
+    assert len(jobs.list(limit=2)) == 2
+
+
+def test_a_beginning_that_fits_several_jobs_is_asked_about(jobs: Jobs) -> None:
+    ids = [_add(jobs).id for _ in range(30)]
+    letter = next(i[0] for i in ids if sum(j[0] == i[0] for j in ids) > 1)  # 29 letters, 30 jobs
+    with pytest.raises(UsageError, match=f"jobs begin with '{letter}'"):
+        jobs.get(letter)
+
+
+# ---------------------------------------------------------------- the queue
+
+
+def test_first_come_first_served(jobs: Jobs) -> None:
+    first, second = _add(jobs), _add(jobs)
+    claim = _claim()
+    assert (claim.job_id, claim.n, claim.spec, claim.slots) == (first.id, 1, {"steps": 1}, ("cpu-0",))
+    assert queue.claim("here", "boot", lease=30) is None  # the only slot is taken
+    assert queue.finish(claim.token, Ending("succeeded", 0, result={"x": 1})) is JobState.succeeded
+    assert _claim().job_id == second.id
+    done = jobs.get(first.id)
+    assert done.result == {"x": 1} and done.ended_at is not None and done.attempts[0].state == "succeeded"
+
+
+def test_a_big_job_waits_for_its_slots_and_is_not_overtaken(jobs: Jobs) -> None:
+    queue.register_slots("here", ["GPU-a", "GPU-b"])
+    small, big, later = _add(jobs), _add(jobs, slots=2), _add(jobs)
+    too_big = _add(jobs, slots=3)
+    one = queue.claim("here", "boot", lease=30)
+    assert one is not None and one.job_id == small.id
+    assert queue.claim("here", "boot", lease=30) is None
+    queue.finish(one.token, Ending("succeeded"))
+    two = queue.claim("here", "boot", lease=30)
+    assert two is not None and two.job_id == big.id and set(two.slots) == {"GPU-a", "GPU-b"}
+    queue.finish(two.token, Ending("succeeded"))
+    three = queue.claim("here", "boot", lease=30)
+    assert three is not None and three.job_id == later.id
+    assert queue.claim("here", "boot", lease=30) is None and jobs.get(too_big.id).state is JobState.queued
+    queue.register_slots("here", ["GPU-b"])  # what is free and gone is forgotten, what is in use stays
+    assert {row["name"] for row in rows("SELECT name FROM slots")} == {"GPU-b", three.slots[0]}
+
+
+def test_every_claim_is_of_another_job(database: str, jobs: Jobs) -> None:
+    ids = {_add(jobs).id for _ in range(40)}
+    queue.register_slots("here", [f"cpu-{i}" for i in range(4)])
+    claimed: list[str] = []
+
+    def work() -> None:
+        empty = 0
+        while empty < 3:
+            claim = queue.claim("here", "boot", lease=30)
+            if claim is None:
+                empty += 1
+                time.sleep(0.01)
+            else:
+                claimed.append(claim.job_id)
+                queue.finish(claim.token, Ending("succeeded"))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == sorted(ids)
+    assert rows("SELECT count(*) AS n FROM slots WHERE token IS NOT NULL") == [{"n": 0}]
+
+
+def test_a_token_that_lost_its_attempt_changes_nothing(jobs: Jobs) -> None:
+    job = _add(jobs)
+    old = _claim()
+    queue.finish(old.token, Ending("interrupted", error="taken over"))
+    new = _claim()
+    for use in (
+        lambda: queue.begin(old.token, pid=1, started="1", lease=30),
+        lambda: queue.set_group(old.token, 1),
+        lambda: queue.renew(old.token, lease=30),
+        lambda: queue.cancel_wanted(old.token),
+        lambda: queue.finish(old.token, Ending("succeeded", result={"stale": True})),
+        lambda: queue.renew("0" * 32, lease=30),
+        lambda: queue.finish("0" * 32, Ending("succeeded")),
+    ):
+        with pytest.raises(Fenced):
+            use()
+    assert queue.cancel_wanted(new.token) is False and jobs.get(job.id).state is JobState.running
+    assert rows("SELECT token FROM slots") == [{"token": new.token}]
+
+
+def test_a_lease_can_be_renewed_after_it_ran_out(jobs: Jobs) -> None:
+    """The machine slept: the attempt is still ours as long as nobody took it over."""
+    _add(jobs)
+    claim = _claim(lease=-100)
+    queue.renew(claim.token, lease=30)
+    assert rows("SELECT lease_until FROM attempts")[0]["lease_until"] > time.time() + 20
+
+
+@pytest.mark.parametrize(
+    ("how", "policy", "becomes"),
+    [
+        ("failed", "resume", JobState.failed),
+        ("crashed", "resume", JobState.queued),
+        ("crashed", "hold", JobState.interrupted),
+        ("interrupted", "resume", JobState.queued),
+        ("interrupted", "hold", JobState.interrupted),
+    ],
+)
+def test_what_becomes_of_a_job_whose_attempt_ends_badly(jobs: Jobs, how: Any, policy: str, becomes: JobState) -> None:
+    job = _add(jobs, policy=policy)
+    assert queue.finish(_claim().token, Ending(how, 1, error="why")) is becomes
+    after = jobs.get(job.id)
+    assert after.state is becomes and after.attempts[0].error == "why"
+    assert after.attempts[0].state == ("failed" if how == "failed" else "interrupted")
+
+
+def test_crashes_wait_longer_each_time_and_end_for_good(jobs: Jobs) -> None:
+    job = _add(jobs, max_crashes=2)
+    waits = []
+    for _ in range(2):
+        assert queue.finish(_claim().token, Ending("crashed", -9, error="boom")) is JobState.queued
+        waits.append(rows("SELECT not_before - (SELECT max(at) FROM job_events) AS wait FROM jobs")[0]["wait"])
+        _wait_until(time.time() + 1000)
+        assert queue.claim("here", "boot", lease=30) is None
+        _wait_until(time.time() - 1)
+    assert waits == pytest.approx([0.5, 1.0], abs=0.1)
+    assert queue.finish(_claim().token, Ending("interrupted", error="reboot")) is JobState.queued  # does not count
+    assert queue.finish(_claim().token, Ending("crashed", -9, error="boom")) is JobState.failed_permanently
+    assert jobs.get(job.id).error == "It crashed 3 times; the last time: boom"
+    assert jobs.resume(job.id).state is JobState.queued
+    assert queue.finish(_claim().token, Ending("crashed", error="boom")) is JobState.queued  # counted anew
+
+
+def _wait_until(t: float) -> None:
+    from sqlalchemy import update
+
+    from workbench.db.session import transaction
+    from workbench.db.tables import jobs as table
+
+    with transaction() as connection:
+        connection.execute(update(table).values(not_before=t))
+
+
+# ---------------------------------------------------------------- cancel, resume, give up
+
+
+def test_cancel_ends_what_waits_and_asks_what_runs(jobs: Jobs) -> None:
+    waiting, running = _add(jobs), _add(jobs)
+    assert jobs.cancel(waiting.id).state is JobState.cancelled
+    assert jobs.cancel(waiting.id).state is JobState.cancelled  # again: no harm
+    claim = _claim()
+    asked = jobs.cancel(running.id)
+    assert asked.state is JobState.running and asked.cancel_requested and queue.cancel_wanted(claim.token)
+    assert queue.finish(claim.token, Ending("interrupted")) is JobState.cancelled
+    assert jobs.get(running.id).attempts[0].state == "cancelled"
+    assert rows("SELECT count(*) AS n FROM slots WHERE token IS NOT NULL") == [{"n": 0}]
+    assert jobs.resume(running.id).cancel_requested is False and _claim().n == 2
+
+
+@pytest.mark.parametrize(
+    ("ending", "becomes"),
+    [
+        (Ending("succeeded", result={}), JobState.succeeded),  # the work was done: it counts
+        (Ending("failed", error="x"), JobState.cancelled),
+        (Ending("crashed", error="x"), JobState.cancelled),
+    ],
+)
+def test_cancel_that_comes_at_the_very_end(jobs: Jobs, ending: Ending, becomes: JobState) -> None:
+    job = _add(jobs)
+    claim = _claim()
+    jobs.cancel(job.id)
+    assert queue.finish(claim.token, ending) is becomes
+
+
+def test_cancel_and_finish_at_the_same_moment(database: str, jobs: Jobs) -> None:
+    """Each job ends once, in one of the two ways, whatever came first."""
+    queue.register_slots("here", ["cpu-0"])
+    seen = set()
+    for _ in range(12):
+        job = _add(jobs)
+        claim = _claim()
+        results: list[object] = []
+        acts = [
+            lambda i=job.id: queue.cancel(i),
+            lambda t=claim.token: queue.finish(t, Ending("failed", error="x")),
+            lambda t=claim.token: queue.finish(t, Ending("interrupted")),
+        ]
+        threads = [threading.Thread(target=_call, args=(act, results)) for act in acts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        state = jobs.get(job.id).state
+        seen.add(state)
+        assert state in {JobState.cancelled, JobState.failed, JobState.queued}
+        assert sum(isinstance(result, Fenced) for result in results) == 1
+        assert rows("SELECT count(*) AS n FROM slots WHERE token IS NOT NULL") == [{"n": 0}]
+        if state is JobState.queued:
+            assert jobs.cancel(job.id).state is JobState.cancelled
+    assert seen
+
+
+def _call(act: Any, results: list[object]) -> None:
+    try:
+        results.append(act())
+    except (Fenced, JobError) as error:
+        results.append(error)
+
+
+def test_what_has_ended_stays_ended(jobs: Jobs) -> None:
+    job = _add(jobs)
+    queue.finish(_claim().token, Ending("succeeded", result={}))
+    with pytest.raises(JobError, match="has ended already \\(succeeded\\)"):
+        jobs.cancel(job.id)
+    with pytest.raises(JobError, match="cannot be resumed: it is succeeded"):
+        jobs.resume(job.id)
+    other = _add(jobs)
+    with pytest.raises(JobError, match="it is queued"):
+        jobs.resume(other.id)
+
+
+def test_a_job_can_be_taken_from_a_machine_that_is_gone_but_not_from_this_one(jobs: Jobs) -> None:
+    job = _add(jobs)
+    with pytest.raises(JobError, match="it is queued"):
+        jobs.resume(job.id, give_up_machine=True)
+    claim = _claim("elsewhere")
+    assert jobs.resume(job.id, give_up_machine=True).state is JobState.queued
+    with pytest.raises(Fenced):
+        queue.renew(claim.token, lease=30)
+    queue.register_slots("here", ["cpu-0"])
+    assert queue.claim("here", processes.boot_id(), lease=30) is not None
+    with pytest.raises(JobError, match="runs on this machine.*workbench jobs cancel"):
+        jobs.resume(job.id, give_up_machine=True)
+
+
+# ---------------------------------------------------------------- waiting and looking
+
+
+def test_wait_follows_and_says_how_it_ended(jobs: Jobs) -> None:
+    job = _add(jobs)
+    claim = _claim()
+    attempt = folder.attempt_dir(job.id, 1)
+    attempt.mkdir(parents=True)
+    seen: list[Progress] = []
+
+    def run() -> None:
+        for step in (1, 2, 3):
+            progress.append(attempt / folder.METRICS, _line(step))
+            time.sleep(0.05)
+        queue.finish(claim.token, Ending("succeeded", result={"adapter": "a@1"}))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    done = jobs.wait(job.id, on_progress=seen.append, poll=0.02)
+    thread.join()
+    assert [line.step for line in seen] == [1, 2, 3] and done.result == {"adapter": "a@1"} and done.progress == seen[-1]
+
+
+def test_wait_raises_for_every_other_ending(jobs: Jobs) -> None:
+    def ended(ending: Ending, **given: Any) -> str:
+        job = _add(jobs, **given)
+        queue.finish(_claim().token, ending)
+        with pytest.raises(JobFailed) as caught:
+            jobs.wait(job.id)
+        assert job.id in str(caught.value)
+        return str(caught.value)
+
+    assert "failed: no disk" in ended(Ending("failed", error="no disk"))
+    assert "failed for good: It crashed 1 times" in ended(Ending("crashed", error="x"), max_crashes=0)
+    assert "is on hold: reboot" in ended(Ending("interrupted", error="reboot"), policy="hold")
+    job = _add(jobs)
+    jobs.cancel(job.id)
+    with pytest.raises(JobFailed, match=f"was cancelled. Go on with it: workbench jobs resume {job.id}"):
+        jobs.wait(job.id)
+    with pytest.raises(JobError, match="is still queued after 0.05 s"):
+        jobs.wait(_add(jobs).id, timeout=0.05, poll=0.02)
+
+
+def test_the_course_of_a_resumed_training_has_no_step_twice(jobs: Jobs) -> None:
+    job = _add(jobs)
+    for n, steps in ((1, [1, 2, 3, 4]), (2, [3, 4, 5])):
+        queue.finish(_claim().token, Ending("interrupted" if n == 1 else "succeeded"))
+        attempt = folder.attempt_dir(job.id, n)
+        attempt.mkdir(parents=True)
+        progress.append(attempt / folder.METRICS, Progress(t=0.0, phase="preparing"))
+        for step in steps:
+            progress.append(attempt / folder.METRICS, _line(step, loss=n + step / 10))
+        (attempt / folder.LOG).write_text(f"said in {n}")
+    course = [(line.step, line.loss) for line in jobs.metrics(job.id) if line.step]
+    assert course == [(1, 1.1), (2, 1.2), (3, 2.3), (4, 2.4), (5, 2.5)]
+    assert jobs.logs(job.id) == "--- attempt 1 ---\nsaid in 1\n--- attempt 2 ---\nsaid in 2\n"
+    assert "".join(jobs.follow(job.id)) == jobs.logs(job.id)
+
+
+# ---------------------------------------------------------------- files of an attempt
+
+
+def test_progress_survives_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert progress.read(path) == ([], 0) and progress.last(path) is None
+    progress.append(path, _line(1, loss=float("nan"), samples=[{"answer": "a\nb\u2028"}]))
+    first, offset = progress.read(path)
+    assert [line.step for line in first] == [1] and first[0].loss is None and first[0].samples == [{"answer": "a\nb\u2028"}]
+    json.loads(path.read_bytes(), parse_constant=pytest.fail)  # NaN is not JSON
+    with path.open("a") as file:
+        file.write('{"t": 2, "phase": "training", "st')
+    assert progress.read(path, offset) == ([], offset) and progress.last(path) == first[0]
+    with path.open("a") as file:
+        file.write('ep": 2, "news": true}\nnot json\n[1]\n{"step": 3}\n')
+    lines, end = progress.read(path, offset)
+    assert [line.step for line in lines] == [2] and end == path.stat().st_size
+    assert progress.last(path) == lines[0]
+
+
+def test_the_newest_progress_is_read_from_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"t": i, "phase": "training", "step": i}) + "\n" for i in range(30_000)))
+    newest = progress.last(path)
+    assert newest is not None and newest.step == 29_999
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "exit.json"
+    folder.write_json(path, {"a": 1})
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom workbench.jobs import folder\n"
+        "os.fsync = lambda fd: os._exit(9)\nfolder.write_json(Path(sys.argv[1]), {'a': 2})"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 9
+    assert folder.read_json(path) == {"a": 1}
+    path.write_text('{"a":')
+    assert folder.read_json(path) is None and folder.read_json(tmp_path / "none") is None
+    folder.write_json(path, {"token": "x"}, mode=0o600)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_stays_small_and_keeps_the_newest(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    text = b"".join(b"line %d of many\r" % i for i in range(10_000)) + b"my token is hf_abcdefghijklmnopqrstuvwxyz\nno line end"
+    log.pump(io.BufferedReader(io.BytesIO(text)), log.CappedLog(path, 40_000))  # type: ignore[arg-type]
+    kept = log.read(path)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 80_000
+    assert kept.endswith("line 9999 of many\rmy token is hf_***\nno line end") and "line 0 of" not in kept
+    assert log.read(tmp_path / "none") == ""
+
+
+@pytest.mark.parametrize(
+    ("files", "code", "asked", "how", "says"),
+    [
+        ({"outcome.json": {"ok": True, "result": {"x": 1}}}, 0, None, "succeeded", ""),
+        ({"outcome.json": {"ok": True, "result": {"x": 1}}}, -9, "Cancelled.", "succeeded", ""),
+        ({"outcome.json": {"ok": False, "stopped": False, "error": "no rows"}}, 1, None, "failed", "no rows"),
+        ({"outcome.json": {"ok": False, "stopped": True, "error": "saved"}}, 3, "Cancelled.", "interrupted", "Cancelled"),
+        ({"outcome.json": {"ok": False, "stopped": True, "error": "saved"}}, 3, None, "crashed", "SIGTERM"),
+        ({}, -9, None, "crashed", "killed by SIGKILL"),
+        ({}, -11, None, "crashed", "killed by SIGSEGV"),
+        ({}, 0, None, "crashed", "status 0"),
+        ({}, -9, "Cancelled.", "interrupted", "Cancelled"),
+    ],
+)
+def test_how_an_attempt_ended(tmp_path: Path, files: dict[str, Any], code: int, asked: str | None, how: str, says: str) -> None:
+    for name, value in files.items():
+        folder.write_json(tmp_path / name, value)
+    found = endings.after_child(tmp_path, code, asked=asked)
+    assert found.how == how and says in (found.error or "")
+    endings.write(tmp_path, found)
+    assert endings.after_shim(tmp_path, rebooted=True, began=True, seen_to_fail=True) == found  # the record wins
+
+
+# ---------------------------------------------------------------- processes
+
+
+def test_a_pid_is_told_apart_by_its_start() -> None:
+    me = os.getpid()
+    started = processes.start_time(me)
+    assert started is not None and processes.is_alive(me, started)
+    assert (
+        not processes.is_alive(me, str(int(started) + 1)) and not processes.is_alive(None, None) and not processes.is_alive(2**22 + 1, "1")
+    )
+    child = subprocess.Popen(["sleep", "30"])
+    born = processes.start_time(child.pid)
+    assert born is not None
+    processes.kill(child.pid, str(int(born) + 1))  # a later process with the same number: left alone
+    assert child.poll() is None
+    processes.kill(child.pid, born)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert processes.start_time(child.pid) is None  # a zombie counts as dead
+    child.wait()
+
+
+def test_all_processes_of_an_attempt_are_found_and_no_others() -> None:
+    environment = {**os.environ, processes.MARK: "m" * 32}
+    spawn = [
+        sys.executable,
+        "-c",
+        "import subprocess; subprocess.Popen(['sleep', '60'], start_new_session=True); subprocess.run(['sleep', '60'])",
+    ]
+    ours = subprocess.Popen(spawn, env=environment, process_group=0)
+    stranger = subprocess.Popen(["sleep", "60"], process_group=0)
+    unmarked = subprocess.Popen(["env", "-i", "sleep", "60"], process_group=ours.pid)  # in the group, without the mark
+    try:
+        deadline = time.monotonic() + 10
+        while len(processes.leftovers("m" * 32, ours.pid, None)) < 4 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert unmarked.pid in [pid for pid, _ in processes.leftovers("m" * 32, ours.pid, None)]
+        assert processes.leftovers("n" * 32, stranger.pid, "12345") == []  # the number was given to a stranger
+        assert processes.kill_all("m" * 32, ours.pid, None)
+        assert processes.leftovers("m" * 32, ours.pid, None) == [] and stranger.poll() is None
+    finally:
+        for process in (ours, stranger, unmarked):
+            process.kill()
+            process.wait()
+
+
+def test_a_lock_is_seen_and_ends_with_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "lock"
+    assert not processes.is_locked(path)
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom workbench.jobs import processes\n"
+        "print(processes.try_lock(Path(sys.argv[1])), flush=True)\ntime.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline().strip().isdigit()
+    assert processes.is_locked(path) and processes.try_lock(path) is None
+    with processes.locked(path) as free:
+        assert not free
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    assert not processes.is_locked(path)
+    with processes.locked(path) as free:
+        assert free and processes.try_lock(path) is None
+
+
+def test_small_things() -> None:
+    timing = Timing(lease=1.5)
+    assert Timing.from_json(timing.to_json()) == timing
+    assert machine_slots() and all(name == "cpu-0" or name.startswith("GPU-") for name in machine_slots())
