@@ -65,8 +65,10 @@ def test_the_exact_interval_covers_at_least_95_percent(n: int) -> None:
             for up in range(n + 1):
                 for down in range(n + 1 - up):
                     if low[up, down] <= p_up - p_down <= high[up, down]:
-                        covered += math.comb(n, up) * math.comb(n - up, down) * (
-                            p_up**up * p_down**down * max(0.0, 1 - p_up - p_down) ** (n - up - down)
+                        covered += (
+                            math.comb(n, up)
+                            * math.comb(n - up, down)
+                            * (p_up**up * p_down**down * max(0.0, 1 - p_up - p_down) ** (n - up - down))
                         )
             assert covered >= 0.95, (n, p_up, p_down, covered)
 

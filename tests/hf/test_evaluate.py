@@ -107,9 +107,7 @@ def test_scorers_judge_what_the_model_would_say(base: Path, adapter: Path, score
     assert found.report["adapter"]["generated"] == sum(s.answer is not None for s in found.adapter)
 
 
-def test_answers_go_on_from_the_scored_prompt_or_from_a_new_one_alike(
-    base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_go_on_from_the_scored_prompt_or_from_a_new_one_alike(base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache with sliding windows cannot be continued behind a mask; then the prompt is read again."""
     import workbench.hf.scoring as scoring
 

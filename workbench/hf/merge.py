@@ -96,7 +96,7 @@ class MergeReport:
 
 
 def trained_precision(adapter: Path) -> str | None:
-    """"nf4" or "fp4" when the adapter's own recipe.yaml says that its base was held in 4 bits, else None."""
+    """The 4-bit type ("nf4", "fp4") that the adapter was trained on, by its own recipe.yaml; None for full precision."""
     recipe = adapter / "recipe.yaml"
     if not recipe.is_file():
         return None
