@@ -17,8 +17,11 @@ from typing import Any
 import pytest
 
 from tests.test_docs import json_page
+from tests.tiny_base import make_tiny_base
 from workbench import Workbench
 from workbench.cli import run
+from workbench.cli.follow import Follower
+from workbench.records import Progress
 
 
 @dataclass(frozen=True)
@@ -295,3 +298,71 @@ def interrupt_when(words: list[str], seen: bytes) -> Done:
     child.send_signal(signal.SIGINT)
     out, rest = child.communicate(timeout=30)
     return Done(child.returncode, out.decode(), (text + rest).decode())
+
+
+# ---------------------------------------------------------------- progress
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+COURSE = [
+    Progress(t=0, phase="preparing", message="Reading the base"),
+    Progress(t=1, phase="training", step=1, total_steps=4, loss=2.5, tokens_per_second=180.4, seconds_left=95),
+    Progress(t=2, phase="training", step=2, total_steps=4, eval_loss=2.25),
+    Progress(t=3, phase="training", step=4, total_steps=4, loss=0.5, seconds_left=0),
+    Progress(t=4, phase="testing", step=100, total_steps=400),
+]
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_progress_is_redrawn_on_a_terminal_and_written_in_lines_to_a_log(stream: type[io.StringIO]) -> None:
+    err = stream()
+    with contextlib.redirect_stderr(err):
+        follower = Follower()
+        for progress in COURSE:
+            follower(progress)
+        follower.close()
+    text = err.getvalue()
+    assert "loss 2.500  180 tokens/s  1 min 35 s left" in text
+    lines = [line.rstrip().rpartition("\x1b[2K")[2] for line in text.rstrip("\n").split("\n")]  # what stays on the screen
+    if err.isatty():
+        assert lines[:2] == ["Reading the base", "preparing"]
+        assert "\r\x1b[2Ktraining    ████████████░░░░░░░░░░░░  2/4  loss 2.500  held back 2.250" in text
+    else:
+        assert "\x1b" not in text and len(lines) == 5
+    assert "4/4  loss 0.500  held back 2.250" in "\n".join(lines) and lines[-1].startswith("testing")
+
+
+# ---------------------------------------------------------------- bases
+
+
+def test_bases_from_folder_to_trash(tmp_path: Path, home: Path) -> None:
+    _, shapes = json_page()
+    first, second = make_tiny_base(tmp_path / "Tiny Model", 1), make_tiny_base(tmp_path / "next", 1, step=0.01)
+    unnamed = cli("base", "add", first)
+    assert unnamed.status == 1 and f"workbench base add {first} --name tiny-model@1" in unnamed.err
+    assert "Added tiny@1" in ok("base", "add", first, "--name", "tiny@1", "--license", "MIT").out
+    added = ok("base", "add", "tiny@2", "--source", f"folder:{second}", "--continues", "tiny@1", "--json").json
+    assert set(added) == shapes["base"] and added["continues"] == "tiny@1"
+    assert re.search(r"tiny@2 +[\d,]+ +bfloat16 +\w+ +folder +tiny@1", ok("base", "list").out)
+    shown = ok("base", "show", "tiny@2", "--json").json
+    assert set(shown) == {"base", "lock"} and shown["base"] == added and set(shown["lock"]) == shapes["lock"]
+    assert added["lock_sha256"] in ok("base", "show", "tiny@2").out
+    assert "You have: tiny@1, tiny@2." in cli("base", "show", "tiny").err
+    assert set(ok("base", "diff", "tiny@1", "tiny@2", "--json").json) == shapes["difference"]
+    assert "tensors moved by" in ok("base", "diff", "tiny@1", "tiny@2").out
+    ok("base", "remove", "tiny@1")
+    assert cli("base", "show", "tiny@1").status == 1 and list((home / "bases" / ".trash").iterdir())
+    assert [b["ref"] for b in ok("base", "list", "--json").json] == ["tiny@2"]
+
+
+def test_the_catalogue_tells_licence_and_openness() -> None:
+    assert "smollm2-135m-instruct@1" in ok("base", "catalogue").out
+    card = ok("base", "catalogue", "gemma-3-270m").out
+    assert "obliges" in card and "Model Openness Framework" in card or "no class" in card
+    assert set(ok("base", "catalogue", "smollm2-135m-instruct@1", "--json").json[0]) == json_page()[1]["catalogue entry"]

@@ -11,7 +11,7 @@ import click
 
 from workbench.cli.groups import bench
 from workbench.cli.output import count, duration, note, print_json, say
-from workbench.records import Job, Progress
+from workbench.records import Job, JobState, Progress
 
 __all__ = ["Follower", "follow", "print_result", "progress_text", "watch"]
 
@@ -31,6 +31,9 @@ def follow(job_id: str, *, as_json: bool = False) -> None:
 def watch(job_id: str) -> Job:
     """Show a job's progress until it ends, and return it. Raises `JobFailed`; Ctrl-C lets go and exits with 130."""
     follower = Follower()
+    others = [job.id for job in bench().jobs.list(state=JobState.running) if job.id != job_id]
+    if others and bench().jobs.get(job_id).state is JobState.queued:
+        note(f"It waits its turn; {', '.join(others)} is running.")
     try:
         return bench().jobs.wait(job_id, on_progress=follower)
     except KeyboardInterrupt:
@@ -65,32 +68,33 @@ class Follower:
 
     def __init__(self) -> None:
         self.live = sys.stderr.isatty()
-        self._printed: tuple[str, float] = ("", 0.0)  # phase and time of the last line of a log
-        self._before: Progress | None = None
-        self._drawn = False
+        self._now: Progress | None = None
+        self._open = False  # the newest line is drawn but not ended, or not printed yet
+        self._printed_at = 0.0
         self._messages: set[str] = set()
 
     def __call__(self, progress: Progress) -> None:
-        progress = self._before = _filled(progress, self._before)
+        new_phase = self._now is None or self._now.phase != progress.phase
+        if new_phase:
+            self.close()  # the last line of a phase stays: how far it came
+        self._now = _filled(progress, self._now)
         if progress.message and progress.message not in self._messages:
             self._messages.add(progress.message)
             self.close()
             note(progress.message)
+        self._open = True
         if self.live:
             columns = shutil.get_terminal_size((100, 24)).columns - 1
-            click.echo("\r\x1b[2K" + progress_text(progress, bar=True)[:columns], err=True, nl=False)
-            self._drawn = True
-            return
-        phase, then = self._printed
-        if progress.phase != phase or time.monotonic() - then >= _QUIET_SECONDS:
-            note(progress_text(progress))
-            self._printed = (progress.phase, time.monotonic())
+            click.echo("\r\x1b[2K" + progress_text(self._now, bar=True)[:columns], err=True, nl=False)
+        elif new_phase or time.monotonic() - self._printed_at >= _QUIET_SECONDS:
+            self.close()
 
     def close(self) -> None:
-        """Leave the drawn line as it is and go to the next."""
-        if self._drawn:
-            note()
-            self._drawn = False
+        """End the line that is drawn, or print the newest one where nothing is redrawn."""
+        if self._open and self._now:
+            note("" if self.live else progress_text(self._now))
+            self._printed_at = time.monotonic()
+        self._open = False
 
 
 def _filled(progress: Progress, before: Progress | None) -> Progress:

@@ -81,6 +81,10 @@ def train(
         if plan.problems:
             raise RecipeError("This run would be wasted:", plan.problems)
         return
+    plan = bench().plan(resolved)
+    for text in plan.warnings:
+        note(f"Note: {text}")
+    note(f"{count(plan.estimate.steps)} steps, about {duration(plan.estimate.seconds)} here ({plan.estimate.basis}).")
     job = bench().train(resolved, key=key)
     if detach:
         if as_json:
