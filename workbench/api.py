@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench import paths
 from workbench.errors import RecipeError, WorkbenchError
-from workbench.records import Adapter, AdapterRef, Base, BaseRef, Dataset, Job, as_json
+from workbench.records import AdapterRef, Base, BaseRef, Dataset, Job, as_json
 
 if TYPE_CHECKING:
     from workbench.bases.store import Bases
@@ -275,7 +275,7 @@ class Workbench:
     def _publishes(self, recipe: Recipe, base: Base) -> str:
         if recipe.method != "sft":
             return f"{recipe.adapter_name} (next version)"
-        return recipe.publish_as or str(self.bases.next_version(base.ref))
+        return recipe.publish_as or str(self.bases.next_version(base.ref.family))
 
 
 def _existing(folder: Path) -> Path:
