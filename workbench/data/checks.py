@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.data.rows import Row, answer_of, content_of, dumps, question_of, texts_of, uses_tools
+from workbench.data.rows import Row, answer_of, content_of, dumps, question_of, subject_of, texts_of, uses_tools
 from workbench.data.similar import cluster, normalise
 
 __all__ = ["KINDS", "Finding", "Report", "RowLength", "check", "is_label_like"]
@@ -132,7 +132,7 @@ def check(
     report = Report(rows=len(rows), tool_rows=sum(map(uses_tools, rows)))
     for i, row in enumerate(rows):
         report.add(place.finding(kind, i, message) for kind, message in _row_problems(row))
-    texts = [normalise(question_of(row) or row.get("text", "")) for row in rows]
+    texts = [normalise(subject_of(row)) for row in rows]
     report.groups = cluster(texts)
     report.add(_repeats(rows, cluster(texts, near=False), report.groups, place))
     report.characters = histogram([len(question_of(r)) + len(answer_of(r)) for r in rows])
@@ -220,7 +220,7 @@ def _role_problems(messages: list[dict[str, Any]]) -> Iterable[tuple[str, str]]:
         yield "roles", "there is no assistant message to learn from."
         return
     if "system" in turns:
-        yield "roles", f"message {messages_index(roles, 'system')} is a system message; only the first may be."
+        yield "roles", f"message {_last_place(roles, 'system')} is a system message; only the first may be."
         return
     if turns[0] != "user":
         yield "roles", f"the conversation starts with {turns[0]}, not with user."
@@ -239,7 +239,7 @@ def _role_problems(messages: list[dict[str, Any]]) -> Iterable[tuple[str, str]]:
 _ALLOWED = {("user", "assistant"), ("assistant", "user"), ("assistant", "tool"), ("tool", "tool"), ("tool", "assistant")}
 
 
-def messages_index(roles: list[str], role: str) -> int:
+def _last_place(roles: list[str], role: str) -> int:
     """Position, from 1, of the last message of `role`."""
     return len(roles) - roles[::-1].index(role)
 
@@ -257,26 +257,26 @@ def _bad_character(text: str) -> str:
 
 
 def _repeats(rows: Sequence[Row], same: Sequence[int], near: Sequence[int], place: _Places) -> Iterable[Finding]:
-    whole = [dumps(content_of(row)) for row in rows]
-    answers = [normalise(answer_of(row)) for row in rows]
-    seen_rows: dict[str, int] = {}
-    seen_answers: dict[tuple[int, str], int] = {}
     tested = _first_test_row(rows, same), _first_test_row(rows, near)
+    again = {group for group, n in Counter(same).items() if n > 1}
+    seen: dict[tuple[int, str], int] = {}  # group and row, or group and answer, to where it came first
     for i, row in enumerate(rows):
         if row.get("split") == "train" and same[i] in tested[0]:
             yield place.finding("overlap", i, f"is also in the test part: {place.name(tested[0][same[i]])}.")
         elif row.get("split") == "train" and near[i] in tested[1]:
             yield place.finding("near_overlap", i, f"is nearly the same as a test row: {place.name(tested[1][near[i]])}.")
-        if whole[i] in seen_rows:
-            yield place.finding("duplicate", i, f"is the same as {place.name(seen_rows[whole[i]])}.")
-        elif same[i] != i and (same[i], answers[i]) in seen_answers:
-            yield place.finding("duplicate", i, f"says the same as {place.name(seen_answers[same[i], answers[i]])}.")
-        elif same[i] != i:
-            yield place.finding("conflict", i, f"asks the same as {place.name(same[i])} but answers {_quote(answer_of(row))}.")
-        elif near[i] != i:
+        if same[i] in again:
+            whole, answer = (same[i], dumps(content_of(row))), (same[i], "answer " + normalise(answer_of(row)))
+            if whole in seen:
+                yield place.finding("duplicate", i, f"is the same as {place.name(seen[whole])}.")
+            elif answer in seen:
+                yield place.finding("duplicate", i, f"says the same as {place.name(seen[answer])}.")
+            elif same[i] != i:
+                yield place.finding("conflict", i, f"asks the same as {place.name(same[i])} but answers {_quote(answer_of(row))}.")
+            seen.setdefault(whole, i)
+            seen.setdefault(answer, i)
+        if same[i] == i and near[i] != i:
             yield place.finding("near_duplicate", i, f"is nearly the same as {place.name(near[i])}.")
-        seen_rows.setdefault(whole[i], i)
-        seen_answers.setdefault((same[i], answers[i]), i)
 
 
 def _first_test_row(rows: Sequence[Row], groups: Sequence[int]) -> dict[int, int]:

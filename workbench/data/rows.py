@@ -27,6 +27,7 @@ __all__ = [
     "question_of",
     "read_jsonl",
     "row_id",
+    "subject_of",
     "texts_of",
     "uses_tools",
 ]
@@ -89,6 +90,11 @@ def question_of(row: Row) -> str:
     last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=len(messages))
     before = [m for m in messages[:last] if m["role"] != "system"]
     return "\n".join(m["content"] or dumps(m.get("tool_calls", [])) for m in before)
+
+
+def subject_of(row: Row) -> str:
+    """What two rows have in common when they are about the same thing: the question, else the text or answer."""
+    return question_of(row) or answer_of(row)
 
 
 def texts_of(row: Row) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workbench.data.rows import Row, question_of
+from workbench.data.rows import Row, subject_of
 from workbench.data.similar import cluster, normalise
 from workbench.errors import UsageError
 
@@ -50,7 +50,7 @@ def wanted_test_rows(rows: int, *, share: float = 0.1, test_rows: int | None = N
 
 def group_rows(rows: Sequence[Row], *, near: bool = True) -> list[int]:
     """For each row the position of the first row with the same, or nearly the same, question (or text)."""
-    return cluster([normalise(question_of(row) or row.get("text", "")) for row in rows], near=near)
+    return cluster([normalise(subject_of(row)) for row in rows], near=near)
 
 
 def split_rows(rows: Sequence[Row], *, share: float = 0.1, test_rows: int | None = None, groups: Sequence[int] | None = None) -> Split:
@@ -74,7 +74,7 @@ def _choose(rows: Sequence[Row], groups: Sequence[int], wanted: int) -> list[str
     sizes = Counter(groups)
     keys: dict[int, str] = defaultdict(lambda: "~")
     for row, group in zip(rows, groups, strict=True):
-        text = normalise(question_of(row) or row.get("text", ""))
+        text = normalise(subject_of(row))
         keys[group] = min(keys[group], hashlib.sha256((_SALT + text).encode()).hexdigest())
     left = wanted
     chosen = set()
