@@ -114,6 +114,9 @@ def test_tool_calls_are_kept_the_way_chat_templates_want_them(tmp_path: Path) ->
     assert first["tools"] == [{"type": "function", "function": TOOL}]
     report = check([first])
     assert report.ok and report.tool_rows == 1
+    mixed = write(tmp_path / "mixed.jsonl", [SHAREGPT, {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}])
+    without = Datasets().check_file(mixed, drop=["tool_use"])
+    assert (without.rows, without.tool_rows, without.dropped) == (1, 0, {"tool_use": 1})
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -366,10 +369,11 @@ def test_bad_rows_are_left_out_only_as_told_and_counted(tmp_path: Path) -> None:
 
 def test_a_file_of_labels_gets_the_label_scorer_unless_told_otherwise(tmp_path: Path) -> None:
     file = tmp_path / "bank.csv"
-    file.write_text("text,category\n" + "".join(f"{row['prompt']},{('lost_card', 'top_up')[i % 2]}\n" for i, row in enumerate(pairs(60))))
+    file.write_text("text,category\n" + "".join(f"{row['prompt']},{('lost_card', 'top_up')[i % 2]}\n" for i, row in enumerate(pairs(61))))
     assert Datasets().add(file).scorer == "label"
     assert Datasets().add(file, name="b", scorer="none").scorer is None
-    assert Datasets().check_file(file).answers == {"different": 2, "counts": {"lost_card": 30, "top_up": 30}}
+    assert list(Datasets().report("bank")["answers"]["counts"]) == ["lost_card", "top_up"]  # commonest first, as stored too
+    assert Datasets().check_file(file).answers == {"different": 2, "counts": {"lost_card": 31, "top_up": 30}}
 
 
 def test_a_test_file_and_a_file_that_knows_its_split(tmp_path: Path) -> None:

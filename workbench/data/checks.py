@@ -31,6 +31,7 @@ KINDS: dict[str, tuple[bool, str]] = {
     "near_overlap": (False, "a training row nearly the same as a test row"),
     "garbled": (False, "a replacement character: some text was lost in an earlier conversion"),
     "markers": (False, "chat-template markers inside the text"),
+    "tool_use": (False, "a row that offers or calls tools, well formed or not"),  # only ever named by `drop`
     "imbalance": (False, "some answers are far rarer than others"),
 }
 _MARKERS = "<|im_start|> <|im_end|> <|eot_id|> <|endoftext|> <|start_header_id|> <start_of_turn> <end_of_turn> [/INST] </s>".split()
@@ -97,7 +98,8 @@ class Report:
             (self.problems if KINDS[finding.kind][0] else self.warnings).append(finding)
 
     def __str__(self) -> str:
-        return "\n".join(_report_lines(self))
+        head = f"{self.rows:,} rows: {len(self.problems):,} problems, {len(self.warnings):,} warnings"
+        return "\n".join([head, *map(str, self.problems), *map(str, self.warnings)])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values under stable keys."""
@@ -148,37 +150,6 @@ def check(
     order = {id(f): i for i, f in enumerate(report.problems)}
     report.problems.sort(key=lambda f: (f.index if f.index is not None else -1, order[id(f)]))
     return report
-
-
-def _report_lines(report: Report) -> Iterable[str]:
-    yield f"{report.rows:,} rows. " + "; ".join(report.notes)
-    for kind, n in report.dropped.items():
-        yield f"Left out as told: {n:,} × {KINDS[kind][1]} ({kind})."
-    for label, figures in (("Characters", report.characters), ("Tokens", report.tokens)):
-        if figures:
-            spread = "{min:,} to {max:,}, half up to {median:,}, 95 % up to {p95:,}".format(**figures)
-            yield f"{label} a row: {spread}."
-            most = max(figures["counts"])
-            for low, high, n in zip(figures["edges"], figures["edges"][1:], figures["counts"], strict=False):
-                if n:
-                    yield f"  {low:>8,} … {high - 1:<8,} {n:>8,}  {'█' * max(1, round(30 * n / most))}"
-    if report.tokens:
-        yield "Tokens learned from: {supervised:,}. Rows cut: {cut:,}; losing their whole answer: {answer_lost:,}.".format(**report.tokens)
-    if report.answers:
-        yield f"Answers: {report.answers['different']:,} different ones; the commonest:"
-        yield from (f"  {n:>8,}  {_quote(answer)}" for answer, n in list(report.answers["counts"].items())[:10])
-    if report.tool_rows:
-        yield f"{report.tool_rows:,} rows offer or call tools: the base's chat template must know how to show them."
-    for title, findings, shown in (("Problems", report.problems, None), ("Worth knowing", report.warnings, 10)):
-        for kind in KINDS:
-            same = [finding for finding in findings if finding.kind == kind]
-            if same:
-                yield f"{title}: {len(same):,} × {KINDS[kind][1]} ({kind})."
-                yield from (f"  {finding}" for finding in same[:shown])
-                if shown and len(same) > shown:
-                    yield f"  … and {len(same) - shown:,} more"
-    if report.ok:
-        yield "Nothing stands in the way of training on these rows."
 
 
 class _Places:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from workbench.data.checks import KINDS, Finding, Report, RowLength, check
 from workbench.data.formats import Parsed, read_rows
-from workbench.data.rows import Row, content_of, dumps
+from workbench.data.rows import Row, content_of, dumps, uses_tools
 from workbench.data.source import shown
 from workbench.data.split import split_rows
 from workbench.errors import DataError, UsageError
@@ -66,7 +66,7 @@ def prepare(
     ]
     dropped = {kind: n for kind in reading.drop if (n := sum(f.kind == kind for f in broken))}
     report = check(rows, lines=lines, files=files, measure=measure)
-    while out := {f.index: f.kind for f in [*report.warnings, *report.problems] if f.kind in reading.drop and f.index is not None}:
+    while out := _to_drop(rows, report, reading.drop):
         for kind in out.values():
             dropped[kind] = dropped.get(kind, 0) + 1
         kept = [i for i in range(len(rows)) if i not in out]
@@ -78,6 +78,13 @@ def prepare(
     report.dropped = dropped
     report.notes = [*dict.fromkeys(note for part in parts for note in part.notes)]
     return Prepared(rows, report, bool(rows) and "split" in rows[0])
+
+
+def _to_drop(rows: Sequence[Row], report: Report, drop: Sequence[str]) -> dict[int, str]:
+    """Position -> kind of every row that is to be left out."""
+    out = {i: "tool_use" for i, row in enumerate(rows) if uses_tools(row)} if "tool_use" in drop else {}
+    found = [f for f in [*report.warnings, *report.problems] if f.kind in drop]
+    return {**out, **{f.index: f.kind for f in found if f.index is not None}}
 
 
 def _read(file: Path, reading: Reading) -> Parsed:

@@ -191,7 +191,7 @@ def write_folder(folder: Path, rows: Sequence[Row], meta: dict[str, Any], card: 
         }
         _write(staged / _DATA, data)
         _write(staged / _CARD, card.encode())
-        _write(staged / _META, (json.dumps({**meta, **facts}, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode())
+        _write(staged / _META, (json.dumps({**meta, **facts}, ensure_ascii=False, indent=1) + "\n").encode())
         staged.chmod(0o755)
         if folder.exists():
             raise Conflict(
