@@ -369,11 +369,11 @@ def test_bad_rows_are_left_out_only_as_told_and_counted(tmp_path: Path) -> None:
 
 def test_a_file_of_labels_gets_the_label_scorer_unless_told_otherwise(tmp_path: Path) -> None:
     file = tmp_path / "bank.csv"
-    file.write_text("text,category\n" + "".join(f"{row['prompt']},{('lost_card', 'top_up')[i % 2]}\n" for i, row in enumerate(pairs(61))))
+    file.write_text("text,category\n" + "".join(f"{row['prompt']},{('top_up', 'lost_card')[i % 2]}\n" for i, row in enumerate(pairs(61))))
     assert Datasets().add(file).scorer == "label"
     assert Datasets().add(file, name="b", scorer="none").scorer is None
-    assert list(Datasets().report("bank")["answers"]["counts"]) == ["lost_card", "top_up"]  # commonest first, as stored too
-    assert Datasets().check_file(file).answers == {"different": 2, "counts": {"lost_card": 31, "top_up": 30}}
+    assert list(Datasets().report("bank")["answers"]["counts"]) == ["top_up", "lost_card"]  # commonest first, as stored too
+    assert Datasets().check_file(file).answers == {"different": 2, "counts": {"lost_card": 30, "top_up": 31}}
 
 
 def test_a_test_file_and_a_file_that_knows_its_split(tmp_path: Path) -> None:
