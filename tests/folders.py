@@ -37,7 +37,11 @@ def vocabulary(extra: Sequence[str] = ()) -> dict[str, Any]:
     """A tokenizer.json of whole words."""
     words = ["<s>", "</s>", *(f"w{n}" for n in range(2, VOCAB)), *extra]
     added = [{"id": n, "content": words[n], "special": True} for n in (0, 1)]
-    return {"version": "1.0", "added_tokens": added, "model": {"type": "WordLevel", "vocab": {w: n for n, w in enumerate(words)}, "unk_token": "<s>"}}
+    return {
+        "version": "1.0",
+        "added_tokens": added,
+        "model": {"type": "WordLevel", "vocab": {w: n for n, w in enumerate(words)}, "unk_token": "<s>"},
+    }
 
 
 def write_base(folder: Path, *, seed: int = 0) -> Path:

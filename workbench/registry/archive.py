@@ -98,6 +98,8 @@ def _check_member(info: zipfile.ZipInfo) -> zipfile.ZipInfo:
     kind = stat.S_IFMT(mode)
     if kind and not (stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and name.endswith("/"))):
         raise ImportRefused(f"{_shown(name)} in the zip is a link or a special file.", hint="Pack the files themselves.")
+    if info.header_offset < 0:
+        raise zipfile.BadZipFile("a member lies before its beginning")
     if info.flag_bits & 0x1:
         raise ImportRefused(f"{_shown(name)} in the zip is encrypted.", hint="Pack it again without a password.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -186,9 +186,7 @@ def _real_file(folder: Path, name: str) -> Path:
     if home.parent.name == "snapshots":
         allowed.append(home.parent.parent / "blobs")
     if not real.is_file() or not any(real.is_relative_to(place) for place in allowed):
-        raise ImportRefused(
-            f"{ascii(name)} is a link that leads out of the folder, or no file.", hint="Copy the file itself into the folder."
-        )
+        raise ImportRefused(f"{ascii(name)} leads out of the folder, or is no file.", hint="Copy the file itself into the folder.")
     return real
 
 

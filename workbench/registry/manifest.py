@@ -128,6 +128,6 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
     """Every file below `folder` with its name relative to it, '/' between the parts, in order of name."""
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise IntegrityError(f"{path} is a link or a special file; a published folder holds plain files only.", hint="Remove it.")
+            raise IntegrityError(f"{path} is a link or a special file; a published folder holds plain files only.", hint=_RESTORE)
         if path.is_file():
             yield path, path.relative_to(folder).as_posix()

@@ -47,6 +47,7 @@ class Declared(BaseModel):
     use_rslora: bool = False
     use_dora: bool = False
     lora_bias: bool = False
+    ensure_weight_tying: bool = False
     rank_pattern: dict[Name, Rank] | None = None
     alpha_pattern: dict[Name, Alpha] | None = None
     modules_to_save: Annotated[list[Name], Field(max_length=64)] | None = None
@@ -73,7 +74,6 @@ class Declared(BaseModel):
     lora_ga_config: dict[str, Any] | None = None
     runtime_config: dict[str, Any] | None = None
     qalora_group_size: int | None = None
-    ensure_weight_tying: bool = False
     peft_version: Text | None = None
 
     # must be off: kinds of LoRA whose weights mean something else
@@ -138,8 +138,7 @@ class Declared(BaseModel):
             **{key: getattr(self, key) for key in ("r", "lora_dropout", "bias", "fan_in_fan_out", "use_rslora", "use_dora")},
         }
         values |= {key: getattr(self, key) for key in ("modules_to_save", "trainable_token_indices") if getattr(self, key)}
-        if self.lora_bias:
-            values["lora_bias"] = True
+        values |= {key: True for key in ("lora_bias", "ensure_weight_tying") if getattr(self, key)}
         return values
 
 

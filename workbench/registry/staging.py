@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import tempfile
@@ -10,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import paths
-from workbench.errors import ImportRefused, IntegrityError
+from workbench.errors import ImportRefused, IntegrityError, WorkbenchError
 from workbench.records import Base, Dataset
 from workbench.registry import manifest
 
@@ -84,7 +86,7 @@ class Facts:
             "created_at": self.created_at.isoformat(),
             "scores": self.scores,
             "origin": self.origin,
-            "libraries": _libraries(),
+            "libraries": dict(_libraries()),
         }
 
 
@@ -113,6 +115,10 @@ def room(kind: str = "draft") -> Iterator[Path]:
     folder.chmod(0o755)  # mkdtemp hides it from other users; a published version may be read
     try:
         yield folder
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise WorkbenchError(f"The disk of {paths.adapters_dir()} is full.", hint="Free some space and try again.") from None
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -209,6 +215,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
+@cache
 def _libraries() -> dict[str, str]:
     """Versions of what made the adapter."""
     from importlib.metadata import PackageNotFoundError, version
