@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench import paths
 from workbench.errors import RecipeError, WorkbenchError
-from workbench.records import AdapterRef, Base, BaseRef, Dataset, Job, as_json
+from workbench.records import Adapter, AdapterRef, Base, BaseRef, Dataset, Job, as_json
 
 if TYPE_CHECKING:
     from workbench.bases.store import Bases
@@ -109,7 +109,7 @@ class Workbench:
         from workbench.recipe import Recipe, Resolved
 
         if isinstance(recipe, Resolved):
-            recipe, origin = recipe.recipe, recipe.origin
+            origin, recipe = recipe.origin, recipe.recipe
         else:
             recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(dict(recipe))
             origin = {key: "given" if key in recipe.model_fields_set else "default" for key in Recipe.model_fields}
@@ -232,6 +232,15 @@ class Workbench:
             raise WorkbenchError(f"{out} exists already.", hint="Name a folder that does not.")
         spec = {"adapter": found.ref, "base": str(target.ref), "base_lock_sha256": target.lock_sha256, "out": str(out.resolve())}
         return self._submit("merge", spec, title=f"{found.ref}: merge into {target.ref}", key=key)
+
+    def import_adapter(self, path: str | Path, *, name: str, base: str | BaseRef | None = None) -> Adapter:
+        """Take in a PEFT folder or zip made by any tool, as the next version of `name`; nothing in it is run.
+
+        Raises `ImportRefused` for what breaks a rule, `UsageError` when the base cannot be told and has to be named.
+        """
+        from workbench.registry.imports import import_adapter
+
+        return import_adapter(path, name=name, base=base, registry=self.adapters, bases=self.bases)
 
     def samples(self, adapter: str | AdapterRef, *, n: int = 5) -> list[dict[str, Any]]:
         """Stored answers to the first test questions: prompt, expected, base, adapter. [] without evidence."""

@@ -17,7 +17,7 @@ from workbench import estimate
 from workbench.bases.store import Bases
 from workbench.data.rows import dumps
 from workbench.data.store import Datasets
-from workbench.errors import DataError, IntegrityError
+from workbench.errors import Conflict, DataError, IntegrityError
 from workbench.evidence import Evidence, summary, write_scores
 from workbench.jobs.tasks import TaskContext
 from workbench.recipe import Recipe
@@ -27,6 +27,7 @@ from workbench.registry.store import Registry
 
 __all__ = ["evaluate", "merge", "run"]
 
+_MERGED = "merge.json"
 SAMPLES = 5  # test rows whose answers are written out beside the scores
 _FACTS = "training.json"  # what the run itself has to tell: steps, tokens, speed, memory, the data report
 
@@ -103,15 +104,16 @@ def merge(ctx: TaskContext) -> dict[str, Any]:
     adapter = Registry().get(ctx.spec["adapter"], verify=True)
     base = _frozen_base(ctx.spec["base"], ctx.spec["base_lock_sha256"])
     out = Path(ctx.spec["out"])
-    draft = out.with_name(f".{out.name}.{ctx.job_id}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = out.with_name(f".{out.name}.{ctx.job_id}")
     if not out.exists():
-        ctx.report(Progress(t=time.time(), phase="publishing", message=f"Merging {adapter.ref} into {base.ref}"))
-        report = merge_weights(base.path, adapter.path, draft).as_dict()
-        (draft / "merge.json").write_text(json.dumps({"job": ctx.job_id, **report}, indent=1), encoding="utf-8")
+        shutil.rmtree(draft, ignore_errors=True)
+        report = merge_weights(base.path, adapter.path, draft, report=ctx.report)
+        (draft / _MERGED).write_text(json.dumps({"job": ctx.job_id, **report.as_dict()}, indent=1), encoding="utf-8")
         os.rename(draft, out)
-    ctx.report(Progress(t=time.time(), phase="done"))
-    return {"out": str(out), **json.loads((out / "merge.json").read_text(encoding="utf-8"))}
+    done = json.loads((out / _MERGED).read_text(encoding="utf-8")) if (out / _MERGED).is_file() else {}
+    if done.get("job") != ctx.job_id:
+        raise Conflict(f"{out} exists already.", hint="Name a folder that does not.")
+    return {"out": str(out), **done}
 
 
 # ---------------------------------------------------------------- phases
