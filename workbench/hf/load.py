@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
 
 from workbench import paths
 from workbench.errors import IntegrityError, UsageError
@@ -73,17 +74,23 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_base(folder: Path, *, dtype: torch.dtype, quantized: str | None = None, attn: str | None = None) -> Any:
+def load_base(
+    folder: Path, *, dtype: torch.dtype, quantized: str | None = None, nested: bool = False, attn: str | None = None
+) -> Any:
     """The base in `folder` as a causal language model in eval mode, on `device()`.
 
-    `dtype` is the dtype of the weights (with `quantized`, "nf4" or "fp4": of the products with the dequantised weights).
+    `dtype` is the dtype of the weights (with `quantized`, "nf4" or "fp4": of the products with the dequantised weights;
+    `nested` quantises the quantisation constants too).
     `attn` is transformers' `attn_implementation`. Raises `IntegrityError` when weights are missing or do not fit.
     """
     config = None
     if quantized is not None:
         if quantized not in {"nf4", "fp4"}:
             raise UsageError(f"'{quantized}' is no 4-bit type.", hint="Use nf4 or fp4.")
-        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=quantized, bnb_4bit_compute_dtype=dtype)
+        config = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type=quantized, bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=nested
+        )
+    transformers_logging.disable_progress_bar()  # one line per weight says nothing in a job's log
     model, info = AutoModelForCausalLM.from_pretrained(
         str(folder),
         dtype=dtype,

@@ -11,25 +11,16 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from workbench.data.checks import RowLength
 from workbench.errors import DataError
 
-__all__ = ["IGNORED", "Rendered", "RowLength", "Span", "end_of_turn_id", "measure", "preview", "prompt_text", "render"]
+__all__ = ["IGNORED", "Rendered", "Span", "end_of_turn_id", "measure", "prompt_text", "render"]
 
 IGNORED = -100  # the label of a token that is not learned, as in PyTorch's cross entropy
 Span = tuple[str, str]  # (text, "template" | "prompt" | "learned" | "cut")
 _Range = tuple[int, int]
-
-
-class RowLength(NamedTuple):
-    """Tokens of a row before cutting, tokens learned after it, and whether cutting took some or all of the answer."""
-
-    total: int
-    supervised: int
-    cut: bool
-    answer_lost: bool
 
 
 @dataclass(frozen=True)
@@ -65,9 +56,7 @@ class Rendered:
         return [*found, (rest, "cut" if self.cut else "template")] if rest else found
 
 
-def render(
-    tokenizer: Any, row: dict[str, Any], *, max_length: int, assistant_only: bool = True, completion_only: bool = True
-) -> Rendered:
+def render(tokenizer: Any, row: dict[str, Any], *, max_length: int, assistant_only: bool = True, completion_only: bool = True) -> Rendered:
     """Render one canonical row (`messages`, `prompt` + `completion`, or `text`).
 
     With `assistant_only` a conversation is learned in the assistant's turns only; with `completion_only` a raw
@@ -115,14 +104,6 @@ def measure(
         one = render(tokenizer, row, max_length=max_length, assistant_only=assistant_only, completion_only=completion_only)
         lengths.append(RowLength(one.total, one.supervised, one.cut, one.answer_lost))
     return lengths
-
-
-def preview(base: Path, rows: Sequence[dict[str, Any]], *, max_length: int = 1024, **only: bool) -> list[list[Span]]:
-    """The coloured tokens of each row, as `Rendered.spans`, for the base in the folder `base`."""
-    from workbench.hf.load import load_tokenizer
-
-    tokenizer = load_tokenizer(base)
-    return [render(tokenizer, row, max_length=max_length, **only).spans for row in rows]
 
 
 def prompt_text(tokenizer: Any, row: dict[str, Any]) -> str:

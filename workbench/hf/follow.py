@@ -1,0 +1,115 @@
+"""What happens beside the steps: progress lines, a look at some answers, the course of the loss, and being told to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+from transformers import TrainerCallback
+
+from workbench.data.rows import answer_of, question_of
+from workbench.hf.generate import answer
+from workbench.records import Progress
+
+__all__ = ["Follower", "Sampler"]
+
+Report = Callable[[Progress], None]
+
+
+class Sampler:
+    """Greedy answers of the model in training to a few fixed rows."""
+
+    def __init__(self, tokenizer: Any, rows: Sequence[dict[str, Any]], *, max_new_tokens: int = 48) -> None:
+        self.tokenizer, self.rows, self.expected = tokenizer, list(rows), [answer_of(row) for row in rows]
+        longest = max((len(tokenizer(text)["input_ids"]) for text in self.expected), default=0)
+        self.max_new_tokens = min(max_new_tokens, longest + 8)
+
+    def __call__(self, model: Any) -> list[dict[str, str]] | None:
+        if not self.rows:
+            return None
+        answers = answer(model, self.tokenizer, self.rows, max_new_tokens=self.max_new_tokens)
+        return [
+            {"prompt": question_of(row), "expected": expected, "answer": given}
+            for row, expected, given in zip(self.rows, self.expected, answers, strict=True)
+        ]
+
+
+class Follower(TrainerCallback):  # type: ignore[misc]
+    """Reports every step, evaluates and saves after the last one, and stops the run when asked or when it diverges."""
+
+    def __init__(
+        self,
+        report: Report,
+        stopping: Callable[[], bool],
+        *,
+        check_course: Callable[[], None],
+        evaluates: bool,
+        sampler: Sampler,
+        save_steps: int | None,
+    ) -> None:
+        self.report, self.stopping, self.check_course = report, stopping, check_course
+        self.evaluates, self.sampler, self.save_steps = evaluates, sampler, save_steps
+        self.stopped = False
+        self.step_seconds: list[float] = []
+        self.tokens = 0  # trained on in this process
+        self._tokens_before = 0
+        self._step_began = self._aside_began = time.perf_counter()
+        self._aside: list[float] = []  # seconds of each evaluation with what goes with it
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tokens_before = state.num_input_tokens_seen
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._step_began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._aside_began = time.perf_counter()
+        self.step_seconds.append(self._aside_began - self._step_began)
+        self.tokens = state.num_input_tokens_seen - self._tokens_before
+        self.check_course()
+        last = state.global_step >= state.max_steps
+        if self.stopping() and not last:
+            self.stopped = control.should_training_stop = control.should_save = True
+            control.should_evaluate = False
+        if self.save_steps and state.global_step % self.save_steps == 0:
+            control.should_save = True
+        if last:
+            control.should_save, control.should_evaluate = True, self.evaluates
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self._line(state, loss=logs["loss"], learning_rate=logs.get("learning_rate"), grad_norm=logs.get("grad_norm"))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        samples = self.sampler(kwargs["model"])
+        self._aside.append(time.perf_counter() - self._aside_began)
+        self._line(state, eval_loss=(metrics or {}).get("eval_loss"), samples=samples)
+
+    def rate(self) -> float:
+        """Real tokens per second of training, the first step (which warms up) left out where there are more."""
+        seconds = self.step_seconds
+        if not seconds:
+            return 0.0
+        steady = seconds[1:] or seconds
+        return self.tokens * len(steady) / len(seconds) / sum(steady)
+
+    def _line(self, state: Any, **found: Any) -> None:
+        to_go = state.max_steps - state.global_step
+        step = median(self.step_seconds[1:] or self.step_seconds or [0.0])
+        every = state.eval_steps or state.max_steps
+        evaluations = -(-to_go // max(1, int(every))) if self.evaluates else 0
+        self.report(
+            Progress(
+                t=time.time(),
+                phase="training",
+                step=state.global_step,
+                total_steps=state.max_steps,
+                epoch=state.epoch,
+                tokens=state.num_input_tokens_seen,
+                tokens_per_second=self.rate() or None,
+                seconds_left=to_go * step + evaluations * (median(self._aside) if self._aside else 0.0),
+                **found,
+            )
+        )

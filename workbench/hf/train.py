@@ -1,0 +1,400 @@
+"""Train by a recipe: rows in, an adapter folder (or full weights) out, with everything checked on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerState, set_seed
+from trl import SFTConfig, pack_dataset
+
+from workbench.errors import JobError, MissingDependency, TrainingError
+from workbench.estimate import held_back, total_steps
+from workbench.hf import checkpoints, machine, preflight
+from workbench.hf.follow import Follower, Report, Sampler
+from workbench.hf.load import compute_dtype, load_base, load_tokenizer, set_threads
+from workbench.hf.packed import ATTENTION, Row
+from workbench.hf.render import render
+from workbench.hf.trainer import AnswerTrainer, Collator, Shuffled
+from workbench.recipe import Recipe
+from workbench.records import Progress
+
+__all__ = ["TrainResult", "train"]
+
+_SAMPLES = 3  # rows whose answers are shown at each evaluation
+_EVALUATIONS = 5  # in a run, unless the recipe says otherwise
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run leaves behind."""
+
+    folder: Path  # a PEFT folder, or a full model for method sft; with the tokenizer, without a card
+    steps: int
+    tokens: int  # real (not padding) tokens trained on, earlier attempts included
+    seconds: float  # of this attempt, loading and checks included
+    tokens_per_second: float  # of the steps alone
+    peak_bytes: int  # the most memory the process held
+    final_loss: float  # mean of the last ten steps
+    best_eval_loss: float | None  # of the weights in `folder`
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, without the folder, which is moved."""
+        return {name: value for name, value in vars(self).items() if name != "folder"}
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a run, rendered."""
+
+    train: list[Row]
+    held: list[Row]  # training rows that only watch the loss
+    shown: list[dict[str, Any]]  # rows whose answers are sampled
+    chat: bool
+    report: dict[str, Any]
+
+
+def train(
+    recipe: Recipe,
+    base: Path,
+    rows: Sequence[dict[str, Any]],
+    out: Path,
+    *,
+    earlier: Sequence[Path] = (),
+    report: Report = lambda progress: None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> TrainResult:
+    """Train on `rows` (the train part only) and return where the result lies, under `out`.
+
+    `earlier` are the `out` folders of earlier attempts at the same run: it goes on from the newest checkpoint among
+    them that is whole. `report` is called at every step; when `stopping` turns true the run saves and raises `JobError`.
+    Raises `TrainingError` when going on would be a waste, and says what to change.
+    """
+    _check_loggers(recipe)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between transformers, TRL and PEFT, which are pinned together
+        return _train(recipe, base, rows, out, earlier, report, stopping)
+
+
+def _train(
+    recipe: Recipe,
+    base: Path,
+    rows: Sequence[dict[str, Any]],
+    out: Path,
+    earlier: Sequence[Path],
+    report: Report,
+    stopping: Callable[[], bool],
+) -> TrainResult:
+    began = time.perf_counter()
+    threads = set_threads(recipe.threads)
+    report(_preparing("Reading the rows."))
+    tokenizer = load_tokenizer(base)
+    data = _prepare(recipe, tokenizer, rows)
+    report(_preparing("Loading the base."))
+    run = _Run(recipe, base, tokenizer, data, out)
+    trainer, follower = run.trainer(report, stopping)
+    found, passed_over = checkpoints.newest_verified([out / "checkpoints", *(folder / "checkpoints" for folder in earlier)], of=run.of)
+    if found is None:
+        report(_preparing("Starting." if not passed_over else f"Starting over: {'; '.join(passed_over)}."))
+    else:
+        report(_preparing(f"Going on from step {checkpoints.step_of(found)}."))
+    _fit(trainer, found)
+    state = trainer.state
+    if follower.stopped:
+        raise JobError(
+            f"Stopped at step {state.global_step} of {state.max_steps}, as asked; a checkpoint is saved.",
+            hint="Go on: workbench jobs resume",
+        )
+    change = run.check_change()
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry][-10:]
+    return TrainResult(
+        folder=run.save(),
+        steps=state.global_step,
+        tokens=state.num_input_tokens_seen,
+        seconds=time.perf_counter() - began,
+        tokens_per_second=follower.rate(),
+        peak_bytes=machine.peak_bytes(),
+        final_loss=sum(losses) / len(losses) if losses else math.nan,
+        best_eval_loss=state.best_metric,
+        report={
+            **data.report,
+            **run.report,
+            "threads": threads,
+            "resumed_from_step": checkpoints.step_of(found) if found else None,
+            "checkpoints_passed_over": passed_over,
+            "best_step": state.best_global_step if state.best_metric is not None else state.global_step,
+            "stopped_early": state.global_step < state.max_steps,
+            "largest_change": change,
+        },
+    )
+
+
+class _Run:
+    """The model of one run and what was found out about it before the first step."""
+
+    def __init__(self, recipe: Recipe, base: Path, tokenizer: Any, data: _Rows, out: Path) -> None:
+        self.recipe, self.tokenizer, self.data, self.out = recipe, tokenizer, data, out
+        self.of = _fingerprint(recipe, base, data)
+        self.dtype = compute_dtype(recipe.bf16)
+        set_seed(recipe.seed)
+        self.model = self._load(base)
+        self.notes = preflight.check_end_of_turn(self.model, tokenizer, data.train, chat=data.chat)
+        self.machine = machine.facts()
+        self._fit_memory()
+        self._watched = (data.held or data.train)[:8]
+        self._before = self._scores()
+
+    def _load(self, base: Path) -> Any:
+        recipe = self.recipe
+        whole = recipe.method == "sft"  # all weights learn, in steps too small for bfloat16
+        dtype = torch.float32 if whole else self.dtype
+        quantized = recipe.bnb_4bit_quant_type if recipe.quantized else None
+        model = load_base(base, dtype=dtype, quantized=quantized, nested=recipe.use_bnb_nested_quant)
+        self.base_dtype = json.loads((base / "config.json").read_text(encoding="utf-8")).get("dtype") or "float32"
+        try:
+            model.set_attn_implementation(ATTENTION)
+        except (ValueError, NotImplementedError):
+            pass  # the trial below finds out, and says so
+        if whole:
+            return model.requires_grad_(True)
+        preflight.check_targets(model, recipe.lora_target_modules)
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=recipe.lora_r,
+            lora_alpha=recipe.lora_alpha,
+            lora_dropout=recipe.lora_dropout,
+            target_modules="all-linear" if recipe.lora_target_modules == ("all-linear",) else list(recipe.lora_target_modules),
+            use_rslora=recipe.use_rslora,
+            use_dora=recipe.use_dora,
+        )
+        wrapped = get_peft_model(model, config)
+        if self.dtype != torch.float32:
+            # PEFT would cast every input to the adapter's float32, and autocast at once back again
+            for module in wrapped.modules():
+                if hasattr(module, "cast_input_dtype_enabled"):
+                    module.cast_input_dtype_enabled = False
+        return wrapped
+
+    def _fit_memory(self) -> None:
+        """Decide how many tokens go through the model at once, and whether layers are computed twice to save memory."""
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        learning = 12 * sum(p.numel() for p in self.model.parameters() if p.requires_grad)  # gradient and Adam's two moments
+        room = machine.activation_room(self.machine, weights + learning)
+        trial = preflight.probe(self.model, self.data.train, self.dtype)
+        longest = max(len(ids) for ids, _ in self.data.train)
+        needed = weights + learning + longest * trial.bytes_per_token
+        self.packs = trial.packs
+        self.checkpointing = self.recipe.gradient_checkpointing
+        if self.checkpointing is None:
+            self.checkpointing = needed > 0.8 * self.machine.memory_bytes
+        per_token = trial.bytes_per_token
+        if self.checkpointing:  # one layer's activations and every layer's input
+            per_token = max(1, 3 * per_token // max(1, self.model.config.get_text_config().num_hidden_layers))
+        if weights + learning + longest * per_token > self.machine.memory_bytes:
+            raise TrainingError(
+                f"This run needs at least {(weights + learning + longest * per_token) / 1e9:.1f} GB of memory, "
+                f"and this machine has {self.machine.memory_bytes / 1e9:.1f} GB.",
+                hint="Use method qlora, a smaller max_length, or a smaller base.",
+            )
+        self.tokens_at_once = max(1, room // max(1, per_token))
+        self.report = {
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "gradient_checkpointing": self.checkpointing,
+            "packed": self.packs,
+            "tokens_at_once": self.tokens_at_once,
+            "bytes_per_token": trial.bytes_per_token,
+            "machine": self.machine.as_dict(),
+            "libraries": {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")},
+            "notes": self.notes + ([] if self.packs else [f"Rows are padded, not packed: {trial.why_not}."]),
+        }
+
+    def trainer(self, report: Report, stopping: Callable[[], bool]) -> tuple[AnswerTrainer, Follower]:
+        recipe, data = self.recipe, self.data
+        examples = Dataset.from_dict({"input_ids": [ids for ids, _ in data.train], "labels": [labels for _, labels in data.train]})
+        if recipe.packing:
+            examples = pack_dataset(examples, recipe.max_length, "bfd")
+        held = Dataset.from_dict({"input_ids": [ids for ids, _ in data.held], "labels": [labels for _, labels in data.held]})
+        batch = recipe.per_device_train_batch_size
+        steps = total_steps(recipe, len(examples))
+        args = _arguments(self, steps, evaluates=bool(data.held))
+        lengths = None if self.packs else [len(ids) for ids in examples["input_ids"]]
+        trainer = AnswerTrainer(
+            model=self.model,
+            args=args,
+            train_dataset=examples,
+            eval_dataset=held if data.held else None,
+            processing_class=self.tokenizer,
+            data_collator=Collator(pad_token_id=self.tokenizer.pad_token_id),
+            callbacks=[checkpoints.CommitCheckpoints(self.of)],
+            packs=self.packs,
+            tokens_at_once=self.tokens_at_once,
+            order=Shuffled(len(examples), recipe.seed, lengths=lengths, batch=batch),
+            of=self.of,
+        )
+        trainer.remove_callback(PrinterCallback)
+        if recipe.early_stopping_patience and data.held:
+            trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping_patience))
+        follower = Follower(
+            report,
+            stopping,
+            check_course=trainer.check_course,
+            evaluates=bool(data.held),
+            sampler=Sampler(self.tokenizer, data.shown),
+            save_steps=recipe.save_steps,
+        )
+        trainer.add_callback(follower)
+        return trainer, follower
+
+    def _scores(self) -> torch.Tensor:
+        self.model.eval()
+        with torch.autocast(self.machine.device, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            return preflight.learned_log_probs(self.model, self._watched, packs=self.packs)
+
+    def check_change(self) -> float:
+        """How far training moved the answers; raises `TrainingError` when it did not, or not to numbers."""
+        return preflight.check_change(self._before, self._scores())
+
+    def save(self) -> Path:
+        """Write the result under `out` and return its folder: safetensors, tokenizer, generation config."""
+        folder = self.out / "result"
+        model = self.model.eval()
+        if self.recipe.method == "sft":
+            model.config.use_cache = True  # the trainer had switched it off
+            model.to(getattr(torch, self.base_dtype)).save_pretrained(folder)
+        else:
+            model.peft_config["default"].base_model_name_or_path = self.recipe.base
+            model.save_pretrained(folder, save_embedding_layers=False)
+            (folder / "README.md").unlink(missing_ok=True)
+        model.generation_config.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        return folder
+
+
+def _arguments(run: _Run, steps: int, *, evaluates: bool) -> SFTConfig:
+    """The recipe as TRL's configuration."""
+    recipe = run.recipe
+    every = recipe.eval_steps or max(1, -(-steps // _EVALUATIONS))
+    args = SFTConfig(
+        output_dir=str(run.out / "checkpoints"),
+        num_train_epochs=recipe.num_train_epochs,
+        max_steps=recipe.max_steps,
+        per_device_train_batch_size=recipe.per_device_train_batch_size,
+        per_device_eval_batch_size=32,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.lr_scheduler_type,
+        warmup_steps=math.ceil(recipe.warmup_ratio * steps),
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        seed=recipe.seed,
+        bf16=run.dtype == torch.bfloat16,
+        gradient_checkpointing=run.checkpointing,
+        use_cpu=run.machine.device == "cpu",
+        logging_steps=max(1, steps // 1000),
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=recipe.save_total_limit,
+        load_best_model_at_end=evaluates,
+        metric_for_best_model="eval_loss" if evaluates else None,
+        greater_is_better=False,
+        restore_callback_states_from_checkpoint=True,
+        include_num_input_tokens_seen="non_padding",
+        dataset_kwargs={"skip_prepare_dataset": True},
+        dataloader_pin_memory=run.machine.device == "cuda",
+        disable_tqdm=True,
+        report_to=list(recipe.report_to) or "none",
+        run_name=recipe.adapter_name,
+    )
+    args._n_gpu = min(1, args.n_gpu)  # one process, one GPU; TRL refuses DataParallel
+    return args
+
+
+def _fit(trainer: AnswerTrainer, checkpoint: Path | None) -> None:
+    """Train, or go on from `checkpoint`; one taken after the last step only has its best weights loaded."""
+    if checkpoint is None:
+        trainer.train()
+        return
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    if state.global_step < state.max_steps:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+        return
+    best = Path(state.best_model_checkpoint) if state.best_model_checkpoint else checkpoint
+    trainer._load_from_checkpoint(str(best if best.is_dir() else checkpoint))
+    trainer.state = state
+
+
+def _prepare(recipe: Recipe, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> _Rows:
+    """Render every row, leave out those with nothing to learn, and hold some back to watch the loss."""
+    only = {"assistant_only": recipe.assistant_only_loss, "completion_only": recipe.completion_only_loss}
+    found: list[tuple[dict[str, Any], Row]] = []
+    cut = lost = unlearnable = 0
+    for row in rows:
+        one = render(tokenizer, row, max_length=recipe.max_length, **only)
+        cut, lost = cut + one.cut, lost + one.answer_lost
+        if one.supervised:
+            found.append((row, (one.input_ids, one.labels)))
+        else:
+            unlearnable += 1
+    if not found:
+        raise TrainingError(
+            f"None of the {len(rows)} rows has a token to learn from; {lost} lose their whole answer at max_length {recipe.max_length}.",
+            hint="Raise max_length, or look at the rows: workbench data preview",
+        )
+    # by their ids, so that the same rows are held back however the file is ordered
+    ranked = sorted(range(len(found)), key=lambda i: hashlib.sha256(f"{recipe.seed}:{found[i][0].get('id', i)}".encode()).digest())
+    held = set(ranked[: held_back(recipe, len(found))])
+    trained = [row for i, (_, row) in enumerate(found) if i not in held]
+    watched = [found[i] for i in sorted(held)]
+    # where the text is the answer, there is nothing to ask
+    shown = [row for row, _ in (watched or found)[:_SAMPLES] if "text" not in row]
+    return _Rows(
+        train=trained,
+        held=[row for _, row in watched],
+        shown=shown,
+        chat="messages" in found[0][0],
+        report={
+            "rows": len(rows),
+            "train_rows": len(trained),
+            "eval_rows": len(held),
+            "rows_cut": cut,
+            "rows_answer_lost": lost,
+            "rows_left_out": unlearnable,
+            "tokens_per_epoch": sum(len(ids) for ids, _ in trained),
+            "supervised_tokens": preflight.supervised(trained),
+        },
+    )
+
+
+def _fingerprint(recipe: Recipe, base: Path, data: _Rows) -> str:
+    """Differs when anything that decides the weights of a run differs: recipe, base, rows."""
+    digest = hashlib.sha256(recipe.to_yaml().encode())
+    digest.update((base / "config.json").read_bytes())
+    digest.update(json.dumps([data.train, data.held]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _check_loggers(recipe: Recipe) -> None:
+    for name in recipe.report_to:
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            raise MissingDependency(f"report_to: {name} is not installed.", hint=f"Install it: pip install {name}") from None
+
+
+def _preparing(message: str) -> Progress:
+    return Progress(t=time.time(), phase="preparing", message=message)
