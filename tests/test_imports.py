@@ -32,7 +32,8 @@ from tests.hostile_adapters import (
 from workbench import paths
 from workbench.bases.store import Bases
 from workbench.errors import ImportRefused, NotFound, UsageError, WorkbenchError
-from workbench.records import Base
+from workbench.evidence import summary
+from workbench.records import Base, Dataset, ItemScore
 from workbench.registry.archive import check_member_name
 from workbench.registry.imports import import_adapter
 from workbench.registry.store import Registry
@@ -233,6 +234,20 @@ def test_its_own_chat_template_is_kept_and_its_words_cannot_mark_up_the_card(bas
     card = (found.path / "README.md").read_text()
     assert "2 tokens that tiny@1 does not have" in card and "chat template of its own" in card
     assert "<img" not in card and "onerror=" not in card
+
+
+def test_an_imported_adapter_that_is_scored_here_does_not_claim_our_data(base: Base, tmp_path: Path) -> None:
+    first = import_adapter(write_adapter(tmp_path / "adapter"), name="x", base=base)
+    arm = [ItemScore(id=str(n), nll=2.0 - n % 2, tokens=2, bytes=4, exact=n % 2 == 0) for n in range(30)]
+    data = Dataset("orders", tmp_path, "ab" * 32, 330, 300, 30, "messages", None)
+    scores = summary(arm, arm).as_dict()
+    scored = Registry().publish(
+        first.path, name="x", base=base, dataset=data, method="imported", recipe_yaml=None, scores=scores, parents=[first.ref]
+    )
+    card = (scored.path / "README.md").read_text()
+    assert "on what data is not known" in card and "datasets:" not in card and "300 rows" not in card
+    assert "30 test rows of `orders` (whether its maker trained on them is not known)" in card
+    assert "Imported on" in card and "Made from x@1" in card
 
 
 def test_an_error_of_the_disk_at_any_step_leaves_nothing(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

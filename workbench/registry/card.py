@@ -34,7 +34,7 @@ def render(facts: Facts, declared: Declared) -> str:
         f"# {facts.name}, version {facts.version}\n",
         _headline(facts),
         _taught(facts, declared),
-        _scores(facts.scores),
+        _scores(facts),
         _base(facts, entry),
         _load(facts),
         _origin(facts),
@@ -72,8 +72,8 @@ def _front_matter(facts: Facts, entry: Entry | None) -> str:
     elif licence != "unknown":
         data |= {"license": "other", "license_name": licence}
     data["tags"] = ["lora", facts.method] if facts.method not in {"lora", "imported"} else ["lora"]
-    if facts.dataset:
-        data["datasets"] = [facts.dataset.name]
+    if facts.learned_from:
+        data["datasets"] = [facts.learned_from]
     return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}---\n"
 
 
@@ -87,15 +87,7 @@ def _headline(facts: Facts) -> str:
 
 def _taught(facts: Facts, declared: Declared) -> str:
     lines = ["## What it was taught\n"]
-    data = facts.dataset
-    if data:
-        scorer = f", scored by {data.scorer}" if data.scorer else ""
-        lines.append(
-            f"The dataset `{data.name}`: {data.train_rows:,} rows to learn from and {data.test_rows:,} frozen for the test"
-            f" ({data.form}{scorer}; SHA-256 `{data.sha256}`).\n"
-        )
-    elif facts.method == "imported":
-        lines.append("It was made elsewhere, and the workbench does not know on what data.\n")
+    lines.append(_data(facts))
     names = declared.names
     kind = "DoRA" if declared.use_dora else "rsLoRA" if declared.use_rslora else "LoRA"
     four_bits = facts.base_precision in _FOUR_BITS
@@ -117,12 +109,29 @@ def _taught(facts: Facts, declared: Declared) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _scores(scores: dict[str, Any]) -> str:
+def _data(facts: Facts) -> str:
+    """The data in one paragraph; what is not known is said to be unknown."""
+    data, learned = facts.dataset, facts.learned_from
+    if data is None or learned is None:
+        return "It was made elsewhere; on what data is not known.\n" if facts.method == "imported" else ""
+    if learned != data.name:
+        return f"The dataset `{learned}` (see `recipe.yaml`). It was scored on another one, `{data.name}`.\n"
+    scorer = f", scored by {data.scorer}" if data.scorer else ""
+    return (
+        f"The dataset `{data.name}`: {data.train_rows:,} rows to learn from and {data.test_rows:,} frozen for the test"
+        f" ({data.form}{scorer}; SHA-256 `{data.sha256}`).\n"
+    )
+
+
+def _scores(facts: Facts) -> str:
+    scores = facts.scores
     if not scores:
         return ""
+    name = f" of `{facts.dataset.name}`" if facts.dataset else ""
+    unseen = "that training never saw" if facts.learned_from else "(whether its maker trained on them is not known)"
     lines = [
         "## What it gained\n",
-        f"On {scores['n']:,} test rows that training never saw. A positive gain is better; intervals are 95 %.\n",
+        f"On {scores['n']:,} test rows{name} {unseen}. A positive gain is better; intervals are 95 %.\n",
         "| | base | with adapter | gain | interval |",
         "|---|---|---|---|---|",
     ]

@@ -63,6 +63,13 @@ class Facts:
         return values if isinstance(values, dict) else {}
 
     @property
+    def learned_from(self) -> str | None:
+        """The dataset it was trained on; None for an adapter made elsewhere, even when it was scored on one of ours."""
+        if self.method == "imported" or self.dataset is None:
+            return None
+        return str(self.recipe.get("dataset", self.dataset.name))
+
+    @property
     def base_precision(self) -> str | None:
         """The precision of the base it was trained on: "nf4" or "fp4", else that of the weights on disk; None if nobody said."""
         if not self.recipe:
@@ -220,10 +227,8 @@ def _libraries() -> dict[str, str]:
     """Versions of what made the adapter."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from workbench import __version__
-
-    found = {"workbench": __version__}
-    for name in ("torch", "transformers", "trl", "peft", "bitsandbytes"):
+    found = {}
+    for name in ("openweight-workbench", "torch", "transformers", "trl", "peft", "bitsandbytes"):
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

@@ -123,6 +123,9 @@ class Registry:
         from workbench.registry import staging
 
         check_name(name, "adapter name")
+        made_from = [self.get(parent) for parent in parents]
+        if method == "imported" and origin is None and made_from:  # the same weights, scored: they still come from outside
+            origin = manifest.read(made_from[0].path, made_from[0].manifest_sha256)["about"].get("origin")
         facts = staging.Facts(
             name=name,
             base=base,
@@ -130,7 +133,7 @@ class Registry:
             method=method,
             recipe_yaml=recipe_yaml,
             scores=dict(scores),
-            parents=tuple(self.get(parent).ref for parent in parents),
+            parents=tuple(parent.ref for parent in made_from),
             job_id=job_id,
             origin=dict(origin or {}),
         )
