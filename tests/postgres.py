@@ -80,7 +80,15 @@ class Server:
 
     def _as_user(self) -> dict[str, Any]:
         who = {"user": self.user, "group": pwd.getpwnam(self.user).pw_gid, "extra_groups": []} if self.user else {}
-        return {**who, "cwd": "/", "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        environment = {"PATH": os.defpath, "LANG": "C"}  # nothing of the test's home
+        return {
+            **who,
+            "env": environment,
+            "cwd": "/",
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+        }
 
 
 def _server_user() -> str | None:

@@ -46,7 +46,7 @@ def is_running() -> bool:
     return processes.is_locked(_lock_file())
 
 
-def ensure_running(timing: Timing | None = None) -> None:
+def ensure_running(timing: Timing | None = None, *, slots: int | None = None) -> None:
     """Start a dispatcher in the background unless one runs. Call it after the job was committed.
 
     The lock is taken here and inherited by the dispatcher, so however many call this at once, one starts.
@@ -60,6 +60,7 @@ def ensure_running(timing: Timing | None = None) -> None:
         if log.exists() and log.stat().st_size > 2_000_000:
             log.replace(folder / "dispatcher.log.1")
         given = ["--leave-when-idle", "--lock", str(handle), "--timing", (timing or Timing()).to_json()]
+        given += ["--slots", str(slots)] if slots else []
         started = launch.detached("workbench.jobs.dispatcher", *given, output=log, cwd=folder, keep=[handle])
     finally:
         os.close(handle)

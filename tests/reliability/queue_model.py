@@ -1,0 +1,224 @@
+"""A model of the queue in plain Python, and a machine that does the same to both and compares (Hypothesis)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sqlalchemy import delete, update
+
+from workbench.db import fencing, session
+from workbench.db.reading import rows
+from workbench.db.tables import attempts, job_events, jobs, slots
+from workbench.errors import Fenced, JobError
+from workbench.jobs import queue
+from workbench.jobs.endings import Ending
+
+HOSTS = {"a": ["cpu-0"], "b": ["GPU-1", "GPU-2"]}
+LONG = 1e9  # seconds
+FINAL = {"succeeded", "failed", "failed_permanently", "cancelled"}
+
+
+@dataclass
+class ModelJob:
+    id: str
+    count: int
+    policy: str
+    max_crashes: int
+    state: str = "queued"
+    crashes: int = 0
+    tries: int = 0
+    cancel: bool = False
+    waits: bool = False
+    token: str | None = None
+    host: str | None = None
+    seen: list[str] = field(default_factory=list)  # every state it has had
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Each rule predicts what must happen; the invariants compare everything that is stored."""
+
+    operations = 0
+
+    @initialize()
+    def empty(self) -> None:
+        with session.transaction() as connection:
+            for table in (job_events, attempts, jobs, slots):
+                connection.execute(delete(table))
+        for host, names in HOSTS.items():
+            queue.register_slots(host, names)
+        self.jobs: list[ModelJob] = []
+        self.keys: dict[str, ModelJob] = {}
+        self.tokens: dict[str, ModelJob] = {}
+
+    def _job(self, index: int) -> ModelJob:
+        return self.jobs[index % len(self.jobs)]
+
+    def _token(self, index: int) -> str:
+        return list(self.tokens)[index % len(self.tokens)] if self.tokens else "0" * 32
+
+    def _live(self, token: str) -> ModelJob | None:
+        job = self.tokens.get(token)
+        return job if job is not None and job.token == token else None
+
+    def _to(self, job: ModelJob, state: str) -> None:
+        job.state = state
+        job.seen.append(state)
+
+    @rule(
+        count=st.integers(1, 2),
+        policy=st.sampled_from(["resume", "resume", "hold"]),
+        crashes=st.integers(0, 2),
+        key=st.sampled_from([None, None, "k1", "k2"]),
+    )
+    def submit(self, count: int, policy: str, crashes: int, key: str | None) -> None:
+        job_id = queue.submit("selftest", {}, title="t", key=key, count=count, policy=policy, max_crashes=crashes)
+        if key in self.keys:
+            assert job_id == self.keys[key].id
+            return
+        job = ModelJob(job_id, count, policy, crashes)
+        self.jobs.append(job)
+        if key:
+            self.keys[key] = job
+
+    @rule(host=st.sampled_from(sorted(HOSTS)))
+    def claim(self, host: str) -> None:
+        total = len(HOSTS[host])
+        free = total - sum(job.count for job in self.jobs if job.host == host)
+        due = next((job for job in self.jobs if job.state == "queued" and not job.waits and job.count <= total), None)
+        found = queue.claim(host, "boot", lease=60)
+        if due is None or due.count > free:
+            assert found is None
+            return
+        assert found is not None and found.job_id == due.id and len(found.slots) == due.count and found.n == due.tries + 1
+        due.tries, due.token, due.host = found.n, found.token, host
+        self._to(due, "running")
+        self.tokens[found.token] = due
+
+    @rule(index=st.integers(0, 50), act=st.sampled_from(["begin", "group", "renew", "look", "check"]))
+    def use(self, index: int, act: str) -> None:
+        """Whatever the holder of a token may do, with tokens that are good, old or invented."""
+        token = self._token(index)
+        live = self._live(token)
+        acts: dict[str, Any] = {
+            "begin": lambda: queue.begin(token, pid=1, started="1", lease=60),
+            "group": lambda: queue.set_group(token, 5),
+            "renew": lambda: queue.renew(token, lease=60),
+            "look": lambda: queue.cancel_wanted(token),
+            "check": lambda: _check(token),
+        }
+        refused = live is None or (act == "check" and live.cancel)
+        try:
+            result = acts[act]()
+        except Fenced:
+            assert refused
+        else:
+            assert not refused and (act not in {"begin", "look"} or result == live.cancel)  # type: ignore[union-attr]
+
+    @rule(index=st.integers(0, 50), how=st.sampled_from(["succeeded", "failed", "crashed", "interrupted"]))
+    def finish(self, index: int, how: Any) -> None:
+        token = self._token(index)
+        job = self._live(token)
+        try:
+            state = queue.finish(token, Ending(how, error="why"))
+        except Fenced:
+            assert job is None
+            return
+        assert job is not None
+        self._after(job, how)
+        assert state.value == job.state
+
+    def _after(self, job: ModelJob, how: str) -> None:
+        job.token = job.host = None
+        job.crashes += how == "crashed" and not job.cancel
+        if how == "succeeded":
+            self._to(job, "succeeded")
+        elif job.cancel:
+            self._to(job, "cancelled")
+        elif how == "failed":
+            self._to(job, "failed")
+        elif job.crashes > job.max_crashes:
+            self._to(job, "failed_permanently")
+        elif job.policy == "hold":
+            self._to(job, "interrupted")
+        else:
+            self._to(job, "queued")
+            job.waits = how == "crashed"
+            self._set(job, away=LONG if job.waits else 0.0)
+
+    def _set(self, job: ModelJob, *, away: float) -> None:
+        """Put the end of the wait out of reach, so that real time plays no part."""
+        with session.transaction() as connection:
+            at = session.now(connection) + away if away else None
+            connection.execute(update(jobs).where(jobs.c.id == job.id).values(not_before=at))
+
+    @rule()
+    def time_passes(self) -> None:
+        """Every wait is over, and every lease has run out: no holder of a token minds."""
+        for job in self.jobs:
+            job.waits = False
+        with session.transaction() as connection:
+            connection.execute(update(jobs).values(not_before=None))
+            connection.execute(update(attempts).values(lease_until=0.0))
+
+    @precondition(lambda self: self.jobs)
+    @rule(index=st.integers(0, 50))
+    def cancel(self, index: int) -> None:
+        job = self._job(index)
+        try:
+            queue.cancel(job.id)
+        except JobError:
+            assert job.state in FINAL - {"cancelled"}
+            return
+        assert job.state not in FINAL - {"cancelled"}
+        if job.state == "running":
+            job.cancel = True
+        elif job.state != "cancelled":
+            job.cancel = True
+            self._to(job, "cancelled")
+
+    @precondition(lambda self: self.jobs)
+    @rule(index=st.integers(0, 50))
+    def resume(self, index: int) -> None:
+        job = self._job(index)
+        try:
+            queue.resume(job.id)
+        except JobError:
+            assert job.state in {"queued", "running", "succeeded"}
+            return
+        assert job.state not in {"queued", "running", "succeeded"}
+        job.crashes, job.cancel, job.waits = 0, False, False
+        self._to(job, "queued")
+
+    @precondition(lambda self: self.jobs)
+    @rule(index=st.integers(0, 50), here=st.sampled_from(["boot", "another boot"]))
+    def give_up(self, index: int, here: str) -> None:
+        job = self._job(index)
+        try:
+            queue.give_up(job.id, here=here)
+        except JobError:
+            assert job.state != "running" or here == "boot"
+            return
+        assert job.state == "running" and here != "boot"
+        self._after(job, "interrupted")
+
+    @invariant()
+    def nothing_differs(self) -> None:
+        type(self).operations += 1
+        stored = rows("SELECT id, state, crashes, cancel_requested_at AS cancel FROM jobs ORDER BY seq")
+        assert [(r["id"], r["state"], r["crashes"], r["cancel"] is not None) for r in stored] == [
+            (job.id, job.state, job.crashes, job.cancel) for job in self.jobs
+        ]
+        running = rows("SELECT token, job_id, host FROM attempts WHERE state = 'running'")
+        assert {(r["token"], r["job_id"], r["host"]) for r in running} == {(j.token, j.id, j.host) for j in self.jobs if j.token}
+        assert len({r["job_id"] for r in running}) == len(running)
+        taken = rows("SELECT token, count(*) AS n FROM slots WHERE token IS NOT NULL GROUP BY token")
+        assert {r["token"]: r["n"] for r in taken} == {job.token: job.count for job in self.jobs if job.token}
+        assert all(job.tries == sum(state == "running" for state in job.seen) for job in self.jobs)
+
+
+def _check(token: str) -> str:
+    with session.transaction() as connection:
+        return fencing.check(connection, token)

@@ -1,0 +1,389 @@
+"""One test for each bad moment: who died, when, and what must be true afterwards. Real shims, real children, real signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from workbench.db import session
+from workbench.db.reading import rows
+from workbench.db.tables import attempts
+from workbench.errors import Conflict, JobFailed
+from workbench.jobs import dispatcher, launch, processes, queue
+from workbench.jobs.dispatcher import Dispatcher
+from workbench.jobs.folder import EXIT, ORDER, OUTCOME, PROCESSES, attempt_dir, read_json, write_json
+from workbench.jobs.store import Jobs
+from workbench.jobs.timing import Timing
+from workbench.records import Job, JobState
+
+SHORT = Timing(lease=20.0, grace=1.0, look=0.1, poll=0.1, idle=0.5, store=30.0)
+
+
+class Bench:
+    """A queue, a dispatcher that does one step when told to, and the history its jobs write."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.jobs = home, Jobs(start_dispatcher=False)
+        self.dispatcher = Dispatcher(slots=["cpu-0"], timing=SHORT)
+
+    def submit(self, **spec: Any) -> Job:
+        given = {"steps": 3, "seconds": 0.01, "history": str(self.home / "history"), **spec}
+        return self.jobs.submit("selftest", given, title="count", max_crashes=5)
+
+    def step_until(self, done: Callable[[], object], *, seconds: float = 60.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < deadline, self.story()
+            self.dispatcher.step()
+            time.sleep(0.03)
+
+    def finish(self, job: Job) -> Job:
+        self.step_until(lambda: self.jobs.get(job.id).state.final)
+        return self.jobs.get(job.id)
+
+    def history(self) -> list[tuple[int, int, str]]:
+        """(attempt, pid, what) as they happened."""
+        path = self.home / "history"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [(int(a), int(pid), what) for a, pid, what in (line.split() for line in lines)]
+
+    def claim(self, *, lease: float) -> queue.Claim:
+        """What a dispatcher does before it dies: the order is written, no shim is started."""
+        queue.register_slots(self.dispatcher.host, ["cpu-0"])
+        claim = queue.claim(self.dispatcher.host, self.dispatcher.boot_id, lease=lease)
+        assert claim is not None
+        return claim
+
+    def order(self, claim: queue.Claim) -> Path:
+        folder = attempt_dir(claim.job_id, claim.n)
+        folder.mkdir(parents=True)
+        write_json(folder / ORDER, {**vars(claim), "slots": list(claim.slots), "timing": vars(SHORT)})
+        return folder
+
+    def shim(self, job: Job) -> int:
+        """Wait for the job's shim and give its pid."""
+        found: list[dict[str, Any]] = []
+
+        def begun() -> bool:
+            found[:] = rows("SELECT shim_pid FROM attempts WHERE job_id = :id AND state = 'running' AND pgid IS NOT NULL", id=job.id)
+            return bool(found)
+
+        self.step_until(begun)
+        return int(found[0]["shim_pid"])
+
+    def story(self) -> str:
+        logs = "\n".join(f"{path}: {path.read_text()}" for path in self.home.glob("jobs/*/*/*log"))
+        return f"{rows('SELECT * FROM jobs')}\n{rows('SELECT * FROM job_events')}\n{logs}"
+
+
+@pytest.fixture
+def bench(home: Path) -> Iterator[Bench]:
+    bench = Bench(home)
+    yield bench
+    for row in rows("SELECT token, shim_pid, shim_started FROM attempts"):
+        if row["shim_pid"]:
+            processes.kill(row["shim_pid"], row["shim_started"])
+        assert processes.kill_all(row["token"], None, None)
+
+
+def _shim_that_dies_at(what: str, folder: Path) -> None:
+    """Run a real shim that is killed the moment it comes to `what`."""
+    code = (
+        "import os, sys\nfrom workbench.jobs import endings, folder, queue, shim\n"
+        f"def die(*a, **k): os.kill(os.getpid(), 9)\n{what} = die\nshim.main(sys.argv[1:])"
+    )
+    environment = launch.environment()
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], check=False, env=environment, cwd=folder, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+
+
+# ---------------------------------------------------------------- the shim dies
+
+
+@pytest.mark.parametrize("moment", ["shim.write_json", "queue.begin"])
+def test_before_the_child_is_recorded_nothing_begins(bench: Bench, moment: str) -> None:
+    """Between starting the child and writing down its process group: the child waits for the word, and leaves."""
+    job = bench.submit(helper="child")
+    folder = bench.order(bench.claim(lease=0.0))
+    _shim_that_dies_at(moment, folder)
+    done = bench.finish(job)
+    assert done.state is JobState.succeeded and [a.state for a in done.attempts] == ["interrupted", "succeeded"]
+    assert {attempt for attempt, _, _ in bench.history()} == {2}
+
+
+@pytest.mark.parametrize(
+    ("moment", "left"),
+    [
+        ("endings.write", [OUTCOME]),  # the result is there, the shim had not read it
+        ("queue.finish", [OUTCOME, EXIT]),  # all is written, the database does not know
+    ],
+)
+def test_after_the_result_is_written_the_work_is_not_done_again(bench: Bench, moment: str, left: list[str]) -> None:
+    job = bench.submit()
+    folder = bench.order(bench.claim(lease=SHORT.lease))
+    _shim_that_dies_at(moment, folder)
+    assert bench.jobs.get(job.id).state is JobState.running and [n for n in (OUTCOME, EXIT) if (folder / n).exists()] == left
+    done = bench.finish(job)
+    assert done.state is JobState.succeeded and len(done.attempts) == 1
+    assert done.result == {"steps": 3, "attempt": 1, "resumed_from": 0}
+
+
+def test_killed_in_the_middle(bench: Bench) -> None:
+    """The child dies with it, helpers in and out of the group are killed before anybody else begins, work goes on."""
+    job = bench.submit(steps=40, seconds=0.05, helper="daemon")
+    pid = bench.shim(job)
+    bench.step_until(lambda: len({what for _, _, what in bench.history()}) > 5)
+    os.kill(pid, signal.SIGKILL)
+    done = bench.finish(job)
+    assert done.state is JobState.succeeded and len(done.attempts) == 2 and done.result is not None
+    assert done.result["resumed_from"] > 1 and done.attempts[0].error == "Its supervisor was killed."
+    order = [attempt for attempt, _, _ in bench.history()]
+    assert order == sorted(order)  # not one line of the first attempt after the second began
+    assert rows("SELECT count(*) AS n FROM slots WHERE token IS NOT NULL") == [{"n": 0}]
+
+
+def test_a_late_shim_finds_its_token_refused(bench: Bench) -> None:
+    """Claimed, then the machine stood still for so long that another attempt was made."""
+    job = bench.submit()
+    late = bench.order(bench.claim(lease=0.0))
+    assert bench.finish(job).attempts[0].error == "It was claimed, but the dispatcher ended before starting it."
+    run = subprocess.run(
+        launch.command("workbench.jobs.shim", str(late)), env=launch.environment(), capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0 and "Not mine any more" in run.stderr
+    assert {attempt for attempt, _, _ in bench.history()} == {2} and not (late / PROCESSES).exists()
+
+
+def test_a_standstill_is_not_death(bench: Bench) -> None:
+    """The lease ran out while everything slept: the lock is still held, so nobody takes over."""
+    job = bench.submit(steps=10, seconds=0.05)
+    pid = bench.shim(job)
+    os.kill(pid, signal.SIGSTOP)
+    with session.transaction() as connection:
+        connection.execute(update(attempts).values(lease_until=0.0))
+    for _ in range(10):
+        bench.dispatcher.step()
+        time.sleep(0.05)
+    assert bench.jobs.get(job.id).state is JobState.running
+    os.kill(pid, signal.SIGCONT)
+    done = bench.finish(job)
+    assert done.state is JobState.succeeded and len(done.attempts) == 1
+
+
+def test_told_to_stop_with_the_machine_it_saves_and_goes_on_later(bench: Bench) -> None:
+    job = bench.submit(steps=40, seconds=0.05)
+    pid = bench.shim(job)
+    bench.step_until(lambda: len(bench.history()) > 3)
+    os.kill(pid, signal.SIGTERM)
+    done = bench.finish(job)
+    assert done.state is JobState.succeeded and done.result is not None and done.result["resumed_from"] > 2
+    assert done.attempts[0].error == "The supervisor was told to stop." and done.attempts[0].exit_code == 3
+    assert rows("SELECT crashes FROM jobs") == [{"crashes": 0}]
+
+
+# ---------------------------------------------------------------- the dispatcher dies, the machine restarts
+
+
+def test_between_claim_and_start(bench: Bench) -> None:
+    job = bench.submit()
+    bench.claim(lease=1.0)
+    bench.dispatcher.step()
+    assert [a.state for a in bench.jobs.get(job.id).attempts] == ["running"]  # a shim may be on its way
+    done = bench.finish(job)
+    assert done.state is JobState.succeeded and [a.state for a in done.attempts] == ["interrupted", "succeeded"]
+    assert rows("SELECT crashes FROM jobs") == [{"crashes": 0}]
+
+
+def test_after_a_restart_of_the_machine_nobody_is_killed(bench: Bench) -> None:
+    """Its numbers belong to strangers now."""
+    job = bench.submit()
+    claim = bench.claim(lease=SHORT.lease)
+    folder = bench.order(claim)
+    stranger = subprocess.Popen(["sleep", "60"], process_group=0)
+    try:
+        queue.begin(claim.token, pid=stranger.pid, started=processes.start_time(stranger.pid) or "", lease=60)
+        write_json(folder / PROCESSES, {"child": stranger.pid, "child_started": processes.start_time(stranger.pid)})
+        with session.transaction() as connection:
+            connection.execute(update(attempts).values(boot_id="an earlier one"))
+        done = bench.finish(job)
+        assert done.state is JobState.succeeded and done.attempts[0].error == "The machine was restarted."
+        assert stranger.poll() is None and rows("SELECT crashes FROM jobs") == [{"crashes": 0}]
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_reused_number_is_not_killed(bench: Bench) -> None:
+    job = bench.submit()
+    claim = bench.claim(lease=SHORT.lease)
+    folder = bench.order(claim)
+    stranger = subprocess.Popen(["sleep", "60"], process_group=0)
+    try:
+        queue.begin(claim.token, pid=stranger.pid, started="1", lease=60)
+        write_json(folder / PROCESSES, {"child": stranger.pid, "child_started": "1"})
+        assert bench.finish(job).state is JobState.succeeded and stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_job_of_another_machine_is_left_alone(bench: Bench, database: str) -> None:
+    """Unless the database is a file in this home: then there is no other machine."""
+    job = bench.submit()
+    queue.register_slots("elsewhere", ["cpu-0"])
+    assert queue.claim("elsewhere", "another boot", lease=-1.0) is not None
+    if database == "sqlite":
+        assert bench.finish(job).state is JobState.succeeded
+    else:
+        for _ in range(3):
+            bench.dispatcher.step()
+        assert bench.jobs.get(job.id).state is JobState.running
+        bench.jobs.resume(job.id, give_up_machine=True)
+        assert bench.finish(job).state is JobState.succeeded
+
+
+def test_however_many_start_a_dispatcher_one_runs_and_it_leaves_when_idle(home: Path) -> None:
+    jobs = Jobs(timing=SHORT)
+    threads = [threading.Thread(target=jobs.ensure_running) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert dispatcher.is_running()
+    with pytest.raises(Conflict, match="Another dispatcher runs"):
+        jobs.work(stopping=lambda: True)
+    done = jobs.wait(jobs.submit("selftest", {"steps": 2}, title="count").id, timeout=60)
+    assert done.state is JobState.succeeded
+    deadline = time.monotonic() + 30
+    while dispatcher.is_running() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not dispatcher.is_running()
+    log = (home / "jobs" / "dispatcher.log").read_text()
+    assert log.count("started") == 1 and "Another dispatcher" not in log and "Error" not in log
+
+
+def test_a_job_that_comes_while_the_dispatcher_leaves_is_not_forgotten(bench: Bench) -> None:
+    """It was idle, has decided to go, still holds the lock: whoever submits now believes that it runs."""
+    made: list[Job] = []
+
+    class Leaving(Dispatcher):
+        def _loop(self, handle: int, leave_when_idle: bool, stopping: Callable[[], bool]) -> None:
+            super()._loop(handle, leave_when_idle, stopping)
+            if not made:
+                made.append(bench.submit())
+
+    Leaving(slots=["cpu-0"], timing=SHORT).run(leave_when_idle=True)
+    assert bench.jobs.get(made[0].id).state is JobState.succeeded
+
+
+# ---------------------------------------------------------------- cancel
+
+
+@pytest.mark.parametrize(("helper", "then", "code"), [("child", None, 3), ("daemon", "stubborn", -signal.SIGKILL)])
+def test_cancelled_means_that_all_processes_are_gone(bench: Bench, helper: str, then: str | None, code: int) -> None:
+    job = bench.submit(steps=10_000, seconds=0.02, helper=helper, at=3, then=then) if then else bench.submit(steps=10_000, helper=helper)
+    bench.shim(job)
+    bench.step_until(lambda: any(what == "helper" for _, _, what in bench.history()) and any(w == "3" for _, _, w in bench.history()))
+    token = rows("SELECT token FROM attempts")[0]["token"]
+    assert len(processes.leftovers(token)) >= 2
+    bench.jobs.cancel(job.id)
+    done = bench.finish(job)
+    assert processes.leftovers(token) == []
+    assert done.state is JobState.cancelled and done.attempts[0].state == "cancelled" and done.attempts[0].exit_code == code
+    count = len(bench.history())
+    time.sleep(0.2)
+    assert len(bench.history()) == count
+    with pytest.raises(JobFailed, match="was cancelled"):
+        bench.jobs.wait(job.id)
+
+
+def test_cancel_before_the_shim_reports(bench: Bench) -> None:
+    job = bench.submit()
+    folder = bench.order(bench.claim(lease=SHORT.lease))
+    bench.jobs.cancel(job.id)
+    subprocess.run(launch.command("workbench.jobs.shim", str(folder)), env=launch.environment(), check=True, timeout=60)
+    assert bench.jobs.get(job.id).state is JobState.cancelled and bench.history() == []
+
+
+def test_cancel_of_a_job_whose_shim_is_dead(bench: Bench) -> None:
+    job = bench.submit(steps=10_000)
+    os.kill(bench.shim(job), signal.SIGKILL)
+    bench.jobs.cancel(job.id)
+    assert bench.finish(job).state is JobState.cancelled
+
+
+# ---------------------------------------------------------------- the task misbehaves
+
+
+@pytest.mark.parametrize(
+    ("then", "state", "attempts", "says"),
+    [
+        ("fail", JobState.failed, 1, "It was told to fail."),
+        ("nonsense", JobState.failed, 1, "ValueError: unknown: nonsense (unexpected; the traceback is in the log: workbench jobs logs"),
+        ("crash", JobState.succeeded, 2, ""),
+    ],
+)
+def test_a_task_that_fails_says_why_and_one_that_crashes_is_tried_again(
+    bench: Bench, then: str, state: JobState, attempts: int, says: str
+) -> None:
+    done = bench.finish(bench.submit(at=2, then=then))
+    assert done.state is state and len(done.attempts) == attempts and says in (done.error or "")
+    if state is JobState.failed:
+        assert "Traceback" in bench.jobs.logs(done.id)
+
+
+def test_a_child_that_has_its_result_but_does_not_leave_is_ended(bench: Bench) -> None:
+    job = bench.submit(steps=10_000)
+    bench.shim(job)
+    folder = bench.jobs.get(job.id).attempts[0].path
+    write_json(folder / OUTCOME, {"ok": True, "stopped": False, "result": {"done": True}})
+    done = bench.finish(job)
+    assert done.state is JobState.succeeded and done.result == {"done": True}
+
+
+def test_a_shim_that_cannot_start_is_a_crash_with_a_reason(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = bench.submit()
+    real = launch.detached
+    monkeypatch.setattr(launch, "detached", lambda module, *a, **k: real("workbench.no_such_module", *a, **k))
+    bench.step_until(lambda: rows("SELECT crashes FROM jobs WHERE crashes > 0"))
+    monkeypatch.undo()
+    monkeypatch.setenv("WORKBENCH_HOME", str(bench.home))
+    done = bench.finish(job)
+    assert done.state is JobState.succeeded and "could not start" in (done.attempts[0].error or "")
+
+
+# ---------------------------------------------------------------- the database goes away
+
+
+@pytest.mark.postgres
+def test_the_database_is_away_when_the_work_is_done(bench: Bench, postgres_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training goes on, the result waits on disk, and is recorded once when the server is back."""
+    monkeypatch.setenv("WORKBENCH_DB", postgres_server.url())
+    job = bench.submit(steps=20, seconds=0.03)
+    bench.shim(job)
+    folder = bench.jobs.get(job.id).attempts[0].path
+    postgres_server.crash()
+    try:
+        deadline = time.monotonic() + 60
+        while not (folder / EXIT).exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        postgres_server.start()
+    record = read_json(folder / EXIT)
+    assert record is not None and record["how"] == "succeeded"
+    with contextlib.suppress(Exception):
+        bench.dispatcher.step()  # its connections are broken
+    done = bench.finish(job)
+    assert done.state is JobState.succeeded and len(done.attempts) == 1
+    assert [what for _, _, what in bench.history()] == [str(step) for step in range(1, 21)]
