@@ -1,0 +1,9 @@
+"""Start the pages from a checkout: python ui/app.py. The same as `workbench ui`."""
+
+import click
+
+from workbench import Workbench
+from workbench_ui.app import launch
+
+if __name__ == "__main__":
+    launch(Workbench(), announce=lambda url: click.echo(f"Open {url}"))

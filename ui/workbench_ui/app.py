@@ -1,0 +1,100 @@
+"""The server: FastAPI, with the pages mounted once per language, downloads, assets, and the shield around all of it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import RedirectResponse
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from workbench import Workbench
+from workbench.errors import UsageError
+from workbench_ui import chrome
+from workbench_ui.files import downloads
+from workbench_ui.pages import adapters, home, jobs, train
+from workbench_ui.shield import Shield
+from workbench_ui.theme import theme
+from workbench_ui.words import LANGUAGES, Words, words
+
+__all__ = ["PORT", "create_app", "launch"]
+
+PORT = 7860
+_TRIES = 20  # ports tried upwards when the wanted one is taken
+_LARGEST_UPLOAD = "512mb"
+_PAGES = {"": home.build, "train": train.build, "jobs": jobs.build, "adapters": adapters.build}
+
+
+def create_app(bench: Workbench) -> ASGIApp:
+    """Everything the browser can ask for, over one `Workbench`."""
+    app = FastAPI(title="Workbench", openapi_url=None)
+
+    @app.get("/")
+    def root(request: Request) -> RedirectResponse:
+        spoken = "zh" if request.headers.get("accept-language", "").lower().startswith("zh") else "en"
+        chosen = request.cookies.get("wb-lang", spoken)  # set by the page's script when somebody switches
+        return RedirectResponse(f"/{chosen if chosen in LANGUAGES else spoken}/")
+
+    app.include_router(downloads(bench))
+    app.mount("/assets", StaticFiles(directory=chrome.assets_dir()))
+    for lang in LANGUAGES:
+        gr.mount_gradio_app(
+            app,
+            _blocks(bench, words(lang)),
+            path=f"/{lang}",
+            theme=theme(),
+            show_error=False,
+            run_history=False,
+            footer_links=[],
+            max_file_size=_LARGEST_UPLOAD,
+            enable_monitoring=False,
+            mcp_server=False,
+            ssr_mode=False,
+            pwa=False,
+        )
+    return Shield(app, frame=chrome.frame, missing=chrome.missing_page)
+
+
+def _blocks(bench: Workbench, t: Words) -> gr.Blocks:
+    # Built before the site is opened: Blocks built inside other Blocks join them at once, and would then show twice.
+    pages = {path: build(bench, t) for path, build in _PAGES.items()}
+    with gr.Blocks(title=t("app"), fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)) as site:
+        pages.pop("").render()
+    for path, page in pages.items():
+        with site.route(t(f"nav.{path}"), path):
+            page.render()
+    return site.queue(default_concurrency_limit=8)
+
+
+def launch(bench: Workbench, *, port: int = PORT, open_browser: bool = False, announce: Callable[[str], None] = lambda url: None) -> None:
+    """Serve the pages on 127.0.0.1 until stopped; `announce` gets the address once it is known.
+
+    A taken port is passed over for the next free one. Raises `UsageError` when none of them is free.
+    """
+    listener = _listen(port)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    server = uvicorn.Server(uvicorn.Config(create_app(bench), log_level="warning", server_header=False, timeout_graceful_shutdown=3))
+    announce(url)
+    if open_browser:
+        threading.Timer(1.0, webbrowser.open, args=(url,)).start()
+    server.run(sockets=[listener])
+
+
+def _listen(port: int) -> socket.socket:
+    """A socket bound to the first free port from `port` on; kept open, so nobody else can take it in between."""
+    for wanted in range(port, port + _TRIES):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", wanted))
+        except OSError:
+            listener.close()
+            continue
+        return listener
+    raise UsageError(f"No port from {port} to {port + _TRIES - 1} is free.", hint="Choose another: workbench ui --port 9000")

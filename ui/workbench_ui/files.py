@@ -1,0 +1,45 @@
+"""Downloads. They have a route of their own: what goes through Gradio is copied into a cache that any page can read."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from fastapi import APIRouter, HTTPException
+from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
+
+from workbench import Workbench
+from workbench.errors import IntegrityError, NotFound, UsageError
+
+__all__ = ["downloads"]
+
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+def downloads(bench: Workbench) -> APIRouter:
+    """GET /files/adapters/{name}/{version}.zip: the adapter's folder, checked against its manifest, as one zip."""
+    router = APIRouter()
+
+    @router.get("/files/adapters/{name}/{version}.zip")
+    def adapter_zip(name: str, version: str) -> FileResponse:
+        if not _VERSION.fullmatch(version):
+            raise HTTPException(404, "No such version.")
+        folder = Path(tempfile.mkdtemp(prefix="workbench-download-"))
+        try:
+            made = bench.adapters.export(f"{name}@{version}", folder / f"{name}-v{version}.zip", zip=True)
+        except (NotFound, UsageError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise HTTPException(404, str(error)) from None
+        except IntegrityError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise HTTPException(409, str(error)) from None
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        clean = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
+        return FileResponse(made, filename=f"{name}-v{version}.zip", media_type="application/zip", background=clean)
+
+    return router

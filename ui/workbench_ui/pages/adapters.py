@@ -1,0 +1,61 @@
+"""Adapters: the list, and with `?adapter=name@3` one of them."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from workbench import Workbench
+from workbench.records import Adapter
+from workbench_ui.chrome import head, nav
+from workbench_ui.guard import guarded, spoken
+from workbench_ui.views import adapters as views
+from workbench_ui.views.markup import esc, panel, stack
+from workbench_ui.widgets.view import QUIET, view
+from workbench_ui.words import Words
+
+__all__ = ["build"]
+
+_SAMPLES = 5
+
+
+def build(bench: Workbench, t: Words) -> gr.Blocks:
+    """Nothing here changes by itself: one look at the registry when the page opens."""
+    with gr.Blocks(analytics_enabled=False) as page:
+        nav(t, "adapters")
+        top, body = view(), view()
+
+        @guarded(t)
+        def open_page(request: gr.Request) -> tuple[str, str]:
+            wanted = str(request.query_params.get("adapter") or "")
+            if not wanted:
+                return head(esc(t("adapters.title")), esc(t("adapters.lead"))), views.adapter_list(bench.adapters.list(), t)
+            back = (t.link("adapters"), esc(t("adapters.all")))
+            adapter, problem = spoken(t, lambda: bench.adapters.get(wanted))
+            if adapter is None:
+                return head(esc(t("adapters.unknown")), back=back), panel("bad", problem, icon="warn")
+            return head(esc(adapter.ref), esc(_learned(bench, adapter, t)), back=back), _detail(bench, adapter, t)
+
+        page.load(open_page, None, [top, body], **QUIET)
+    return page
+
+
+def _learned(bench: Workbench, adapter: Adapter, t: Words) -> str:
+    dataset = None
+    if adapter.dataset is not None:
+        dataset, _ = spoken(t, lambda: bench.datasets.get(str(adapter.dataset)))  # it may have been removed since
+    return views.learned(adapter, dataset, t)
+
+
+def _detail(bench: Workbench, adapter: Adapter, t: Words) -> str:
+    base, _ = spoken(t, lambda: bench.bases.get(adapter.base))
+    samples, problem = spoken(t, lambda: bench.samples(adapter.ref, n=_SAMPLES))
+    return stack(
+        [
+            views.adapter_actions(adapter, t),
+            views.adapter_score(adapter, t),
+            views.adapter_answers(samples or [], t),
+            panel("bad", problem, icon="warn") if problem else "",
+            views.adapter_facts(adapter, bench.adapters.list(adapter.name), t),
+            views.adapter_use(adapter, base, t),
+        ]
+    )

@@ -1,0 +1,277 @@
+"""Jobs on the page: records and lines of metrics in, text and markup out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from workbench.records import Job, JobState, Progress
+from workbench_ui.chrome import ICONS
+from workbench_ui.views.chart import Point, loss_chart
+from workbench_ui.views.markup import badge, button, card, empty, esc, facts, panel, stack, tiles
+from workbench_ui.views.scores import answers, score_sentence
+from workbench_ui.words import Words
+
+__all__ = ["Series", "frozen_settings", "job_list", "job_live", "job_samples", "job_title", "job_what", "phase_of", "series", "share_done"]
+
+PHASES = ("preparing", "training", "testing", "publishing")
+_TONES = {
+    JobState.queued: "idle",
+    JobState.running: "busy",
+    JobState.interrupted: "warn",
+    JobState.succeeded: "good",
+    JobState.failed: "bad",
+    JobState.failed_permanently: "bad",
+    JobState.cancelled: "idle",
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """A job's metrics over all its attempts, as one run: what an attempt took back is left out."""
+
+    train: list[Point] = field(default_factory=list)
+    evals: list[Point] = field(default_factory=list)
+    latest: Progress | None = None  # every field the newest known value
+    first_samples: list[dict[str, str]] = field(default_factory=list)
+    samples: list[dict[str, str]] = field(default_factory=list)
+    samples_step: int | None = None
+
+
+def series(attempts: Sequence[Sequence[Progress]]) -> Series:
+    """Put the attempts' lines after one another; an attempt that resumed at step s replaces what came after s before it."""
+    train: list[Point] = []
+    evals: list[Point] = []
+    shown: list[tuple[int | None, list[dict[str, str]]]] = []
+    latest: Progress | None = None
+    for lines in attempts:
+        start = next((p.step for p in lines if p.step is not None and (p.loss is not None or p.eval_loss is not None)), None)
+        if start is not None:
+            train, evals = [p for p in train if p[0] < start], [p for p in evals if p[0] < start]
+        for p in lines:
+            if p.step is not None and p.loss is not None:
+                train.append((p.step, p.loss))
+            if p.step is not None and p.eval_loss is not None:
+                evals.append((p.step, p.eval_loss))
+            if p.samples:
+                shown.append((p.step, p.samples))
+            latest = _newest(latest, p)
+    return Series(train, evals, latest, shown[0][1] if shown else [], shown[-1][1] if shown else [], shown[-1][0] if shown else None)
+
+
+def _newest(before: Progress | None, line: Progress) -> Progress:
+    if before is None:
+        return line
+    given = {f.name: value for f in dataclasses.fields(line) if (value := getattr(line, f.name)) is not None}
+    if line.phase != before.phase:  # the time left of the phase before says nothing any more
+        given.setdefault("seconds_left", None)
+    return dataclasses.replace(before, **given)
+
+
+def phase_of(job: Job, progress: Progress | None) -> str:
+    """What a running job is doing, one of `PHASES`."""
+    phase = progress.phase if progress else PHASES[0]
+    return phase if phase in PHASES else PHASES[-1]
+
+
+def share_done(job: Job, progress: Progress | None) -> float | None:
+    """How much of the present phase is done, 0 to 1; None when nothing can be said."""
+    if job.state is JobState.succeeded:
+        return 1.0
+    if progress is None or progress.step is None or not progress.total_steps:
+        return None
+    return min(1.0, progress.step / progress.total_steps)
+
+
+# ---------------------------------------------------------------- the list
+
+
+def job_list(jobs: Sequence[Job], t: Words, *, now: datetime | None = None) -> str:
+    """One row a job, newest first, each a link to its page."""
+    if not jobs:
+        return empty(t("jobs.empty_title"), t("jobs.empty"), button(t("jobs.empty_action"), t.link("train"), primary=True, icon="train"))
+    return f'<ul class="wb-list">{"".join(_row(job, t, now) for job in jobs)}</ul>'
+
+
+def job_title(job: Job) -> str:
+    """Short: the adapter's name where the job makes one, else the job's own title."""
+    recipe = job.spec.get("recipe") or {}
+    return str(recipe.get("name") or recipe.get("dataset") or job.title)
+
+
+def job_what(job: Job, t: Words) -> str:
+    """What it does, in one plain-text line."""
+    recipe = job.spec.get("recipe") or {}
+    if not recipe:
+        return job.title
+    return t(
+        "jobs.what", base=recipe.get("base", ""), dataset=recipe.get("dataset", ""), method=t(f"method.{recipe.get('method', 'lora')}")
+    )
+
+
+def _row(job: Job, t: Words, now: datetime | None) -> str:
+    side = ""
+    if job.state is JobState.running:
+        share = share_done(job, job.progress)
+        side = _bar(share, t) + f'<span class="wb-quiet">{esc(_time_left(job.progress, t))}</span>'
+    elif job.state is JobState.succeeded:
+        side = f'<span class="wb-quiet wb-clip">{esc(_outcome(job, t))}</span>'
+    elif job.error:
+        side = f'<span class="wb-quiet wb-clip">{esc(job.error.splitlines()[0])}</span>'
+    return (
+        f'<li><a href="{esc(t.link("jobs", job=job.id))}"><span class="what"><strong>{esc(job_title(job))}</strong>'
+        f'<span class="wb-quiet">{esc(job_what(job, t))} · {esc(t.ago(job.created_at, now))}</span></span>'
+        f'{badge(t(f"state.{job.state.value}"), _TONES[job.state])}<span class="side">{side}</span></a></li>'
+    )
+
+
+def _outcome(job: Job, t: Words) -> str:
+    result = job.result or {}
+    return score_sentence(result.get("scores") or {}, t) or str(result.get("adapter") or result.get("base") or "")
+
+
+# ---------------------------------------------------------------- one job
+
+
+def job_live(job: Job, run: Series, t: Words, *, now: datetime | None = None) -> str:
+    """The part of a job's page that changes while it runs: headline, phases, progress, curve, figures."""
+    progress = run.latest or job.progress
+    chart = loss_chart(run.train, run.evals, t, total_steps=progress.total_steps if progress else None) if _has_curve(job, run) else ""
+    curve = card(t("jobs.curve"), chart + tiles(_figures(job, run, progress, t, now))) if chart else ""
+    return stack([_headline(job, progress, t), curve])
+
+
+def _has_curve(job: Job, run: Series) -> bool:
+    return bool(run.train or run.evals) or (job.kind == "train" and not job.state.final)
+
+
+def _headline(job: Job, progress: Progress | None, t: Words) -> str:
+    if job.state is JobState.succeeded:
+        return _ready(job, t)
+    if job.state in {JobState.failed, JobState.failed_permanently}:
+        return _failed(job, t)
+    if job.state is JobState.cancelled:
+        again = button(t("jobs.again"), t.link("train", job=job.id)) if job.kind == "train" else ""
+        return panel("idle", f"<strong>{esc(t('jobs.cancelled'))}</strong> {esc(t('jobs.cancelled_more'))}", icon="stop", actions=again)
+    share = share_done(job, progress) if job.state is JobState.running else None
+    left = _time_left(progress, t)
+    steps = _stepper(job, progress, t) if job.kind == "train" else ""
+    return (
+        f'<section class="wb-card wb-now"><p class="headline" role="status">{esc(_doing(job, progress, t))}</p>{steps}{_bar(share, t)}'
+        f'<p class="under"><span>{esc(left)}</span><span class="wb-quiet">{esc(t("jobs.close"))}</span></p></section>'
+    )
+
+
+def _doing(job: Job, progress: Progress | None, t: Words) -> str:
+    if job.cancel_requested:
+        return t("jobs.doing.stopping")
+    if job.state is not JobState.running:
+        return t(f"jobs.doing.{job.state.value}")
+    if job.kind != "train":
+        return t("jobs.doing.other")
+    return t(f"jobs.doing.{phase_of(job, progress)}")
+
+
+def _time_left(progress: Progress | None, t: Words) -> str:
+    if progress is None or progress.seconds_left is None:
+        return ""
+    return t("jobs.left", time=t.elapsed(progress.seconds_left))
+
+
+def _bar(share: float | None, t: Words) -> str:
+    if share is None:
+        return f'<div class="wb-progress waiting" role="progressbar" aria-label="{esc(t("jobs.progress"))}"><b></b></div>'
+    whole = round(100 * share)
+    return (
+        f'<div class="wb-progress" role="progressbar" aria-label="{esc(t("jobs.progress"))}" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{whole}"><b style="width:{whole}%"></b></div>'
+    )
+
+
+def _stepper(job: Job, progress: Progress | None, t: Words) -> str:
+    at = PHASES.index(phase_of(job, progress)) if job.state is JobState.running else -1
+    items = "".join(
+        f'<li class="{"past" if i < at else "here" if i == at else "ahead"}"{" aria-current=step" if i == at else ""}>'
+        f"{ICONS['ok'] if i < at else ''}{esc(t(f'phase.{phase}'))}</li>"
+        for i, phase in enumerate(PHASES)
+    )
+    return f'<ol class="wb-steps">{items}</ol>'
+
+
+def _ready(job: Job, t: Words) -> str:
+    result = job.result or {}
+    made = str(result.get("adapter") or "")
+    told = score_sentence(result.get("scores") or {}, t)
+    actions = ""
+    if made:
+        actions = button(t("jobs.see_adapter"), t.link("adapters", adapter=made), primary=True) + button(
+            t("adapters.download"), download_link(made), icon="down", download=True
+        )
+    name = made or str(result.get("base") or result.get("out") or "")
+    return panel("good", f"<strong>{t.html('jobs.ready', name=name)}</strong> {esc(told)}", icon="ok", actions=actions)
+
+
+def download_link(adapter: str) -> str:
+    """Where `files.py` serves an adapter as a zip; `adapter` is `name@3`."""
+    name, _, version = adapter.partition("@")
+    return f"/files/adapters/{name}/{version}.zip"
+
+
+def _failed(job: Job, t: Words) -> str:
+    reason = esc(job.error or t("jobs.no_reason")).replace("\n", "<br>")
+    again = button(t("jobs.change"), t.link("train", job=job.id), primary=True) if job.kind == "train" else ""
+    return panel("bad", f"<strong>{esc(t('jobs.failed'))}</strong><div class='reason'>{reason}</div>", icon="warn", actions=again)
+
+
+def _figures(job: Job, run: Series, progress: Progress | None, t: Words, now: datetime | None) -> list[tuple[str, str]]:
+    if progress is None:
+        return []
+    step = t.number(progress.step) if progress.step is not None else ""
+    best = min((value for _, value in run.evals), default=None)
+    end = job.ended_at or now or datetime.now(UTC)
+    created = job.created_at if job.created_at.tzinfo else job.created_at.replace(tzinfo=UTC)
+    end = end if end.tzinfo else end.replace(tzinfo=UTC)
+    return [
+        (t("figure.step"), t("figure.of", part=step, whole=t.number(progress.total_steps)) if step and progress.total_steps else step),
+        (t("figure.passes"), f"{progress.epoch:.2g}" if progress.epoch is not None else ""),
+        (t("figure.error"), t.number(progress.loss) if progress.loss is not None else ""),
+        (t("figure.best"), t.number(best) if best is not None else ""),
+        (t("figure.speed"), t("figure.tokens_s", n=t.number(round(progress.tokens_per_second))) if progress.tokens_per_second else ""),
+        (t("figure.tokens"), t.tokens(progress.tokens) if progress.tokens else ""),
+        (t("figure.elapsed"), t.elapsed((end - created).total_seconds())),
+    ]
+
+
+def job_samples(run: Series, t: Words) -> str:
+    """The sample answers of the newest test beside those of the first one."""
+    if not run.samples:
+        return ""
+    before = {row.get("prompt"): row.get("answer") for row in run.first_samples}
+    several = run.first_samples is not run.samples
+    rows: list[dict[str, Any]] = [{**row, "before": before.get(row.get("prompt")) if several else None} for row in run.samples]
+    columns = [("before", t("answers.first")), ("answer", t("answers.now"))]
+    note = t("jobs.samples_at", step=t.number(run.samples_step)) if run.samples_step is not None else ""
+    return card(t("jobs.samples"), f'<p class="wb-quiet">{esc(note)}</p>{answers(rows, columns, t)}')
+
+
+def frozen_settings(job: Job, t: Words) -> str:
+    """The settings this job was submitted with, which no later edit of any form can change."""
+    recipe = job.spec.get("recipe") or {}
+    pairs = [(t("jobs.id"), f"<code>{esc(job.id)}</code>"), (t("jobs.submitted"), esc(t.date(job.created_at)))]
+    pairs += [(a.state and t("jobs.attempt", n=a.n), esc(t(f"state.{a.state}"))) for a in job.attempts if len(job.attempts) > 1]
+    values = recipe or {key: value for key, value in job.spec.items() if not isinstance(value, dict | list)}
+    return (
+        facts(pairs)
+        + '<div class="wb-settings">'
+        + facts((key, f"<code>{esc(_plain(value))}</code>") for key, value in values.items())
+        + "</div>"
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "–"
+    return "–" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,131 @@
+"""The advanced settings, derived from the recipe model: which field gets which control, and values both ways.
+
+Nothing here knows a field by name. A new field in the model appears in the form with its group, help and choices.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from workbench.recipe import GROUPS, PRESETS, Recipe
+from workbench_ui.words import Words
+
+__all__ = ["FIELDS", "Field", "changed", "command_line", "fields_of", "from_form", "help_text", "preset_values", "to_form"]
+
+ON_THE_PAGE = ("base", "dataset", "name")  # asked for in plain words above the advanced settings
+AUTO = "auto"  # a choice that stands for None: the workbench decides
+
+
+@dataclass(frozen=True)
+class Field:
+    """One control. `kind` is number, text, list, flag (yes/no), choice (one of `choices`) or choices (any of them)."""
+
+    name: str
+    group: str
+    kind: str
+    choices: tuple[str, ...] = ()
+    whole: bool = False  # numbers without a fraction
+    optional: bool = False  # None is a value: the workbench decides
+
+
+def fields_of(model: type[Recipe] = Recipe) -> list[Field]:
+    """A `Field` for each field of the model that is not asked for elsewhere, in the model's order."""
+    return [_field(name, info.annotation, _group(info)) for name, info in model.model_fields.items() if name not in ON_THE_PAGE]
+
+
+def _group(info: FieldInfo) -> str:
+    extra = info.json_schema_extra
+    return str(extra["group"]) if isinstance(extra, dict) else GROUPS[0]
+
+
+def _field(name: str, annotation: Any, group: str) -> Field:
+    parts = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    optional = type(None) in parts
+    kind = next(part for part in parts if part is not type(None))
+    if get_origin(kind) is Literal:
+        return Field(name, group, "choice", get_args(kind), optional=optional)
+    if get_origin(kind) is tuple:
+        item = get_args(kind)[0]
+        return Field(name, group, "choices", get_args(item)) if get_origin(item) is Literal else Field(name, group, "list")
+    if kind is bool:
+        return Field(name, group, "choice", (AUTO, "true", "false"), optional=True) if optional else Field(name, group, "flag")
+    return Field(name, group, "number" if kind in (int, float) else "text", whole=kind is int, optional=optional)
+
+
+FIELDS = fields_of()
+
+
+def to_form(field: Field, value: Any) -> Any:
+    """A recipe's value as the control shows it."""
+    if field.kind == "list":
+        return ", ".join(value)
+    if field.kind == "choices":
+        return list(value)
+    if field.kind == "choice" and AUTO in field.choices:
+        return AUTO if value is None else str(value).lower()
+    return "" if value is None and field.kind == "text" else value
+
+
+def from_form(field: Field, raw: Any) -> Any:
+    """What the control holds as a recipe's value. Nonsense is passed on: the recipe model names it with all other problems."""
+    if field.kind == "list":
+        return [part.strip() for part in str(raw or "").split(",") if part.strip()]
+    if field.kind == "choices":
+        return list(raw or [])
+    if field.kind == "choice" and AUTO in field.choices:
+        return {AUTO: None, "true": True, "false": False}.get(raw, raw)
+    if field.kind == "text":
+        return str(raw).strip() or None if raw is not None else None
+    if field.kind == "number" and isinstance(raw, float) and field.whole and raw.is_integer():
+        return int(raw)
+    return raw
+
+
+def preset_values(preset: str) -> dict[str, Any]:
+    """Every advanced field's value under a preset, as plain JSON values."""
+    values = {name: info.default for name, info in Recipe.model_fields.items()} | PRESETS[preset].values
+    return {field.name: _plain(values[field.name]) for field in FIELDS}
+
+
+def changed(raw: Sequence[Any], preset: str) -> dict[str, Any]:
+    """The fields whose control (in the order of `FIELDS`) differs from the preset. An emptied control that must not be
+    empty counts as left alone."""
+    basis = preset_values(preset)
+    values = {field.name: from_form(field, value) for field, value in zip(FIELDS, raw, strict=True)}
+    must = {field.name for field in FIELDS if not field.optional and field.kind == "number"}
+    return {name: value for name, value in values.items() if value != basis[name] and not (value is None and name in must)}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def help_text(field: Field, t: Words) -> str:
+    """The model's own description; another language may have its own words for it under `field.<name>`."""
+    return t.table.get(f"field.{field.name}") or str(Recipe.model_fields[field.name].description)
+
+
+def command_line(given: Mapping[str, Any], preset: str) -> str:
+    """The shell command that starts the same job."""
+    words = ["workbench", "train"]
+    for name, value in {"base": given.get("base"), "dataset": given.get("dataset"), "preset": preset, **given}.items():
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no_{name}")
+        elif value is not None or name not in ON_THE_PAGE:
+            words += [f"--{name}", shlex.quote(_argument(value))]
+    return " ".join(words)
+
+
+def _argument(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "none"
+    return value if isinstance(value, str) else json.dumps(value)

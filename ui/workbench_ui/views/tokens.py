@@ -1,0 +1,52 @@
+"""One row as the model sees it: the exact text, with what it learns, what it only reads, and what the template adds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from workbench_ui.views.markup import esc
+from workbench_ui.words import Words
+
+__all__ = ["Span", "row_preview"]
+
+Span = tuple[str, str]  # text, and one of "template", "prompt", "learned"
+
+_CLASSES = ("learned", "prompt", "template")
+_LONGEST = 6000  # characters shown; a row may be a whole book
+
+
+def row_preview(rows: Sequence[Sequence[Span]], at: int, t: Words) -> str:
+    """Row `at` (from 0) of `rows`, neighbours of one class joined, with its legend."""
+    if not rows:
+        return f'<p class="wb-quiet">{esc(t("preview.none"))}</p>'
+    at = at % len(rows)
+    left = _LONGEST
+    parts: list[str] = []
+    for text, kind in _joined(rows[at]):
+        shown = text[:left]
+        parts.append(f'<span class="{esc(kind)}">{_visible(shown)}</span>')
+        left -= len(shown)
+        if left <= 0:
+            parts.append(f"<em> {esc(t('preview.cut'))}</em>")
+            break
+    legend = "".join(f'<li class="{kind}">{esc(t(f"preview.{kind}"))}</li>' for kind in _CLASSES)
+    return (
+        f'<div class="wb-preview"><ul class="legend">{legend}</ul>'
+        f'<div class="text" tabindex="0" role="group" aria-label="{esc(t("preview.label", n=at + 1, of=len(rows)))}">{"".join(parts)}</div>'
+        f'<p class="wb-quiet">{esc(t("preview.label", n=at + 1, of=len(rows)))}</p></div>'
+    )
+
+
+def _joined(spans: Sequence[Span]) -> list[Span]:
+    out: list[Span] = []
+    for text, kind in spans:
+        if out and out[-1][1] == kind:
+            out[-1] = (out[-1][0] + text, kind)
+        else:
+            out.append((text, kind))
+    return out
+
+
+def _visible(text: str) -> str:
+    """A line break is a token like any other: show that it is there."""
+    return esc(text).replace("\n", '<i aria-hidden="true">⏎</i>\n')

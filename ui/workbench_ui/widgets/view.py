@@ -1,0 +1,18 @@
+"""A place for markup made by a view, and how events of the pages are wired."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+__all__ = ["BUSY", "QUIET", "view"]
+
+# Events of a page are plumbing: none of them is listed as an API. Quiet ones answer at once and show no spinner.
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+BUSY: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
+
+
+def view(html: str = "", **options: Any) -> gr.HTML:
+    """`html` must come from a view, where everything a person named is escaped. No script, no default style."""
+    return gr.HTML(html, js_on_load=None, apply_default_css=False, padding=False, **options)

@@ -1,0 +1,113 @@
+"""What the pages say, in one language: the strings of `strings/<lang>.json`, and numbers, times and sizes in words.
+
+One `Words` per language is handed to every page and view, so a page holds plain Python strings and nothing is
+translated in the browser.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from typing import Any
+from urllib.parse import urlencode
+
+__all__ = ["LANGUAGES", "Words", "words"]
+
+LANGUAGES = {"en": "English", "zh": "中文"}
+_LOCALES = {"en": "en", "zh": "zh-CN"}
+_PLAIN_TOKENS = 10_000
+
+
+class Words:
+    """Call it with a key: `t("jobs.title")`. Values given by name fill the `{braces}`."""
+
+    def __init__(self, lang: str, table: dict[str, str]) -> None:
+        self.lang = lang
+        self.locale = _LOCALES[lang]
+        self.table = table
+
+    def __call__(self, key: str, **values: Any) -> str:
+        return self.table[key].format(**values)
+
+    def html(self, key: str, **values: Any) -> str:
+        """The same for use inside markup: the string is ours, the values are anybody's and get escaped."""
+        return self.table[key].format(**{name: html.escape(str(value)) for name, value in values.items()})
+
+    def n(self, key: str, count: int, **values: Any) -> str:
+        """`key.one` or `key.other` by `count`, which also fills `{n}`."""
+        return self(f"{key}.{'one' if count == 1 else 'other'}", n=self.number(count), **values)
+
+    def link(self, page: str = "", **query: str) -> str:
+        """The address of a page in this language, such as `/en/jobs?job=4f2a`."""
+        return f"/{self.lang}/{page}" + (f"?{urlencode(query)}" if query else "")
+
+    def number(self, value: float) -> str:
+        """`1,204`; three significant digits below ten."""
+        if isinstance(value, int) or abs(value) >= 100:
+            return f"{value:,.0f}"
+        return f"{value:.3g}"
+
+    def tokens(self, count: int) -> str:
+        """Token counts above ten thousand are rounded to thousands: nobody reads further."""
+        return self.number(count) if count < _PLAIN_TOKENS else self("unit.thousand", n=self.number(round(count / 1000)))
+
+    def percent(self, share: float) -> str:
+        """0.784 → `78%`, but never a rounded-up 100 % or a rounded-down 0 %."""
+        percent = round(100 * share)
+        if percent == 100 and share < 1:
+            return f"{math.floor(1000 * share) / 10:g}%"
+        if percent == 0 and share > 0:
+            return f"{math.ceil(1000 * share) / 10:g}%"
+        return f"{percent}%"
+
+    def bytes(self, count: float) -> str:
+        """Decimal units, as disks are sold: `270 MB`, `1.1 GB`."""
+        for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+            if count >= size:
+                value = count / size
+                return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+        return f"{count:.0f} B"
+
+    def duration(self, seconds: float) -> str:
+        """Rough, for estimates: `40 s`, `4 min`, `1 h 10 min`."""
+        if seconds < 55:
+            return self("unit.seconds", n=max(5, 5 * round(seconds / 5)))
+        minutes = max(1, round(seconds / 60))
+        return self("unit.minutes", n=minutes) if minutes < 90 else self("unit.hours", h=minutes // 60, m=minutes % 60)
+
+    def elapsed(self, seconds: float) -> str:
+        """Exact, for what is going on now: `8 s`, `3 min 05 s`."""
+        whole = max(0, round(seconds))
+        if whole < 60:
+            return self("unit.seconds", n=whole)
+        if whole < 3600:
+            return self("unit.minutes_seconds", m=whole // 60, s=f"{whole % 60:02d}")
+        return self("unit.hours", h=whole // 3600, m=whole % 3600 // 60)
+
+    def ago(self, then: datetime | None, now: datetime | None = None) -> str:
+        """`3 min ago`, or the date once that says more."""
+        if then is None:
+            return "–"
+        then = then if then.tzinfo else then.replace(tzinfo=UTC)
+        seconds = ((now or datetime.now(UTC)) - then).total_seconds()
+        if seconds < 45:
+            return self("unit.just_now")
+        if seconds < 90 * 60:
+            return self("unit.ago", time=self("unit.minutes", n=max(1, round(seconds / 60))))
+        if seconds < 36 * 3600:
+            return self("unit.ago", time=self("unit.whole_hours", n=round(seconds / 3600)))
+        return self.date(then)
+
+    def date(self, then: datetime) -> str:
+        return then.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+@cache
+def words(lang: str) -> Words:
+    """The words of one of `LANGUAGES`."""
+    text = resources.files("workbench_ui").joinpath("strings", f"{lang}.json").read_text(encoding="utf-8")
+    return Words(lang, json.loads(text))
