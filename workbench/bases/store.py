@@ -21,7 +21,7 @@ from workbench.errors import Conflict, IntegrityError, NotFound, SourceError, Us
 from workbench.records import Base, BaseRef
 
 if TYPE_CHECKING:
-    from workbench.bases.catalogue import Catalogue, Entry
+    from workbench.bases.catalogue import Catalogue, Entry, License
     from workbench.bases.diff import BaseDiff
     from workbench.bases.lock import Lock
     from workbench.bases.sources import Source
@@ -96,6 +96,14 @@ class Bases:
 
         first, second = self.get(a), self.get(b)
         return compare(self.lock(a), self.lock(b), first, second, exact=exact)
+
+    def license(self, ref: str | BaseRef) -> License | None:
+        """What the licence of a base obliges, where the catalogue explains that licence; else None."""
+        base = self.get(ref)
+        entry = self.catalogue().find(base.ref)
+        if entry and entry.license.id == base.license:
+            return entry.license
+        return self.catalogue().licenses.get(base.license)
 
     def next_version(self, family: str) -> BaseRef:
         """The lowest whole number above every numbered version of a family, on disk or in the catalogue."""
