@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["base", "fetch", "whole_ref"]
 
+_RELEASED = {"yes": "released", "partial": "in part", "no": "not released", "unknown": "not known"}
+
 
 @click.group(cls=CommandGroup)
 def base() -> None:
@@ -170,7 +172,7 @@ def _print_entry(entry: Entry) -> None:
             *[("obliges", line) for line in entry.license.obligations],
             ("licences", ", ".join(f"{part}: {name}" for part, name in entry.licences.items())),
             ("openness", "no class" if entry.class_ == "none" else f"class {entry.class_} of the Model Openness Framework"),
-            *[(state, ", ".join(names)) for state, names in released.items()],
+            *[(word, ", ".join(released.get(state, []))) for state, word in _RELEASED.items()],
             ("continues", entry.continues),
             ("sources", ", ".join(map(str, entry.fetchable()))),
             ("verified", f"{'yes' if entry.verified else 'no'}: {entry.verification}"),

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 import sys
 import time
+from typing import Any
 
 import click
 
@@ -48,19 +49,33 @@ def print_result(job: Job) -> None:
     """What a finished job made, in a sentence, and what to do with it."""
     result = job.result or {}
     took = f" in {duration((job.ended_at - job.created_at).total_seconds())}" if job.ended_at else ""
-    if adapter := result.get("adapter"):
+    if job.kind == "merge":
+        say(f"Written to {result['out']}{took}, as {result['dtype']}.")
+        say(f"Against base + adapter: {_gap(result['merging'])}.")
+        if result.get("as_trained"):
+            say(f"The adapter was trained on a base in {result['trained_on']}; against that: {_gap(result['as_trained'])}.")
+    elif adapter := result.get("adapter"):
         say(f"Published the adapter {adapter}{took}.")
-        if result.get("scores"):
-            from workbench.evidence import Summary, headline
-
-            say(headline(Summary.from_dict(result["scores"])))
+        _say_headline(result)
         say(f"Look at it: workbench adapter show {adapter}    Take it away: workbench adapter export {adapter} FOLDER")
     elif base := result.get("base"):
-        say(f"Published the base {base}{took}. Look at it: workbench base show {base}")
-    elif out := result.get("out"):
-        say(f"Written to {out}{took}.")
+        say(f"Published the base {base}{took}.")
+        _say_headline(result)
+        say(f"Look at it: workbench base show {base}    Train on it: workbench train --base {base} --dataset …")
     else:
         say(f"Job {job.id} {job.state.value}{took}.")
+
+
+def _say_headline(result: dict[str, Any]) -> None:
+    if result.get("scores"):
+        from workbench.evidence import Summary, headline
+
+        say(headline(Summary.from_dict(result["scores"])))
+
+
+def _gap(gap: dict[str, float]) -> str:
+    places = f"the same next token at {100 * gap['top1_agreement']:.1f} % of the places"
+    return f"logits differ by {gap['mean_logit_difference']:.4f} on average, {gap['max_logit_difference']:.4f} at most; {places}"
 
 
 class Follower:

@@ -136,7 +136,7 @@ def _steps(job: Job) -> str:
 
 def _result(job: Job) -> list[tuple[str, str]]:
     result = job.result or {}
-    return [(key, str(result[key])) for key in ("adapter", "base", "out") if result.get(key)]
+    return [(key, result[key]) for key in ("adapter", "base", "out") if isinstance(result.get(key), str)]
 
 
 def _next_step(job: Job) -> str:
@@ -145,4 +145,4 @@ def _next_step(job: Job) -> str:
     if job.state is not JobState.succeeded:
         return f"See why: workbench jobs logs {job.id}    Go on from its checkpoint: workbench jobs resume {job.id}"
     adapter = (job.result or {}).get("adapter")
-    return f"See it: workbench adapter show {adapter}" if adapter else ""
+    return f"See it: workbench adapter show {adapter}" if isinstance(adapter, str) else ""

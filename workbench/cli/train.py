@@ -121,11 +121,16 @@ def print_plan(plan: Plan) -> None:
         say(f"# {group}")
         for name, field in Recipe.model_fields.items():
             if group_of(field) == group:
-                line = yaml.safe_dump({name: values[name]}, default_flow_style=None, allow_unicode=True, width=1000).strip()
-                say(f"{line:<50}  # {plan.origin[name]}")
+                say(f"{_yaml_line(name, values[name]):<50}  # {plan.origin[name]}")
         say()
     for name, text in _costs(plan):
         say(f"# {name:<10} {text}")
+
+
+def _yaml_line(name: str, value: Any) -> str:
+    if isinstance(value, list):
+        return f"{name}: {yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)}".strip()
+    return yaml.safe_dump({name: value}, allow_unicode=True, width=1000).strip()
 
 
 def print_presets(given: dict[str, Any], file: Path | None, as_json: bool) -> None:

@@ -1,0 +1,101 @@
+"""The main way through the command line, on a real tiny base: train, look, name, export, import, merge, remove, demo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.test_cli import cli, ok
+from tests.test_docs import json_page
+from workbench.jobs import dispatcher
+
+
+@pytest.fixture(autouse=True)
+def no_dispatcher_left() -> Iterator[None]:
+    yield
+    assert dispatcher.stop_running()
+
+
+@pytest.fixture
+def pico(pico_base: Path) -> str:
+    ok("base", "add", pico_base, "--name", "pico@1", "--license", "MIT")
+    return "pico@1"
+
+
+@pytest.fixture
+def letters(tmp_path: Path) -> str:
+    """Rows that even two layers can learn: say the letters again."""
+    file = tmp_path / "letters.csv"
+    words = [f"{a}{b}" for a in "abcdefghij" for b in "klmnopqrst"]
+    file.write_text("question,answer\n" + "".join(f"say {w},{w}\n" for w in words), encoding="utf-8")
+    ok("data", "add", file, "--scorer", "exact")
+    return "letters"
+
+
+def test_the_way_of_an_adapter(pico: str, letters: str, tmp_path: Path) -> None:
+    _, shapes = json_page()
+    train = ["train", "--base", pico, "--dataset", letters, "--max_steps", "4", "--eval_rows", "8", "--threads", "1"]
+
+    shown = ok("data", "preview", letters, "--base", pico, "-n", "1")
+    assert "⟦" in shown.out and "<|im_end|>⟧" in shown.out, "the end of the turn is learned"
+    checked = ok("data", "check", letters, "--base", pico, "--json").json
+    assert checked["tokens"]["supervised"] > 0
+
+    plan = ok(*train, "--preset", "quick", "--dry-run", "--json").json
+    assert set(plan) == shapes["plan"] and set(plan["estimate"]) == shapes["estimate"]
+    assert (
+        plan["origin"]["max_steps"] == "given" and plan["origin"]["learning_rate"] == "preset quick" and plan["origin"]["seed"] == "default"
+    )
+    recipe = ok(*train, "--preset", "quick", "--dry-run").out
+    assert yaml.safe_load(recipe) == plan["recipe"], "what --dry-run prints is a recipe file"
+    assert set(ok(*train, "--presets", "--json").json) == {"quick", "standard", "thorough"}
+
+    (tmp_path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    done = ok("train", tmp_path / "recipe.yaml", "--json")
+    job = done.json
+    assert set(job) == shapes["job"] and job["state"] == "succeeded" and job["result"]["adapter"] == "letters@1"
+    assert "training" in done.err and "4/4" in done.err
+
+    listed = ok("adapter", "list", "--json").json
+    assert [a["version"] for a in listed] == [1] and set(listed[0]) == shapes["adapter"] and set(listed[0]["scores"]) == shapes["scores"]
+    found = ok("adapter", "show", letters, "--json").json
+    assert set(found) == {"adapter", "samples", "lineage"} and set(found["lineage"]) == shapes["lineage"]
+    assert found["samples"] and set(found["samples"][0]) == shapes["sample"]
+    shown = ok("adapter", "show", letters)
+    assert "95 % INTERVAL" in shown.out and "expected" in shown.out
+
+    assert "letters@champion is now letters@1." in ok("adapter", "alias", "letters@1", "champion").out
+    assert cli("adapter", "alias", "letters@1", "champion", "--expect", "7").status == 1
+    assert cli("adapter", "remove", "letters@1").status == 1, "a champion is not removed by accident"
+    assert cli("base", "remove", pico).status == 1, "a base that an adapter needs is not removed by accident"
+
+    ok("adapter", "export", "letters@champion", tmp_path / "out")
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+    assert cli("adapter", "export", letters, tmp_path / "out").status == 1, "nothing is written over"
+    assert "Imported copy@1 for pico@1." in ok("adapter", "import", tmp_path / "out", "--name", "copy", "--base", pico).out
+    merged = ok("adapter", "merge", letters, tmp_path / "merged").out
+    assert f"Written to {tmp_path / 'merged'}" in merged and "the same next token" in merged
+    assert (tmp_path / "merged" / "config.json").is_file()
+
+    ok("adapter", "alias", "letters", "champion", "--drop")
+    ok("adapter", "remove", "letters@1")
+    assert "letters@1" in ok("adapter", "list", "--trashed").out and "letters@1" not in ok("adapter", "list").out
+    ok("adapter", "restore", "letters@1")
+    assert "letters@1" in ok("adapter", "list").out
+
+
+def test_demo_shows_what_was_learned(pico: str) -> None:
+    done = ok("demo", "--base", pico, "--max_steps", "2")
+    for text in (
+        "1/4 The base pico@1",
+        "400 kept for the test",
+        "Published order-codes@1.",
+        "4/4 Base against adapter",
+        "95 % INTERVAL",
+        "What next:",
+    ):
+        assert text in done.out
+    assert done.out.count("expected") == 5
