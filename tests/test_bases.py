@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.tiny_base import bf16, make_tiny_base, safetensors, tokenizer_json, weights
+from tests.tiny_base import make_tiny_base, safetensors, shard, tokenizer_json, weights
 from workbench.bases.store import Bases
 from workbench.errors import Conflict, IntegrityError, NotFound, SourceError, UsageError, WorkbenchError
 from workbench.records import BaseRef, as_json
@@ -48,6 +49,24 @@ def test_a_folder_becomes_a_base(bases: Bases, tmp_path: Path, home: Path) -> No
     assert not list((home / "bases" / ".staging").iterdir())
 
 
+def test_one_unreadable_record_does_not_hide_the_others(bases: Bases, tmp_path: Path) -> None:
+    for name in ("good@1", "bad@1"):
+        bases.add(name, source=str(make_tiny_base(tmp_path / name)))
+    (bases.get("bad@1").path / "base.json").write_text("{}")
+    assert [str(base.ref) for base in bases.list()] == ["good@1"]
+    with pytest.raises(IntegrityError, match="base.json cannot be read"):
+        bases.get("bad@1")
+
+
+def test_what_a_killed_process_left_is_swept_up_later(bases: Bases, tmp_path: Path, home: Path) -> None:
+    old, young = (home / "bases" / ".staging" / name for name in ("old", "young"))
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+    os.utime(old, (1, 1))
+    bases.add("mine@1", source=str(make_tiny_base(tmp_path / "m")))
+    assert young.exists() and not old.exists()
+
+
 def test_versions_continue_each_other_and_sort_as_numbers(bases: Bases, tmp_path: Path) -> None:
     for version in ("10", "9", "2"):
         bases.add(f"mine@{version}", source=f"folder:{make_tiny_base(tmp_path / version)}")
@@ -72,17 +91,8 @@ def test_publishing_a_trained_folder_twice_gives_one_base(bases: Bases, tmp_path
 
 
 def test_sharded_weights_are_one_base(bases: Bases, tmp_path: Path) -> None:
-    folder, values = make_tiny_base(tmp_path / "m"), weights()
-    (folder / "model.safetensors").unlink()
-    names = list(values)
-    shards = {"model-00001-of-00002.safetensors": names[:5], "model-00002-of-00002.safetensors": names[5:]}
-    for file, members in shards.items():
-        (folder / file).write_bytes(safetensors({n: ("BF16", values[n].shape, bf16(values[n]).tobytes()) for n in members}))
-    (folder / "stray.safetensors").write_bytes(b"not one of them")
-    index = {"metadata": {}, "weight_map": {n: file for file, members in shards.items() for n in members}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     whole = bases.add("whole@1", source=str(make_tiny_base(tmp_path / "w")))
-    split = bases.add("split@1", source=str(folder))
+    split = bases.add("split@1", source=str(shard(make_tiny_base(tmp_path / "m"))))
     assert bases.lock(split.ref).weights_sha256 == bases.lock(whole.ref).weights_sha256
     assert not (split.path / "stray.safetensors").exists()
 
@@ -235,6 +245,14 @@ def _cut(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
 
+def _index(text: str) -> Any:
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+        (folder / "model.safetensors.index.json").write_text(text)
+
+    return change
+
+
 def _adapter(folder: Path) -> None:
     (folder / "config.json").rename(folder / "adapter_config.json")
 
@@ -282,13 +300,10 @@ BROKEN_FOLDERS: dict[str, tuple[Any, type[WorkbenchError], str]] = {
     "unknown type": (_header('{"a":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}', b"x" * 8), IntegrityError, "unknown type"),
     "tensor name is a path": (_tensors(**{"../../x": ("U8", (1,), b"x")}), IntegrityError, "cannot be the name"),
     "values are not numbers": (_tensors(w=("F32", (8,), NAN)), IntegrityError, "not finite"),
-    "index points outside": (
-        _write("model.safetensors.index.json", '{"weight_map": {"w": "../x.safetensors"}}'), IntegrityError, "not a weight file beside it",
-    ),
-    "index names a missing shard": (
-        _write("model.safetensors.index.json", '{"weight_map": {"w": "model-2.safetensors"}}'), IntegrityError, "are missing",
-    ),
-    "index is not an index": (_write("model.safetensors.index.json", '{"weight_map": 3}'), IntegrityError, "not a weight index"),
+    "index points outside": (_index('{"weight_map": {"w": "../x.safetensors"}}'), IntegrityError, "not a weight file beside it"),
+    "index points to a pickle": (_index('{"weight_map": {"w": "x.bin"}}'), IntegrityError, "not a weight file beside it"),
+    "index names a missing shard": (_index('{"weight_map": {"w": "model-2.safetensors"}}'), IntegrityError, "are missing"),
+    "index is not an index": (_index('{"weight_map": 3}'), IntegrityError, "not a weight index"),
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import os
+import shutil
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny_base import make_tiny_base
+from tests.tiny_base import make_tiny_base, shard
 from workbench.bases.sources import Source, Unreachable, parse_source
 from workbench.bases.store import Bases
 from workbench.bases.wheels import unpack
@@ -91,6 +92,7 @@ def serving(folder: Path, monkeypatch: pytest.MonkeyPatch, **behaviour: Any) -> 
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder.parent / "cache"))
     try:
         yield
     finally:
@@ -110,6 +112,14 @@ def test_a_hub_revision_is_pinned_to_its_commit(tmp_path: Path, monkeypatch: pyt
     assert {p.name for p in base.path.iterdir()} == ({p.name for p in folder.iterdir()} | {"base.json", "lock.json"}) - {
         "pytorch_model.bin", "modeling.py",
     }  # fmt: skip
+
+
+def test_of_a_sharded_repository_only_the_shards_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(shard(make_tiny_base(tmp_path / "model")), monkeypatch):
+        base = Bases().add("mine@1", source="hub:org/model")
+    assert sorted(p.name for p in base.path.glob("*.safetensors")) == ["part-1.safetensors", "part-2.safetensors"]
+    shutil.rmtree(tmp_path / "cache")
+    assert Bases().verify("mine@1") == base  # it does not depend on the hub's cache
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], str, type[WorkbenchError], str]] = {

@@ -81,3 +81,17 @@ def make_tiny_base(folder: Path, seed: int = 0, *, step: float = 0.0, dtype: str
         (folder / name).write_text(json.dumps(data), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     return folder
+
+
+def shard(folder: Path) -> Path:
+    """Split the weights of a tiny base over two files with an index, and put a stray third one beside them."""
+    values = weights()
+    (folder / "model.safetensors").unlink()
+    names = list(values)
+    shards = {"part-1.safetensors": names[:5], "part-2.safetensors": names[5:]}
+    for file, members in shards.items():
+        (folder / file).write_bytes(safetensors({n: ("BF16", values[n].shape, bf16(values[n]).tobytes()) for n in members}))
+    (folder / "stray.safetensors").write_bytes(b"not one of them")
+    index = {"metadata": {}, "weight_map": {n: file for file, members in shards.items() for n in members}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder

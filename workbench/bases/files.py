@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from workbench.bases.tensors import weight_files
 from workbench.errors import IntegrityError, SourceError
 
-__all__ = ["ALLOWED", "check_folder", "copy_base", "read_json", "remote_code_allowed", "wanted"]
+__all__ = ["ALLOWED", "check_folder", "copy_base", "place", "read_json", "remote_code_allowed", "wanted"]
 
 ALLOWED = frozenset({
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -100,9 +101,23 @@ def remote_code_allowed(source: dict[str, Any]) -> bool:
     return any(isinstance(a, dict) and a.get("repo") == source.get("repo") and a.get("commit") == source["commit"] for a in allowed)
 
 
-def copy_base(folder: Path, into: Path) -> None:
-    """Copy the files of a base, and nothing else, out of a folder (links are followed: hub caches are made of them)."""
+def copy_base(folder: Path, into: Path, *, link: bool = False) -> None:
+    """Copy the files of a base, and nothing else, out of a folder; symbolic links are followed (hub caches are made of them).
+
+    With `link` a file becomes a hard link where the disk allows it: for folders that nobody writes to any more.
+    """
     weights = {file.name for file in weight_files(folder)}
     for file in sorted(folder.iterdir()):
         if file.is_file() and (file.name in weights or (wanted(file.name) and not file.name.endswith(".safetensors"))):
-            shutil.copyfile(file, into / file.name)
+            place(file, into / file.name, link=link)
+
+
+def place(file: Path, target: Path, *, link: bool) -> None:
+    """Put a copy of `file`, or a hard link to it, at `target`."""
+    if link:
+        try:
+            os.link(file.resolve(), target)
+            return
+        except OSError:
+            pass  # another disk, or one without links
+    shutil.copyfile(file, target)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from workbench import paths
-from workbench.bases.files import copy_base, remote_code_allowed, wanted
+from workbench.bases.files import copy_base, place, remote_code_allowed, wanted
 from workbench.bases.lock import sha256_file
 from workbench.bases.sources import Unreachable
+from workbench.bases.tensors import shard_names
 from workbench.errors import IntegrityError, SourceError
 
 __all__ = ["fetch_hub"]
@@ -52,39 +54,48 @@ def fetch_hub(repo: str, revision: str, into: Path, say: Callable[[str], None]) 
     return record
 
 
-def _chosen(siblings: list[Any], *, code: bool) -> dict[str, Any]:
-    """The files to fetch by name. Weights stored twice under other names are left out."""
-    files = {s.rfilename: s for s in siblings if "/" not in s.rfilename and (wanted(s.rfilename) or (code and s.rfilename.endswith(".py")))}
-    if "model.safetensors" in files:
-        files = {n: s for n, s in files.items() if not n.endswith(".safetensors") or n == "model.safetensors"}
-    elif "model.safetensors.index.json" in files:
-        files = {n: s for n, s in files.items() if not n.endswith(".safetensors") or n.startswith("model-")}
-    return files
-
-
 def _download(repo: str, commit: str, siblings: list[Any], into: Path, say: Callable[[str], None], *, code: bool) -> None:
-    from huggingface_hub import hf_hub_download
-
-    files = _chosen(siblings, code=code)
-    if not any(name.endswith(".safetensors") for name in files):
+    """Fetch into the hub's own cache, where an interrupted download goes on next time, and link the files from there."""
+    files = {s.rfilename: s for s in siblings if "/" not in s.rfilename and (wanted(s.rfilename) or (code and s.rfilename.endswith(".py")))}
+    weights = [name for name in files if name.endswith(".safetensors")]
+    if not weights:
         raise SourceError(
             f"{repo} has no safetensors weights at {commit[:12]}.", hint="Pickled weights are never loaded; look for a converted copy."
         )
-    total = sum(getattr(s, "size", 0) or 0 for s in files.values())
-    free = shutil.disk_usage(into).free
+    for name in sorted(files.keys() - set(weights)):
+        _fetch(repo, commit, files[name], into, say)
+    if "model.safetensors" in weights:
+        weights = ["model.safetensors"]  # the same weights may be there a second time, in shards
+    elif (into / "model.safetensors.index.json").is_file():
+        weights = [name for name in shard_names(into / "model.safetensors.index.json") if name in files]
+    total, free = sum(_size(files[name]) for name in weights), shutil.disk_usage(into).free
     if total > free:
         raise SourceError(f"{repo} needs {total / 1e9:.1f} GB and this disk has {free / 1e9:.1f} GB left.", hint="Free some space.")
-    for name, sibling in sorted(files.items()):
-        say(f"Downloading {name} ({(getattr(sibling, 'size', 0) or 0) / 1e6:.0f} MB of {total / 1e6:.0f} MB)")
-        try:
-            hf_hub_download(repo, name, revision=commit, local_dir=into, etag_timeout=_SECONDS)
-        except Exception as error:  # noqa: BLE001 - as above
-            raise Unreachable(f"The hub stopped answering while fetching {name} of {repo} ({type(error).__name__}).") from None
-        lfs = getattr(sibling, "lfs", None)
-        expected = (lfs.get("sha256") if isinstance(lfs, dict) else getattr(lfs, "sha256", None)) if lfs else None
-        if expected and sha256_file(into / name) != expected:
-            raise IntegrityError(f"{name} of {repo} did not arrive whole.", hint="Try again.")
-    shutil.rmtree(into / ".cache", ignore_errors=True)  # the client's notes on the download
+    for n, name in enumerate(weights):
+        say(f"Downloading {name} ({_size(files[name]) / 1e6:.0f} MB, {n + 1} of {len(weights)})")
+        _fetch(repo, commit, files[name], into, say)
+
+
+def _size(sibling: Any) -> int:
+    return getattr(sibling, "size", None) or 0
+
+
+def _fetch(repo: str, commit: str, sibling: Any, into: Path, say: Callable[[str], None]) -> None:
+    from huggingface_hub import hf_hub_download
+
+    name = sibling.rfilename
+    try:
+        cached = Path(hf_hub_download(repo, name, revision=commit, etag_timeout=_SECONDS))
+    except Exception as error:  # noqa: BLE001 - the client lets its HTTP library's own errors through
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        raise Unreachable(f"The hub stopped answering while fetching {name} of {repo} ({type(error).__name__}).") from None
+    lfs = getattr(sibling, "lfs", None)
+    expected = (lfs.get("sha256") if isinstance(lfs, dict) else getattr(lfs, "sha256", None)) if lfs else None
+    if expected and sha256_file(cached) != expected:
+        cached.resolve().unlink()  # or the next try would find the same bytes in the cache
+        raise IntegrityError(f"{name} of {repo} did not arrive whole.", hint="Try again.")
+    place(cached, into / name, link=True)
 
 
 def _from_cache(repo: str, revision: str, into: Path, why_not: str) -> dict[str, Any]:
@@ -94,5 +105,5 @@ def _from_cache(repo: str, revision: str, into: Path, why_not: str) -> dict[str,
         folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
     except Exception:  # noqa: BLE001 - whatever it is, the cache does not have it
         raise Unreachable(why_not, hint="Connect to the internet, or give another source with --source.") from None
-    copy_base(folder, into)
+    copy_base(folder, into, link=True)
     return {"kind": "hub", "repo": repo, "revision": revision, "commit": folder.name}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["Bases"]
 
 
+_STALE = 3 * 86_400  # seconds after which a staging folder that nobody writes to belongs to a dead process
+
+
 class Bases:
     """The bases of this home."""
 
@@ -45,8 +49,13 @@ class Bases:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def list(self) -> list[Base]:
-        """Every base on disk, by name. Folders that are not complete are left out."""
-        found = [read_marker(marker.parent) for marker in self.root.glob(f"[!.]*/[!.]*/{MARKER}")]
+        """Every base on disk, by name. Folders that are not complete, or whose record cannot be read, are left out."""
+        found = []
+        for marker in self.root.glob(f"[!.]*/[!.]*/{MARKER}"):
+            try:
+                found.append(read_marker(marker.parent))
+            except IntegrityError:
+                pass  # `get` says what is wrong with it; the others must stay usable
         return sorted(found, key=lambda base: _order(base.ref))
 
     def get(self, ref: str | BaseRef) -> Base:
@@ -179,7 +188,7 @@ class Bases:
                     return there
                 raise _taken(ref)
             with self._staging() as stage:
-                copy_base(folder, stage)
+                copy_base(folder, stage, link=True)
                 inherited = self.get(before).license if before and self.has(before) else None
                 licence = license or inherited or licence_of(stage, source)
                 return self._finish(stage, ref, source, before, licence, lambda _: None)
@@ -287,8 +296,12 @@ class Bases:
 
     @contextmanager
     def _staging(self) -> Iterator[Path]:
-        stage = self.root / ".staging" / uuid.uuid4().hex
+        area = self.root / ".staging"
+        stage = area / uuid.uuid4().hex
         stage.mkdir(parents=True)
+        for left in area.iterdir():  # by a process that was killed
+            if time.time() - left.stat().st_mtime > _STALE:
+                shutil.rmtree(left, ignore_errors=True)
         try:
             yield stage
         except OSError as error:

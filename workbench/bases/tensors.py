@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["FLOAT_DTYPES", "DTYPE_NAMES", "TensorInfo", "folder_tensors", "floats", "raw_pieces", "read_header", "weight_files"]
+__all__ = [
+    "DTYPE_NAMES",
+    "FLOAT_DTYPES",
+    "TensorInfo",
+    "floats",
+    "folder_tensors",
+    "raw_pieces",
+    "read_header",
+    "shard_names",
+    "weight_files",
+]
 
 _MAX_HEADER = 100_000_000  # bytes; the reference parser's own limit
 _MAX_TENSORS = 100_000
@@ -110,28 +120,34 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
     return TensorInfo(name, path, dtype, tuple(shape), data_start + offsets[0], nbytes)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a model folder: those its index names, else model.safetensors. Raises `IntegrityError`."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        single = folder / "model.safetensors"  # some repositories hold the same weights a second time under another name
-        files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise IntegrityError(
-                f"{folder.name} has no .safetensors weights.", hint="Pickled weights (.bin, .pt) are never loaded; convert them first."
-            )
-        return files
+def shard_names(index: Path) -> list[str]:
+    """The weight files that a model.safetensors.index.json names, all beside it. Raises `IntegrityError`."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise IntegrityError(f"{index.name} is not a weight index.", hint="Fetch the model again.") from None
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
             raise IntegrityError(f"{index.name} points to {name!r}, which is not a weight file beside it.")
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise IntegrityError(f"Weight files named by {index.name} are missing: {', '.join(missing)}.", hint="Fetch the model again.")
-    return [folder / name for name in names]
+    return names
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a model folder, chosen as transformers does: model.safetensors, else what the index names.
+
+    Raises `IntegrityError` when there are none or some are missing.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        files = [folder / name for name in shard_names(index)]
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise IntegrityError(f"Weight files named by {index.name} are missing: {', '.join(missing)}.", hint="Fetch the model again.")
+        return files
+    hint = "Pickled weights (.bin, .pt) are never loaded; convert them to safetensors first."
+    raise IntegrityError(f"{folder.name} has no .safetensors weights.", hint=hint)
 
 
 def folder_tensors(folder: Path) -> dict[str, TensorInfo]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -202,10 +203,12 @@ def recast(folder: Path, dtype: str) -> None:
             tensors = {k: opened.get_tensor(k) for k in opened.keys()}  # noqa: SIM118 - safe_open is no mapping
             metadata = opened.metadata()
         tensors = {k: t.to(wanted) if t.is_floating_point() and t.element_size() > 1 else t for k, t in tensors.items()}
-        save_file(tensors, file, metadata=metadata)
+        save_file(tensors, folder / "recast.tmp", metadata=metadata)
+        os.replace(folder / "recast.tmp", file)  # never in place: the file may be a link into the hub's cache
     config = folder / "config.json"
     data = json.loads(config.read_text(encoding="utf-8"))
     data.pop("torch_dtype", None)
+    config.unlink()
     config.write_text(json.dumps({**data, "dtype": dtype}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
