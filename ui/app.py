@@ -3,7 +3,7 @@
 import click
 
 from workbench import Workbench
-from workbench_ui.app import launch
+from workbench_ui.app import serve
 
 if __name__ == "__main__":
-    launch(Workbench(), announce=lambda url: click.echo(f"Open {url}"))
+    serve(Workbench(), announce=lambda url: click.echo(f"Open {url}"))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import paths
-from workbench.errors import RecipeError, WorkbenchError
+from workbench.errors import Conflict, RecipeError, WorkbenchError
 from workbench.records import Adapter, AdapterRef, Base, BaseRef, Dataset, Job, as_json
 
 if TYPE_CHECKING:
@@ -208,6 +208,16 @@ class Workbench:
 
         return check(self.datasets.rows(str(name_or_file)), measure=measure)
 
+    def fetch(self, base: str | BaseRef, *, source: str | None = None, key: str | None = None) -> Job:
+        """Submit a job that adds a base, as `bases.add` does here and now. Raises `NotFound` for a name nobody knows, `Conflict`
+        when the base is there already."""
+        ref = BaseRef.parse(base)
+        if self.bases.has(ref):
+            raise Conflict(f"The base {ref} is here already.")
+        if source is None:
+            self.bases.catalogue().get(ref)
+        return self._submit("fetch", {"base": str(ref), "source": source}, title=f"Fetch {ref}", key=key)
+
     # ---------------------------------------------------------------- adapters
 
     def evaluate(self, adapter: str | AdapterRef, *, dataset: str | None = None, key: str | None = None) -> Job:
@@ -321,6 +331,4 @@ def _judge_lengths(lengths: Sequence[RowLength], recipe: Recipe) -> tuple[list[s
         warnings.append(f"{total['cut']} rows are cut at max_length {recipe.max_length} tokens.")
     if total["unlearnable"] and total["supervised"]:
         warnings.append(f"{total['unlearnable']} rows have nothing to learn from and are left out.")
-    if 0 < rows <= recipe.eval_rows:
-        problems.append(f"eval_rows: {recipe.eval_rows} rows would be held back, but there are only {rows}. Lower eval_rows.")
     return problems, warnings

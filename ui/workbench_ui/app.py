@@ -23,7 +23,7 @@ from workbench_ui.shield import Shield
 from workbench_ui.theme import theme
 from workbench_ui.words import LANGUAGES, Words, words
 
-__all__ = ["PORT", "create_app", "launch"]
+__all__ = ["PORT", "create_app", "serve"]
 
 PORT = 7860
 _TRIES = 20  # ports tried upwards when the wanted one is taken
@@ -72,7 +72,7 @@ def _blocks(bench: Workbench, t: Words) -> gr.Blocks:
     return site.queue(default_concurrency_limit=8)
 
 
-def launch(bench: Workbench, *, port: int = PORT, open_browser: bool = False, announce: Callable[[str], None] = lambda url: None) -> None:
+def serve(bench: Workbench, *, port: int = PORT, open_browser: bool = False, announce: Callable[[str], None] = lambda url: None) -> None:
     """Serve the pages on 127.0.0.1 until stopped; `announce` gets the address once it is known.
 
     A taken port is passed over for the next free one. Raises `UsageError` when none of them is free.

@@ -12,35 +12,12 @@ from pathlib import Path
 import gradio as gr
 
 from workbench import __version__
+from workbench_ui.icons import ICONS, MARK
 from workbench_ui.words import LANGUAGES, Words, words
 
-__all__ = ["ICONS", "PAGES", "assets_dir", "frame", "head", "missing_page", "nav"]
+__all__ = ["PAGES", "assets_dir", "frame", "head", "missing_page", "nav"]
 
 PAGES = {"": "home", "train": "train", "jobs": "jobs", "adapters": "adapters"}  # path -> key of its words
-
-_STROKES = {
-    "home": '<path d="M4 11.5 12 4.5l8 7"/><path d="M6.5 10v9.5h11V10"/><path d="M10 19.5v-5h4v5"/>',
-    "train": '<path d="M4 19.5h16"/><path d="M5 15.5c3.5 0 4-9 8-9 2.4 0 3.4 2.6 6 2.6"/><circle cx="19" cy="9" r="1.4"/>',
-    "jobs": '<circle cx="12" cy="12" r="8"/><path d="M12 7.5V12l3 2"/>',
-    "adapters": '<path d="M12 4 4.5 8 12 12l7.5-4z"/><path d="m4.5 12 7.5 4 7.5-4"/><path d="m4.5 16 7.5 4 7.5-4"/>',
-    "theme": '<path d="M19.5 14.3A8 8 0 0 1 9.7 4.5a8 8 0 1 0 9.8 9.8z"/>',
-    "data": '<rect x="4.5" y="5" width="15" height="14" rx="2"/><path d="M4.5 10h15M4.5 14.5h15M10 10v9"/>',
-    "down": '<path d="M12 4.5v10"/><path d="m7.5 10.5 4.5 4.5 4.5-4.5"/><path d="M5 19.5h14"/>',
-    "ok": '<path d="m5.5 12.5 4.2 4.2 8.8-9.4"/>',
-    "warn": '<path d="M12 5 3.8 19h16.4z"/><path d="M12 10.5v4"/><path d="M12 16.8v.2"/>',
-    "stop": '<rect x="7" y="7" width="10" height="10" rx="2"/>',
-    "wait": '<path d="M8 4.5h8M8 19.5h8M8.5 4.5c0 4 7 5 7 7.5s-7 3.5-7 7.5"/>',
-    "arrow": '<path d="M5 12h13"/><path d="m13 7 5 5-5 5"/>',
-}
-ICONS = {
-    name: f'<svg class="wb-icon" viewBox="0 0 24 24" aria-hidden="true" focusable="false">{strokes}</svg>'
-    for name, strokes in _STROKES.items()
-}
-_MARK = (
-    '<svg class="wb-mark" viewBox="0 0 32 32" aria-hidden="true"><rect width="32" height="32" rx="9"/>'
-    '<path d="M9 22V10"/><path d="M9 17c6 0 8-1 8-7"/><circle cx="9" cy="22.5" r="2"/><circle cx="9" cy="9.5" r="2"/>'
-    '<circle cx="17" cy="9.5" r="2"/><path class="free" d="M19 9.5h4"/></svg>'
-)
 
 
 def nav(t: Words, current: str) -> gr.HTML:
@@ -58,7 +35,7 @@ def nav(t: Words, current: str) -> gr.HTML:
     )
     title = t("app") if not current else f"{t(f'nav.{PAGES[current]}')} · {t('app')}"
     return gr.HTML(
-        f'<a class="wb-skip" href="#wb-top">{t("nav.skip")}</a><a class="wb-brand" href="{t.link()}">{_MARK}<span>{t("app")}</span></a>'
+        f'<a class="wb-skip" href="#wb-top">{t("nav.skip")}</a><a class="wb-brand" href="{t.link()}">{MARK}<span>{t("app")}</span></a>'
         f'<nav aria-label="{t("nav.main")}">{items}</nav><div class="wb-foot">{foot}</div>',
         elem_classes="wb-rail",
         js_on_load=f"document.title = {json.dumps(title, ensure_ascii=False)}",

@@ -24,6 +24,7 @@ TASKS = {
     "train": "workbench.jobs.training:run",
     "evaluate": "workbench.jobs.training:evaluate",
     "merge": "workbench.jobs.training:merge",
+    "fetch": "workbench.jobs.fetching:run",
     "selftest": "workbench.jobs.selftest:run",
 }
 

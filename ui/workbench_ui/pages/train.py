@@ -17,6 +17,7 @@ from workbench.recipe import PRESETS
 from workbench_ui.chrome import head, nav
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.pages.add_data import add_data
+from workbench_ui.pages.fetch_base import fetch_base
 from workbench_ui.views import train as views
 from workbench_ui.views.markup import esc, panel
 from workbench_ui.views.recipe_form import changed, command_line, preset_values
@@ -45,6 +46,7 @@ class _Form:
     after: gr.Button
     base: gr.Dropdown
     about_base: gr.HTML
+    fetch_fold: gr.Accordion
     preset: gr.Radio
     name: gr.Textbox
     advanced: gr.Accordion
@@ -64,7 +66,7 @@ def build(bench: Workbench, t: Words) -> gr.Blocks:
         view(head(esc(t("train.title")), esc(t("train.lead"))))
         with gr.Row(elem_classes="wb-columns"):
             with gr.Column(scale=5, min_width=320):
-                form = _form(bench, t)
+                form = _form(page, bench, t)
             with gr.Column(scale=3, min_width=300, elem_classes="wb-side"):
                 with gr.Column(elem_classes="wb-card wb-summary"):
                     view(f"<h2>{esc(t('train.summary'))}</h2>")
@@ -75,7 +77,7 @@ def build(bench: Workbench, t: Words) -> gr.Blocks:
     return page
 
 
-def _form(bench: Workbench, t: Words) -> _Form:
+def _form(page: gr.Blocks, bench: Workbench, t: Words) -> _Form:
     with gr.Column(elem_classes="wb-card"):
         view(_step(1, t("train.step_data")))
         dataset = gr.Dropdown([], label=t("train.dataset"), filterable=False)
@@ -91,6 +93,8 @@ def _form(bench: Workbench, t: Words) -> _Form:
         view(_step(2, t("train.step_base")))
         base = gr.Dropdown([], label=t("train.base"), filterable=False)
         about_base = view()
+        with gr.Accordion(t("base.get"), open=False, elem_classes="wb-fold") as fetch_fold:
+            fetch_base(page, bench, t)
     with gr.Column(elem_classes="wb-card"):
         view(_step(3, t("train.step_depth")))
         choices = views.preset_choices({}, t)
@@ -102,7 +106,7 @@ def _form(bench: Workbench, t: Words) -> _Form:
         with gr.Accordion(t("train.as_code"), open=False, elem_classes="wb-fold"):
             code = view()
     data = (dataset, about_data, added, add_fold, preview, preview_fold, before, after)
-    return _Form(*data, base, about_base, preset, name, advanced, controls, reset, code)
+    return _Form(*data, base, about_base, fetch_fold, preset, name, advanced, controls, reset, code)
 
 
 def _wire(page: gr.Blocks, form: _Form, summary: gr.HTML, start: gr.Button, do: _Handlers) -> None:
@@ -111,7 +115,7 @@ def _wire(page: gr.Blocks, form: _Form, summary: gr.HTML, start: gr.Button, do: 
     row, looking = gr.State(0), gr.State(False)
     started = gr.Textbox(visible=False)
     planned = [summary, start, form.preset, form.advanced, form.code]
-    chosen, about = [form.dataset, form.base], [form.about_data, form.about_base]
+    chosen, about = [form.dataset, form.base], [form.about_data, form.about_base, form.fetch_fold]
 
     filled = page.load(on(do.open), None, [*form.values, shown_preset, key], **QUIET)
     filled.then(on(do.describe), chosen, about, **QUIET)
@@ -172,10 +176,12 @@ class _Handlers:
     def added(self, name: str) -> tuple[dict[str, Any], gr.Accordion]:
         return self._datasets(name), gr.Accordion(open=False)
 
-    def describe(self, dataset: str | None, base: str | None) -> tuple[str, str]:
+    def describe(self, dataset: str | None, base: str | None) -> tuple[str, str, Any]:
         bench, t = self.bench, self.t
         data = views.dataset_card(bench.datasets.get(dataset), bench.datasets.report(dataset), t) if dataset else views.no_data(t)
-        return data, views.base_card(bench.bases.get(base), t) if base else views.no_base(t)
+        if not base:
+            return data, views.no_base(t), gr.Accordion(open=True)
+        return data, views.base_card(bench.bases.get(base), t), gr.skip()
 
     def to_preset(self, old: str, new: str, *raw: Any) -> list[Any]:
         """Another preset keeps what was changed by hand."""

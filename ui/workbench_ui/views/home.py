@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from workbench.records import Adapter, Job
-from workbench_ui.chrome import ICONS
+from workbench_ui.icons import ICONS
 from workbench_ui.views.adapters import adapter_list
 from workbench_ui.views.jobs import job_list
 from workbench_ui.views.markup import button, esc

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from workbench.records import Job, JobState, Progress
-from workbench_ui.chrome import ICONS
+from workbench_ui.icons import ICONS
 from workbench_ui.views.chart import Point, loss_chart
 from workbench_ui.views.markup import badge, button, card, empty, esc, facts, panel, stack, tiles
 from workbench_ui.views.scores import answers, score_sentence
@@ -35,7 +35,8 @@ class Series:
 
     train: list[Point] = field(default_factory=list)
     evals: list[Point] = field(default_factory=list)
-    latest: Progress | None = None  # every field the newest known value
+    latest: Progress | None = None  # every field the newest known value of the present phase
+    learned: Progress | None = None  # the same over the lines of the training phase alone
     first_samples: list[dict[str, str]] = field(default_factory=list)
     samples: list[dict[str, str]] = field(default_factory=list)
     samples_step: int | None = None
@@ -47,6 +48,7 @@ def series(attempts: Sequence[Sequence[Progress]]) -> Series:
     evals: list[Point] = []
     shown: list[tuple[int | None, list[dict[str, str]]]] = []
     latest: Progress | None = None
+    learned: Progress | None = None
     for lines in attempts:
         start = next((p.step for p in lines if p.step is not None and (p.loss is not None or p.eval_loss is not None)), None)
         if start is not None:
@@ -59,15 +61,16 @@ def series(attempts: Sequence[Sequence[Progress]]) -> Series:
             if p.samples:
                 shown.append((p.step, p.samples))
             latest = _newest(latest, p)
-    return Series(train, evals, latest, shown[0][1] if shown else [], shown[-1][1] if shown else [], shown[-1][0] if shown else None)
+            learned = _newest(learned, p) if p.phase == "training" else learned
+    first, (step, last) = (shown[0][1], shown[-1]) if shown else ([], (None, []))
+    return Series(train, evals, latest, learned, first, last, step)
 
 
 def _newest(before: Progress | None, line: Progress) -> Progress:
-    if before is None:
+    """`line` with what it leaves out taken from `before`; another phase counts its own steps, so nothing carries over."""
+    if before is None or line.phase != before.phase:
         return line
     given = {f.name: value for f in dataclasses.fields(line) if (value := getattr(line, f.name)) is not None}
-    if line.phase != before.phase:  # the time left of the phase before says nothing any more
-        given.setdefault("seconds_left", None)
     return dataclasses.replace(before, **given)
 
 
@@ -103,10 +106,10 @@ def job_title(job: Job) -> str:
 
 
 def job_what(job: Job, t: Words) -> str:
-    """What it does, in one plain-text line."""
+    """What it does, in one plain-text line; empty where its title says it already."""
     recipe = job.spec.get("recipe") or {}
     if not recipe:
-        return job.title
+        return ""
     return t(
         "jobs.what", base=recipe.get("base", ""), dataset=recipe.get("dataset", ""), method=t(f"method.{recipe.get('method', 'lora')}")
     )
@@ -123,7 +126,7 @@ def _row(job: Job, t: Words, now: datetime | None) -> str:
         side = f'<span class="wb-quiet wb-clip">{esc(job.error.splitlines()[0])}</span>'
     return (
         f'<li><a href="{esc(t.link("jobs", job=job.id))}"><span class="what"><strong>{esc(job_title(job))}</strong>'
-        f'<span class="wb-quiet">{esc(job_what(job, t))} · {esc(t.ago(job.created_at, now))}</span></span>'
+        f'<span class="wb-quiet">{esc(" · ".join(filter(None, [job_what(job, t), t.ago(job.created_at, now)])))}</span></span>'
         f'{badge(t(f"state.{job.state.value}"), _TONES[job.state])}<span class="side">{side}</span></a></li>'
     )
 
@@ -139,8 +142,9 @@ def _outcome(job: Job, t: Words) -> str:
 def job_live(job: Job, run: Series, t: Words, *, now: datetime | None = None) -> str:
     """The part of a job's page that changes while it runs: headline, phases, progress, curve, figures."""
     progress = run.latest or job.progress
-    chart = loss_chart(run.train, run.evals, t, total_steps=progress.total_steps if progress else None) if _has_curve(job, run) else ""
-    curve = card(t("jobs.curve"), chart + tiles(_figures(job, run, progress, t, now))) if chart else ""
+    total = run.learned.total_steps if run.learned else None
+    chart = loss_chart(run.train, run.evals, t, total_steps=total) if _has_curve(job, run) else ""
+    curve = card(t("jobs.curve"), chart + tiles(_figures(job, run, t, now))) if chart else ""
     return stack([_headline(job, progress, t), curve])
 
 
@@ -157,7 +161,7 @@ def _headline(job: Job, progress: Progress | None, t: Words) -> str:
         again = button(t("jobs.again"), t.link("train", job=job.id)) if job.kind == "train" else ""
         return panel("idle", f"<strong>{esc(t('jobs.cancelled'))}</strong> {esc(t('jobs.cancelled_more'))}", icon="stop", actions=again)
     share = share_done(job, progress) if job.state is JobState.running else None
-    left = _time_left(progress, t)
+    left = _time_left(progress, t) or (progress.message if progress and progress.message else "")
     steps = _stepper(job, progress, t) if job.kind == "train" else ""
     return (
         f'<section class="wb-card wb-now"><p class="headline" role="status">{esc(_doing(job, progress, t))}</p>{steps}{_bar(share, t)}'
@@ -171,7 +175,7 @@ def _doing(job: Job, progress: Progress | None, t: Words) -> str:
     if job.state is not JobState.running:
         return t(f"jobs.doing.{job.state.value}")
     if job.kind != "train":
-        return t("jobs.doing.other")
+        return t("jobs.doing.fetch" if job.kind == "fetch" else "jobs.doing.other")
     return t(f"jobs.doing.{phase_of(job, progress)}")
 
 
@@ -210,6 +214,8 @@ def _ready(job: Job, t: Words) -> str:
         actions = button(t("jobs.see_adapter"), t.link("adapters", adapter=made), primary=True) + button(
             t("adapters.download"), download_link(made), icon="down", download=True
         )
+    if job.kind == "fetch":
+        actions = button(t("jobs.train_on"), t.link("train", base=str(result.get("base"))), primary=True, icon="train")
     name = made or str(result.get("base") or result.get("out") or "")
     return panel("good", f"<strong>{t.html('jobs.ready', name=name)}</strong> {esc(told)}", icon="ok", actions=actions)
 
@@ -226,7 +232,8 @@ def _failed(job: Job, t: Words) -> str:
     return panel("bad", f"<strong>{esc(t('jobs.failed'))}</strong><div class='reason'>{reason}</div>", icon="warn", actions=again)
 
 
-def _figures(job: Job, run: Series, progress: Progress | None, t: Words, now: datetime | None) -> list[tuple[str, str]]:
+def _figures(job: Job, run: Series, t: Words, now: datetime | None) -> list[tuple[str, str]]:
+    progress = run.learned
     if progress is None:
         return []
     step = t.number(progress.step) if progress.step is not None else ""

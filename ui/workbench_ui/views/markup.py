@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from workbench_ui.chrome import ICONS
+from workbench_ui.icons import ICONS
 
 __all__ = ["badge", "bullet_list", "button", "card", "code_block", "empty", "esc", "facts", "panel", "stack", "tiles"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from workbench.evidence import Interval, Summary
-from workbench_ui.chrome import ICONS
+from workbench_ui.icons import ICONS
 from workbench_ui.views.markup import esc
 from workbench_ui.words import Words
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.api import Plan
+from workbench.bases.catalogue import Entry
 from workbench.data.checks import Report
 from workbench.recipe import PRESETS
 from workbench.records import Base, Dataset
@@ -16,6 +17,8 @@ __all__ = [
     "as_code",
     "base_card",
     "base_choice",
+    "catalogue_card",
+    "catalogue_choice",
     "column_question",
     "dataset_card",
     "dataset_choice",
@@ -63,11 +66,24 @@ def column_question(question: str, t: Words) -> str:
 
 
 def no_base(t: Words) -> str:
-    """What to do before there is a base on this machine."""
-    command = "workbench base add smollm2-135m-instruct@1"
-    return panel("idle", f"<strong>{esc(t('base.none'))}</strong> {esc(t('base.none_how'))}") + code_block(
-        command, t("copy"), t("base.none")
-    )
+    """What stands where there is no base on this machine yet."""
+    return panel("idle", f"<strong>{esc(t('base.none'))}</strong> {esc(t('base.none_how'))}")
+
+
+def catalogue_choice(entry: Entry, t: Words) -> str:
+    """`SmolLM2 135M Instruct · 135 M · Apache-2.0`, and a word where nobody has tried the entry."""
+    tried = "" if entry.verified else f" · {t('base.untried')}"
+    return f"{entry.title} · {_parameters(entry.parameters)} · {entry.license.id}{tried}"
+
+
+def catalogue_card(entry: Entry, t: Words) -> str:
+    """What one gets and owes, before anything is downloaded."""
+    pairs = [
+        (t("base.size"), esc(t("base.parameters", n=_parameters(entry.parameters)))),
+        (t("base.context"), esc(t.number(entry.context_length))),
+        (t("base.license"), esc(entry.license.id)),
+    ]
+    return f'{facts(pairs)}<h3>{esc(t("base.obliges"))}</h3><div class="wb-note">{bullet_list(entry.license.obligations)}</div>'
 
 
 def _parameters(count: int) -> str:
@@ -129,7 +145,13 @@ def summary_card(plan: Plan, t: Words) -> str:
     ]
     warnings = panel("warn", bullet_list(plan.warnings), icon="warn") if plan.warnings else ""
     problems = problem_panel(plan.problems, t)
-    return f'<p class="sentence">{sentence}</p>{facts(pairs)}<p class="wb-quiet">{esc(estimate.basis)}</p>{warnings}{problems}'
+    return f'<p class="sentence">{sentence}</p>{facts(pairs)}<p class="wb-quiet">{esc(_basis(estimate.basis, t))}</p>{warnings}{problems}'
+
+
+def _basis(basis: str, t: Words) -> str:
+    """Where the estimate comes from, in the page's words; a basis this page does not know is shown as it is."""
+    known = {"measured": "basis.measured", "scaled": "basis.scaled", "estimated": "basis.probe", "a guess": "basis.guess"}
+    return next((t(key) for start, key in known.items() if basis.startswith(start)), basis)
 
 
 def problem_panel(problems: Sequence[str], t: Words) -> str:
