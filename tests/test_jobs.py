@@ -23,6 +23,8 @@ from workbench.jobs.store import Jobs
 from workbench.jobs.timing import Timing
 from workbench.records import Job, JobState, Progress
 
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+
 
 @pytest.fixture
 def jobs() -> Jobs:

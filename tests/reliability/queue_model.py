@@ -18,6 +18,7 @@ from workbench.jobs.endings import Ending
 
 HOSTS = {"a": ["cpu-0"], "b": ["GPU-1", "GPU-2"]}
 LONG = 1e9  # seconds
+INDEX = st.integers(0, 50)
 FINAL = {"succeeded", "failed", "failed_permanently", "cancelled"}
 
 
@@ -56,8 +57,11 @@ class QueueMachine(RuleBasedStateMachine):
     def _job(self, index: int) -> ModelJob:
         return self.jobs[index % len(self.jobs)]
 
-    def _token(self, index: int) -> str:
-        return list(self.tokens)[index % len(self.tokens)] if self.tokens else "0" * 32
+    def _token(self, index: int, old: bool) -> str:
+        """One that runs an attempt, or any that ever did, or an invented one."""
+        live = [job.token for job in self.jobs if job.token]
+        known = list(self.tokens) if old or not live else live
+        return known[index % len(known)] if known else "0" * 32
 
     def _live(self, token: str) -> ModelJob | None:
         job = self.tokens.get(token)
@@ -83,6 +87,7 @@ class QueueMachine(RuleBasedStateMachine):
         if key:
             self.keys[key] = job
 
+    @precondition(lambda self: any(job.state == "queued" for job in self.jobs))
     @rule(host=st.sampled_from(sorted(HOSTS)))
     def claim(self, host: str) -> None:
         total = len(HOSTS[host])
@@ -97,10 +102,10 @@ class QueueMachine(RuleBasedStateMachine):
         self._to(due, "running")
         self.tokens[found.token] = due
 
-    @rule(index=st.integers(0, 50), act=st.sampled_from(["begin", "group", "renew", "look", "check"]))
-    def use(self, index: int, act: str) -> None:
+    @rule(index=INDEX, old=st.booleans(), act=st.sampled_from(["begin", "group", "renew", "look", "check", "check"]))
+    def use(self, index: int, old: bool, act: str) -> None:
         """Whatever the holder of a token may do, with tokens that are good, old or invented."""
-        token = self._token(index)
+        token = self._token(index, old)
         live = self._live(token)
         acts: dict[str, Any] = {
             "begin": lambda: queue.begin(token, pid=1, started="1", lease=60),
@@ -117,9 +122,9 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             assert not refused and (act not in {"begin", "look"} or result == live.cancel)  # type: ignore[union-attr]
 
-    @rule(index=st.integers(0, 50), how=st.sampled_from(["succeeded", "failed", "crashed", "interrupted"]))
-    def finish(self, index: int, how: Any) -> None:
-        token = self._token(index)
+    @rule(index=INDEX, old=st.booleans(), how=st.sampled_from(["succeeded", "failed", "crashed", "interrupted"]))
+    def finish(self, index: int, old: bool, how: Any) -> None:
+        token = self._token(index, old)
         job = self._live(token)
         try:
             state = queue.finish(token, Ending(how, error="why"))
@@ -164,9 +169,18 @@ class QueueMachine(RuleBasedStateMachine):
             connection.execute(update(attempts).values(lease_until=0.0))
 
     @precondition(lambda self: self.jobs)
-    @rule(index=st.integers(0, 50))
+    @rule(index=INDEX)
     def cancel(self, index: int) -> None:
         job = self._job(index)
+        self._cancel(job)
+
+    @rule(index=INDEX)
+    def cancel_what_runs(self, index: int) -> None:
+        running = [job for job in self.jobs if job.token]
+        if running:
+            self._cancel(running[index % len(running)])
+
+    def _cancel(self, job: ModelJob) -> None:
         try:
             queue.cancel(job.id)
         except JobError:
@@ -180,7 +194,7 @@ class QueueMachine(RuleBasedStateMachine):
             self._to(job, "cancelled")
 
     @precondition(lambda self: self.jobs)
-    @rule(index=st.integers(0, 50))
+    @rule(index=INDEX)
     def resume(self, index: int) -> None:
         job = self._job(index)
         try:
@@ -193,7 +207,7 @@ class QueueMachine(RuleBasedStateMachine):
         self._to(job, "queued")
 
     @precondition(lambda self: self.jobs)
-    @rule(index=st.integers(0, 50), here=st.sampled_from(["boot", "another boot"]))
+    @rule(index=INDEX, here=st.sampled_from(["boot", "another boot"]))
     def give_up(self, index: int, here: str) -> None:
         job = self._job(index)
         try:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.reliability.queue_model import QueueMachine
@@ -24,6 +24,7 @@ def test_the_queue_behaves_like_its_model(database: str, capsys: pytest.CaptureF
         deadline=None,
         database=None,
         derandomize=True,
+        phases=[Phase.generate],  # a shortest failure takes minutes to find; the steps of the first one are printed
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(QueueMachine, settings=chosen)

@@ -122,6 +122,92 @@ def test_before_the_child_is_recorded_nothing_begins(bench: Bench, moment: str) 
     assert {attempt for attempt, _, _ in bench.history()} == {2}
 
 
+@pytest.fixture
+def child(bench: Bench) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start a job's child as `parent` (source code) would: its stdin is a pipe; the test is or is not its shim."""
+    bench.submit(steps=10_000, seconds=0.02, helper="child")
+    claim = bench.claim(lease=60.0)
+    folder = bench.order(claim)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(code: str, **given: Any) -> subprocess.Popen[bytes]:
+        command = launch.command("workbench.jobs.trainer_main", str(folder))
+        program = [sys.executable, "-c", f"import os, subprocess, sys, time\ncommand = sys.argv[1:]\n{code}", *command]
+        environment = launch.environment(**{processes.MARK: claim.token})
+        started.append(subprocess.Popen(program, env=environment, cwd=folder, stdin=subprocess.PIPE, **given))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdin.close()  # type: ignore[union-attr]
+
+
+EXEC = "os.setpgid(0, 0); os.execv(command[0], command + [str(os.getppid())])"  # the test itself is the shim
+SPAWN = "subprocess.Popen(command + [str(os.getpid())], stdin=0, process_group=0); time.sleep(120)"  # a shim in between
+ORPHANED = "os.execv(command[0], command + ['1'])"  # the shim it was told of is not its parent
+
+
+def _gone(bench: Bench, *, seconds: float = 20.0) -> bool:
+    """Do the attempt's processes end without a dispatcher's help?"""
+    token = rows("SELECT token FROM attempts")[0]["token"]
+    deadline = time.monotonic() + seconds
+    while processes.leftovers(token):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _begun(bench: Bench) -> bool:
+    deadline = time.monotonic() + 20
+    while not any(what == "3" for _, _, what in bench.history()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return any(what == "helper" for _, _, what in bench.history())
+
+
+def test_a_child_waits_for_the_word(bench: Bench, child: Callable[..., subprocess.Popen[bytes]]) -> None:
+    process = child(EXEC)
+    time.sleep(1.0)
+    assert process.poll() is None and bench.history() == []
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(timeout=20) == 70 and bench.history() == []
+
+
+def test_a_child_whose_shim_was_dead_before_it_looked_leaves(bench: Bench, child: Callable[..., subprocess.Popen[bytes]]) -> None:
+    process = child(ORPHANED)
+    assert process.wait(timeout=20) == 70 and bench.history() == []
+
+
+def test_a_child_sees_the_end_of_the_pipe_and_takes_its_group_along(bench: Bench, child: Callable[..., subprocess.Popen[bytes]]) -> None:
+    process = child(EXEC)
+    assert process.stdin is not None
+    process.stdin.write(b"!")
+    process.stdin.flush()
+    assert _begun(bench)
+    process.stdin.close()
+    assert process.wait(timeout=20) == -signal.SIGKILL and _gone(bench)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a child with its parent")
+def test_a_child_dies_with_its_shim_even_if_it_cannot_look(bench: Bench, child: Callable[..., subprocess.Popen[bytes]]) -> None:
+    """The pipe stays open here: it is the kernel that acts."""
+    shim = child(SPAWN)
+    assert shim.stdin is not None
+    shim.stdin.write(b"!")
+    shim.stdin.flush()
+    assert _begun(bench)
+    trainer = next(pid for _, pid, what in bench.history() if what == "1")
+    shim.kill()
+    shim.wait()
+    deadline = time.monotonic() + 10
+    while processes.start_time(trainer) is not None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert processes.start_time(trainer) is None
+
+
 @pytest.mark.parametrize(
     ("moment", "left"),
     [
