@@ -26,7 +26,8 @@ _COMMITTED = "COMMITTED"
 def commit(folder: Path, *, of: str = "") -> None:
     """Seal the checkpoint in `folder`. `of` names the run (recipe and rows) that it can be resumed for."""
     files: dict[str, dict[str, Any]] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in {_MANIFEST, _COMMITTED}):
+    (folder / _COMMITTED).unlink(missing_ok=True)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.stem not in {"manifest", _COMMITTED}):
         files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": _hash_and_flush(path)}
     text = json.dumps({"of": of, "files": files}, indent=1, sort_keys=True)
     _write(folder / _MANIFEST, text)

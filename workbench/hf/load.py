@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
@@ -61,7 +62,10 @@ def load_tokenizer(folder: Path) -> Any:
 
     Raises `UsageError` when it has no fast tokenizer, because labels are placed by character offsets.
     """
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"There is no tokenizer in {folder} that can be read: {_first_line(error)}") from None
     if not tokenizer.is_fast:
         raise UsageError(f"The tokenizer in {folder} has no tokenizer.json.", hint="Convert it with transformers and add the base again.")
     if tokenizer.eos_token is None:
@@ -81,7 +85,7 @@ def load_base(
 
     `dtype` is the dtype of the weights (with `quantized`, "nf4" or "fp4": of the products with the dequantised weights;
     `nested` quantises the quantisation constants too).
-    `attn` is transformers' `attn_implementation`. Raises `IntegrityError` when weights are missing or do not fit.
+    `attn` is transformers' `attn_implementation`. Raises `IntegrityError` when weights are torn, missing or do not fit.
     """
     config = None
     if quantized is not None:
@@ -91,17 +95,20 @@ def load_base(
             load_in_4bit=True, bnb_4bit_quant_type=quantized, bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=nested
         )
     transformers_logging.disable_progress_bar()  # one line per weight says nothing in a job's log
-    model, info = AutoModelForCausalLM.from_pretrained(
-        str(folder),
-        dtype=dtype,
-        quantization_config=config,
-        attn_implementation=attn,
-        device_map={"": device()} if quantized else None,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            quantization_config=config,
+            attn_implementation=attn,
+            device_map={"": device()} if quantized else None,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise IntegrityError(f"The base in {folder} cannot be loaded: {_first_line(error)}", hint="Check it: workbench base show") from None
     wrong = [f"missing {key}" for key in sorted(info["missing_keys"])] + [f"misshapen {key[0]}" for key in info["mismatched_keys"]]
     if wrong:
         raise IntegrityError(
@@ -143,3 +150,8 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
         raise IntegrityError(f"The adapter in {folder} does not fit this base:\n  - {listed}")
     set_peft_model_state_dict(wrapped, state)
     return wrapped.to(device()) if trainable else wrapped.to(device()).eval()
+
+
+def _first_line(error: Exception) -> str:
+    """Of a library's error, the line that says what is wrong; the rest is advice about hubs."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

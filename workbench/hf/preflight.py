@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from workbench.errors import TrainingError
-from workbench.hf.packed import Row, forward, pack, pad, padded_forward, split, trim
+from workbench.hf.packed import ATTENTION, Row, forward, pack, pad, padded_forward, split, trim
 from workbench.hf.render import IGNORED, end_of_turn_id
 
 __all__ = ["Footprint", "check_change", "check_end_of_turn", "check_targets", "learned_log_probs", "probe", "supervised"]
@@ -60,10 +60,32 @@ def check_targets(model: Any, targets: Sequence[str]) -> None:
 
 
 def probe(model: Any, rows: Sequence[Row], dtype: torch.dtype) -> Footprint:
-    """Run two or three short rows both ways: packed and padded must agree; and count what is kept for the backward pass."""
+    """Run two or three short rows both ways: packed and padded must agree; and count what is kept for the backward pass.
+
+    Leaves the model with packed attention where that works, else with its own.
+    """
     shortest = sorted(rows, key=lambda row: len(row[0]))[:3]
     few = [trim(row) for row in (shortest[-1], *shortest[:-1])]  # the longest first
     on = next(model.parameters()).device
+    own = model.config._attn_implementation
+    padded, packed = pad(few, device=on), pack(few, device=on)
+    tokens = sum(len(ids) - 1 for ids, _ in few)
+    with torch.autocast(on.type, dtype=dtype, enabled=dtype != torch.float32):
+        wanted, kept = _kept(model, lambda: padded_forward(model, padded))
+        try:
+            model.set_attn_implementation(ATTENTION)
+            found, kept = _kept(model, lambda: forward(model, packed))
+            apart = float((found - wanted).abs().max())
+            why_not = "" if apart <= _SAME_WITHIN[dtype] else f"packed rows score up to {apart:.3g} nats apart from padded ones"
+        except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            why_not = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if why_not:
+        model.set_attn_implementation(own)
+    return Footprint(not why_not, why_not, kept // tokens)
+
+
+def _kept(model: Any, run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, int]:
+    """The result of `run`, and the bytes that it keeps for the backward pass beside the weights."""
     kept: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -71,23 +93,10 @@ def probe(model: Any, rows: Sequence[Row], dtype: torch.dtype) -> Footprint:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        found = run()
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    packs, why_not = True, ""
-    autocast = torch.autocast(on.type, dtype=dtype, enabled=dtype != torch.float32)
-    with torch.no_grad(), autocast:
-        wanted = padded_forward(model, pad(few, device=on))
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x), autocast:
-        try:
-            found = forward(model, pack(few, device=on))
-        except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            packs, why_not = False, str(error).splitlines()[0]
-            kept.clear()
-            found = padded_forward(model, pad(few, device=on))
-    apart = float((found.detach() - wanted).abs().max())
-    if packs and not apart <= _SAME_WITHIN.get(dtype, 0.25):
-        packs, why_not = False, f"packed rows score up to {apart:.3g} nats apart from padded ones"
-    tokens = sum(len(ids) - 1 for ids, _ in few)
-    return Footprint(packs, why_not, sum(size for pointer, size in kept.items() if pointer not in weights) // tokens)
+    return found.detach(), sum(size for pointer, size in kept.items() if pointer not in weights)
 
 
 def learned_log_probs(model: Any, rows: Sequence[Row], *, packs: bool, tokens: int = 1024) -> torch.Tensor:

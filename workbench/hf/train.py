@@ -24,7 +24,7 @@ from workbench.estimate import held_back, total_steps
 from workbench.hf import checkpoints, machine, preflight
 from workbench.hf.follow import Follower, Report, Sampler
 from workbench.hf.load import compute_dtype, load_base, load_tokenizer, set_threads
-from workbench.hf.packed import ATTENTION, Row
+from workbench.hf.packed import Row
 from workbench.hf.render import render
 from workbench.hf.trainer import AnswerTrainer, Collator, Shuffled
 from workbench.recipe import Recipe
@@ -163,10 +163,6 @@ class _Run:
         quantized = recipe.bnb_4bit_quant_type if recipe.quantized else None
         model = load_base(base, dtype=dtype, quantized=quantized, nested=recipe.use_bnb_nested_quant)
         self.base_dtype = json.loads((base / "config.json").read_text(encoding="utf-8")).get("dtype") or "float32"
-        try:
-            model.set_attn_implementation(ATTENTION)
-        except (ValueError, NotImplementedError):
-            pass  # the trial below finds out, and says so
         if whole:
             return model.requires_grad_(True)
         preflight.check_targets(model, recipe.lora_target_modules)
@@ -295,7 +291,7 @@ def _arguments(run: _Run, steps: int, *, evaluates: bool) -> SFTConfig:
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.lr_scheduler_type,
-        warmup_steps=math.ceil(recipe.warmup_ratio * steps),
+        warmup_steps=min(math.ceil(recipe.warmup_ratio * steps), steps - 1),
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
         seed=recipe.seed,
