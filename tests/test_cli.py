@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -334,7 +335,7 @@ def test_progress_is_redrawn_on_a_terminal_and_written_in_lines_to_a_log(stream:
         assert lines[:2] == ["Reading the base", "preparing"]
         assert "\r\x1b[2Ktraining    ████████████░░░░░░░░░░░░  2/4  loss 2.500  held back 2.250" in text
     else:
-        assert "\x1b" not in text and len(lines) == 5
+        assert "\x1b" not in text and len(lines) == 4
     assert "4/4  loss 0.500  held back 2.250" in "\n".join(lines) and lines[-1].startswith("testing")
 
 
@@ -366,3 +367,21 @@ def test_the_catalogue_tells_licence_and_openness() -> None:
     card = ok("base", "catalogue", "gemma-3-270m").out
     assert "obliges" in card and "Model Openness Framework" in card or "no class" in card
     assert set(ok("base", "catalogue", "smollm2-135m-instruct@1", "--json").json[0]) == json_page()[1]["catalogue entry"]
+
+
+@pytest.mark.parametrize("wanted", ["", "1"])
+def test_colours_are_for_terminals_that_want_them(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", wanted)
+    err = Terminal()
+    with contextlib.redirect_stderr(err):
+        assert run(["adapter", "show", "nothing"]) == 1
+    assert ("\x1b[" in err.getvalue()) == (not wanted)
+    assert "\x1b[" not in cli("adapter", "show", "nothing").err, "a log gets none in any case"
+
+
+def test_a_terminal_without_a_character_shows_another() -> None:
+    narrow = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "workbench", "base", "show", "nothing@1"], capture_output=True, text=True, env=narrow, timeout=60
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "The catalogue offers" in done.stderr

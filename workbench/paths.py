@@ -20,6 +20,7 @@ __all__ = [
     "hub_offline",
     "jobs_dir",
     "machine_file",
+    "no_color",
     "wanted_threads",
 ]
 
@@ -86,6 +87,11 @@ def machine_file() -> Path:
 def hub_offline() -> bool:
     """True when the user asked Hugging Face's libraries to stay offline."""
     return any(os.environ.get(name, "").lower() in {"1", "true", "yes", "on"} for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+
+
+def no_color() -> bool:
+    """True when `$NO_COLOR` asks for output without colours (no-color.org)."""
+    return bool(os.environ.get("NO_COLOR"))
 
 
 def wanted_threads() -> int | None:

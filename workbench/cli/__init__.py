@@ -11,6 +11,7 @@ A command's module is imported when the command is used, so that a listing start
 from __future__ import annotations
 
 import errno
+import io
 import sys
 from collections.abc import Sequence
 
@@ -63,6 +64,9 @@ def root() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 it failed, 2 wrongly called, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without a character shows another, rather than a traceback
     sys.exit(run(argv))
 
 

@@ -158,7 +158,7 @@ def preview(name: str, base: str, rows: int, split: str, max_length: int, as_jso
     for number, spans in enumerate(shown, start=1):
         say(f"\n── row {number} " + "─" * 60)
         for kind, tokens in groupby(spans, key=lambda span: span[1]):
-            click.echo(_painted("".join(text for text, _ in tokens), kind), nl=False)
+            say(_painted("".join(text for text, _ in tokens), kind), end="")
         say()
 
 

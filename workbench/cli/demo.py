@@ -10,7 +10,7 @@ from workbench.cli.adapter import print_samples, print_scores
 from workbench.cli.base import fetch
 from workbench.cli.follow import watch
 from workbench.cli.groups import bench
-from workbench.cli.output import count, duration, note, say
+from workbench.cli.output import count, duration, fields, note, say
 from workbench.errors import NotFound
 
 __all__ = ["demo"]
@@ -56,10 +56,15 @@ def demo(ref: str, max_steps: int | None) -> None:
     say()
     print_scores(adapter)
     say(f"\nDone in {duration(phase.elapsed)}. What next:")
-    say(f"  workbench adapter show {adapter.ref}                 everything about it")
-    say(f"  workbench adapter export {adapter.ref} my-adapter    a plain PEFT folder")
-    say("  workbench data add questions.csv                your own rows")
-    say("  workbench ui                                    the same in the browser")
+    fields(
+        [
+            (f"  workbench adapter show {adapter.ref}", "everything about it"),
+            (f"  workbench adapter export {adapter.ref} my-adapter", "a plain PEFT folder"),
+            ("  workbench data add questions.csv", "your own rows"),
+            (f"  workbench train --base {ref} --dataset questions", "teach it those"),
+            ("  workbench ui", "the same in the browser"),
+        ]
+    )
 
 
 class _Phases:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from workbench.cli.groups import bench
-from workbench.cli.output import count, duration, note, print_json, say
+from workbench.cli.output import count, duration, note, print_json, redraw, say
 from workbench.records import Job, JobState, Progress
 
 __all__ = ["Follower", "follow", "print_result", "progress_text", "watch"]
@@ -75,7 +75,7 @@ def _say_headline(result: dict[str, Any]) -> None:
 
 def _gap(gap: dict[str, float]) -> str:
     places = f"the same next token at {100 * gap['top1_agreement']:.1f} % of the places"
-    return f"logits differ by {gap['mean_logit_difference']:.4f} on average, {gap['max_logit_difference']:.4f} at most; {places}"
+    return f"logits differ by {gap['mean_logit_difference']:.2g} on average, {gap['max_logit_difference']:.2g} at most; {places}"
 
 
 class Follower:
@@ -97,10 +97,12 @@ class Follower:
             self._messages.add(progress.message)
             self.close()
             note(progress.message)
+            if not self.live and progress.step is None:
+                return  # the message says it all
         self._open = True
         if self.live:
             columns = shutil.get_terminal_size((100, 24)).columns - 1
-            click.echo("\r\x1b[2K" + progress_text(self._now, bar=True)[:columns], err=True, nl=False)
+            redraw(progress_text(self._now, bar=True)[:columns])
         elif new_phase or time.monotonic() - self._printed_at >= _QUIET_SECONDS:
             self.close()
 

@@ -80,7 +80,7 @@ def logs(job_id: str | None, tail: int | None, on: bool) -> None:
     """Print what a job's processes wrote. Default: the newest job."""
     if on:
         for text in bench().jobs.follow(_known(job_id)):
-            click.echo(text, nl=False)
+            say(text, end="")
         return
     text = bench().jobs.logs(_known(job_id))
     lines = text.splitlines()

@@ -12,20 +12,40 @@ from typing import Any
 
 import click
 
+from workbench import paths
 from workbench.errors import WorkbenchError
 from workbench.records import as_json
 
-__all__ = ["Ticker", "ago", "bytes_text", "count", "duration", "fields", "note", "print_error", "print_json", "say", "short", "table"]
+__all__ = [
+    "Ticker",
+    "ago",
+    "bytes_text",
+    "count",
+    "duration",
+    "fields",
+    "note",
+    "print_error",
+    "print_json",
+    "redraw",
+    "say",
+    "short",
+    "table",
+]
 
 
-def say(text: str = "") -> None:
+def say(text: str = "", *, end: str = "\n") -> None:
     """A line for standard output: what the command was asked for."""
-    click.echo(text)
+    click.echo(text + end, nl=False, color=False if paths.no_color() else None)
 
 
-def note(text: str = "") -> None:
+def note(text: str = "", *, end: str = "\n") -> None:
     """A line for standard error: what happens meanwhile, so that a pipe stays clean."""
-    click.echo(text, err=True)
+    click.echo(text + end, err=True, nl=False, color=False if paths.no_color() else None)
+
+
+def redraw(text: str) -> None:
+    """Put `text` in place of the terminal's last line on standard error."""
+    click.echo("\r\x1b[2K" + text, err=True, nl=False)
 
 
 class Ticker:
@@ -37,7 +57,9 @@ class Ticker:
     def __call__(self, text: str) -> None:
         kind = text.partition(":")[0]
         if self.live:
-            click.echo(("\r\x1b[2K" if kind == self.kind else "\n" if self.kind else "") + text, err=True, nl=False)
+            if kind != self.kind and self.kind:
+                note()
+            redraw(text)
         elif kind != self.kind:
             note(text)
         self.kind = kind
@@ -51,7 +73,7 @@ class Ticker:
 
 def print_json(value: Any) -> None:
     """Records, or dictionaries and lists of them, as indented JSON."""
-    click.echo(json.dumps(_finite(as_json(value)), ensure_ascii=False, indent=2, allow_nan=False))
+    say(json.dumps(_finite(as_json(value)), ensure_ascii=False, indent=2, allow_nan=False))
 
 
 def print_error(error: WorkbenchError) -> None:
