@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from workbench.bases.store import Bases
     from workbench.data.checks import Report, RowLength
     from workbench.data.store import Datasets
+    from workbench.doctor import Check
     from workbench.estimate import Estimate
     from workbench.jobs.store import Jobs
     from workbench.recipe import Recipe, Resolved
@@ -281,6 +282,12 @@ class Workbench:
             "free_disk_bytes": psutil.disk_usage(str(_existing(paths.home()))).free,
             "libraries": {name: version(name) for name in names},
         }
+
+    def doctor(self, *, deep: bool = False) -> list[Check]:
+        """Look for what would go wrong later: libraries, disk, database, damaged files. `deep` hashes every file again."""
+        from workbench.doctor import examine
+
+        return examine(self, deep=deep)
 
     # ---------------------------------------------------------------- inside
 
