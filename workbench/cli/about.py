@@ -34,7 +34,7 @@ def doctor(deep: bool, as_json: bool) -> None:
     """Check this installation and say what to mend. Exit status 1 when something is broken."""
     from workbench.doctor import examine
 
-    checks = examine(bench(), deep=deep)
+    checks = bench().doctor(deep=deep)
     if as_json:
         print_json(checks)
     else:
