@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import delete, update
 
 from workbench.db import fencing, session
@@ -19,6 +19,9 @@ from workbench.jobs.endings import Ending
 HOSTS = {"a": ["cpu-0"], "b": ["GPU-1", "GPU-2"]}
 LONG = 1e9  # seconds
 INDEX = st.integers(0, 50)
+USES = ["begin", "group", "renew", "look", "check"]
+ACTS = ["submit", "submit", "claim", "claim", "claim", "claim", "finish", "finish", "finish", "check", *USES]
+ACTS += ["time passes", "cancel", "cancel what runs", "resume", "give up"]
 FINAL = {"succeeded", "failed", "failed_permanently", "cancelled"}
 
 
@@ -53,6 +56,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.jobs: list[ModelJob] = []
         self.keys: dict[str, ModelJob] = {}
         self.tokens: dict[str, ModelJob] = {}
+        for count in (1, 2, 1, 1):
+            self.submit(count=count, policy="resume", crashes=1, key=None)
 
     def _job(self, index: int) -> ModelJob:
         return self.jobs[index % len(self.jobs)]
@@ -71,12 +76,29 @@ class QueueMachine(RuleBasedStateMachine):
         job.state = state
         job.seen.append(state)
 
-    @rule(
-        count=st.integers(1, 2),
-        policy=st.sampled_from(["resume", "resume", "hold"]),
-        crashes=st.integers(0, 2),
-        key=st.sampled_from([None, None, "k1", "k2"]),
-    )
+    @rule(act=st.sampled_from(ACTS), index=INDEX, old=st.integers(0, 3), data=st.data())
+    def act(self, act: str, index: int, old: int, data: st.DataObject) -> None:
+        """One of the acts, as often as `ACTS` names it; `old` is 0 for tokens that need not be good any more."""
+        type(self).operations += 1
+        draw = data.draw
+        if act == "submit":
+            policy = draw(st.sampled_from(["resume", "resume", "hold"]))
+            self.submit(draw(st.integers(1, 2)), policy, draw(st.integers(0, 2)), draw(st.sampled_from([None, None, "k1", "k2"])))
+        elif act == "claim":
+            self._claim(draw(st.sampled_from(sorted(HOSTS))))
+        elif act == "finish":
+            self.finish(index, not old, draw(st.sampled_from(["succeeded", "failed", "crashed", "interrupted"])))
+        elif act == "time passes":
+            self.time_passes()
+        elif act == "give up":
+            self.give_up(index, draw(st.sampled_from(["boot", "another boot"])))
+        elif act in {"cancel", "resume"}:
+            {"cancel": self.cancel, "resume": self.resume}[act](index)
+        elif act == "cancel what runs":
+            self.cancel_what_runs(index)
+        else:
+            self.use(index, not old, act)
+
     def submit(self, count: int, policy: str, crashes: int, key: str | None) -> None:
         job_id = queue.submit("selftest", {}, title="t", key=key, count=count, policy=policy, max_crashes=crashes)
         if key in self.keys:
@@ -87,9 +109,7 @@ class QueueMachine(RuleBasedStateMachine):
         if key:
             self.keys[key] = job
 
-    @precondition(lambda self: any(job.state == "queued" for job in self.jobs))
-    @rule(host=st.sampled_from(sorted(HOSTS)))
-    def claim(self, host: str) -> None:
+    def _claim(self, host: str) -> None:
         total = len(HOSTS[host])
         free = total - sum(job.count for job in self.jobs if job.host == host)
         due = next((job for job in self.jobs if job.state == "queued" and not job.waits and job.count <= total), None)
@@ -102,7 +122,6 @@ class QueueMachine(RuleBasedStateMachine):
         self._to(due, "running")
         self.tokens[found.token] = due
 
-    @rule(index=INDEX, old=st.booleans(), act=st.sampled_from(["begin", "group", "renew", "look", "check", "check"]))
     def use(self, index: int, old: bool, act: str) -> None:
         """Whatever the holder of a token may do, with tokens that are good, old or invented."""
         token = self._token(index, old)
@@ -122,7 +141,6 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             assert not refused and (act not in {"begin", "look"} or result == live.cancel)  # type: ignore[union-attr]
 
-    @rule(index=INDEX, old=st.booleans(), how=st.sampled_from(["succeeded", "failed", "crashed", "interrupted"]))
     def finish(self, index: int, old: bool, how: Any) -> None:
         token = self._token(index, old)
         job = self._live(token)
@@ -159,7 +177,6 @@ class QueueMachine(RuleBasedStateMachine):
             at = session.now(connection) + away if away else None
             connection.execute(update(jobs).where(jobs.c.id == job.id).values(not_before=at))
 
-    @rule()
     def time_passes(self) -> None:
         """Every wait is over, and every lease has run out: no holder of a token minds."""
         for job in self.jobs:
@@ -168,13 +185,10 @@ class QueueMachine(RuleBasedStateMachine):
             connection.execute(update(jobs).values(not_before=None))
             connection.execute(update(attempts).values(lease_until=0.0))
 
-    @precondition(lambda self: self.jobs)
-    @rule(index=INDEX)
     def cancel(self, index: int) -> None:
         job = self._job(index)
         self._cancel(job)
 
-    @rule(index=INDEX)
     def cancel_what_runs(self, index: int) -> None:
         running = [job for job in self.jobs if job.token]
         if running:
@@ -193,8 +207,6 @@ class QueueMachine(RuleBasedStateMachine):
             job.cancel = True
             self._to(job, "cancelled")
 
-    @precondition(lambda self: self.jobs)
-    @rule(index=INDEX)
     def resume(self, index: int) -> None:
         job = self._job(index)
         try:
@@ -206,8 +218,6 @@ class QueueMachine(RuleBasedStateMachine):
         job.crashes, job.cancel, job.waits = 0, False, False
         self._to(job, "queued")
 
-    @precondition(lambda self: self.jobs)
-    @rule(index=INDEX, here=st.sampled_from(["boot", "another boot"]))
     def give_up(self, index: int, here: str) -> None:
         job = self._job(index)
         try:
@@ -220,7 +230,6 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_differs(self) -> None:
-        type(self).operations += 1
         stored = rows("SELECT id, state, crashes, cancel_requested_at AS cancel FROM jobs ORDER BY seq")
         assert [(r["id"], r["state"], r["crashes"], r["cancel"] is not None) for r in stored] == [
             (job.id, job.state, job.crashes, job.cancel) for job in self.jobs
