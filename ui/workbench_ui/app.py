@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import warnings
 import webbrowser
 from collections.abc import Callable
 
@@ -44,10 +45,17 @@ def create_app(bench: Workbench) -> ASGIApp:
     app.include_router(downloads(bench))
     app.mount("/assets", StaticFiles(directory=chrome.assets_dir()))
     for lang in LANGUAGES:
+        _mount(app, _blocks(bench, words(lang)), f"/{lang}")
+    return Shield(app, frame=chrome.frame, missing=chrome.missing_page)
+
+
+def _mount(app: FastAPI, site: gr.Blocks, path: str) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="SSR mode is not supported")  # said even where it is switched off
         gr.mount_gradio_app(
             app,
-            _blocks(bench, words(lang)),
-            path=f"/{lang}",
+            site,
+            path=path,
             theme=theme(),
             show_error=False,
             run_history=False,
@@ -58,7 +66,6 @@ def create_app(bench: Workbench) -> ASGIApp:
             ssr_mode=False,
             pwa=False,
         )
-    return Shield(app, frame=chrome.frame, missing=chrome.missing_page)
 
 
 def _blocks(bench: Workbench, t: Words) -> gr.Blocks:

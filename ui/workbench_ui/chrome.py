@@ -22,10 +22,10 @@ PAGES = {"": "home", "train": "train", "jobs": "jobs", "adapters": "adapters"}  
 
 def nav(t: Words, current: str) -> gr.HTML:
     """The rail: pages, then language and colours. A skip link comes first for people without a mouse."""
-    items = "".join(
-        f'<a href="{t.link(path)}"{" aria-current=page" if path == current else ""}>{ICONS[key]}<span>{t(f"nav.{key}")}</span></a>'
-        for path, key in PAGES.items()
-    )
+    items = ""
+    for path, key in PAGES.items():
+        here = ' aria-current="page"' if path == current else ""
+        items += f'<a href="{t.link(path)}"{here}>{ICONS[key]}<span>{t(f"nav.{key}")}</span></a>'
     other = next(lang for lang in LANGUAGES if lang != t.lang)
     foot = (
         f'<a class="wb-lang" hreflang="{words(other).locale}" lang="{words(other).locale}" href="{words(other).link(current)}">'

@@ -37,6 +37,10 @@ class Words:
         """The same for use inside markup: the string is ours, the values are anybody's and get escaped."""
         return self.table[key].format(**{name: html.escape(str(value)) for name, value in values.items()})
 
+    def term(self, kind: str, name: str) -> str:
+        """`kind.name` for a word that comes from the store; a word this version does not know is shown as it is."""
+        return self.table.get(f"{kind}.{name}", name)
+
     def n(self, key: str, count: int, **values: Any) -> str:
         """`key.one` or `key.other` by `count`, which also fills `{n}`."""
         return self(f"{key}.{'one' if count == 1 else 'other'}", n=self.number(count), **values)

@@ -10,7 +10,6 @@ from typing import Any
 import gradio as gr
 
 from workbench import Workbench
-from workbench.jobs import progress
 from workbench.records import Job, JobState
 from workbench_ui.chrome import head, nav
 from workbench_ui.guard import guarded, spoken
@@ -83,7 +82,7 @@ class _Handlers:
         return [gr.skip()] * 8 if _stamp(job) == seen else self._drawn(job)
 
     def _drawn(self, job: Job) -> list[Any]:
-        run = views.series([progress.read(attempt.path / "metrics.jsonl")[0] for attempt in job.attempts])
+        run = views.series(self.bench.jobs.metrics(job.id))
         live, samples = views.job_live(job, run, self.t), views.job_samples(run, self.t)
         return ["", live, samples, *_buttons(job), _timer([job]), _stamp(job)]
 

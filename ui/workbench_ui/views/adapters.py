@@ -92,7 +92,7 @@ def adapter_facts(adapter: Adapter, versions: Sequence[Adapter], t: Words) -> st
     pairs = [
         (t("fact.base"), f"{esc(adapter.base)} <code>{esc(adapter.base_lock_sha256[:12])}</code>"),
         (t("fact.dataset"), f"{esc(adapter.dataset)} <code>{esc((adapter.dataset_sha256 or '')[:12])}</code>" if adapter.dataset else ""),
-        (t("fact.method"), esc(t(f"method.{adapter.method}"))),
+        (t("fact.method"), esc(t.term("method", adapter.method))),
         (t("fact.made"), esc(t.date(adapter.created_at))),
         (t("fact.job"), job),
         (t("fact.parents"), ", ".join(_ref_link(ref, t) for ref in adapter.parents)),

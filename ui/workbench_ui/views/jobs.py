@@ -31,7 +31,7 @@ _TONES = {
 
 @dataclass(frozen=True)
 class Series:
-    """A job's metrics over all its attempts, as one run: what an attempt took back is left out."""
+    """A job's metrics, as the page shows them."""
 
     train: list[Point] = field(default_factory=list)
     evals: list[Point] = field(default_factory=list)
@@ -42,28 +42,19 @@ class Series:
     samples_step: int | None = None
 
 
-def series(attempts: Sequence[Sequence[Progress]]) -> Series:
-    """Put the attempts' lines after one another; an attempt that resumed at step s replaces what came after s before it."""
-    train: list[Point] = []
-    evals: list[Point] = []
-    shown: list[tuple[int | None, list[dict[str, str]]]] = []
+def series(lines: Sequence[Progress]) -> Series:
+    """Sort a job's metrics into what the page shows; `lines` come in order, without the steps that a resumed run repeated."""
+    train = [(p.step, p.loss) for p in lines if p.step is not None and p.loss is not None]
+    evals = [(p.step, p.eval_loss) for p in lines if p.step is not None and p.eval_loss is not None]
     latest: Progress | None = None
     learned: Progress | None = None
-    for lines in attempts:
-        start = next((p.step for p in lines if p.step is not None and (p.loss is not None or p.eval_loss is not None)), None)
-        if start is not None:
-            train, evals = [p for p in train if p[0] < start], [p for p in evals if p[0] < start]
-        for p in lines:
-            if p.step is not None and p.loss is not None:
-                train.append((p.step, p.loss))
-            if p.step is not None and p.eval_loss is not None:
-                evals.append((p.step, p.eval_loss))
-            if p.samples:
-                shown.append((p.step, p.samples))
-            latest = _newest(latest, p)
-            learned = _newest(learned, p) if p.phase == "training" else learned
-    first, (step, last) = (shown[0][1], shown[-1]) if shown else ([], (None, []))
-    return Series(train, evals, latest, learned, first, last, step)
+    for p in lines:
+        latest = _newest(latest, p)
+        learned = _newest(learned, p) if p.phase == "training" else learned
+    shown = [p for p in lines if p.samples]
+    if not shown:
+        return Series(train, evals, latest, learned)
+    return Series(train, evals, latest, learned, shown[0].samples or [], shown[-1].samples or [], shown[-1].step)
 
 
 def _newest(before: Progress | None, line: Progress) -> Progress:
@@ -111,7 +102,7 @@ def job_what(job: Job, t: Words) -> str:
     if not recipe:
         return ""
     return t(
-        "jobs.what", base=recipe.get("base", ""), dataset=recipe.get("dataset", ""), method=t(f"method.{recipe.get('method', 'lora')}")
+        "jobs.what", base=recipe.get("base", ""), dataset=recipe.get("dataset", ""), method=t.term("method", recipe.get("method", "lora"))
     )
 
 
@@ -127,7 +118,7 @@ def _row(job: Job, t: Words, now: datetime | None) -> str:
     return (
         f'<li><a href="{esc(t.link("jobs", job=job.id))}"><span class="what"><strong>{esc(job_title(job))}</strong>'
         f'<span class="wb-quiet">{esc(" · ".join(filter(None, [job_what(job, t), t.ago(job.created_at, now)])))}</span></span>'
-        f'{badge(t(f"state.{job.state.value}"), _TONES[job.state])}<span class="side">{side}</span></a></li>'
+        f'{badge(t.term("state", job.state.value), _TONES[job.state])}<span class="side">{side}</span></a></li>'
     )
 
 
@@ -197,12 +188,12 @@ def _bar(share: float | None, t: Words) -> str:
 
 def _stepper(job: Job, progress: Progress | None, t: Words) -> str:
     at = PHASES.index(phase_of(job, progress)) if job.state is JobState.running else -1
-    items = "".join(
-        f'<li class="{"past" if i < at else "here" if i == at else "ahead"}"{" aria-current=step" if i == at else ""}>'
-        f"{ICONS['ok'] if i < at else ''}{esc(t(f'phase.{phase}'))}</li>"
-        for i, phase in enumerate(PHASES)
-    )
-    return f'<ol class="wb-steps">{items}</ol>'
+    items = []
+    for i, phase in enumerate(PHASES):
+        kind = "past" if i < at else "here" if i == at else "ahead"
+        mark, here = ICONS["ok"] if i < at else "", ' aria-current="step"' if i == at else ""
+        items.append(f'<li class="{kind}"{here}>{mark}{esc(t(f"phase.{phase}"))}</li>')
+    return f'<ol class="wb-steps">{"".join(items)}</ol>'
 
 
 def _ready(job: Job, t: Words) -> str:
@@ -268,7 +259,7 @@ def frozen_settings(job: Job, t: Words) -> str:
     """The settings this job was submitted with, which no later edit of any form can change."""
     recipe = job.spec.get("recipe") or {}
     pairs = [(t("jobs.id"), f"<code>{esc(job.id)}</code>"), (t("jobs.submitted"), esc(t.date(job.created_at)))]
-    pairs += [(a.state and t("jobs.attempt", n=a.n), esc(t(f"state.{a.state}"))) for a in job.attempts if len(job.attempts) > 1]
+    pairs += [(a.state and t("jobs.attempt", n=a.n), esc(t.term("state", a.state))) for a in job.attempts if len(job.attempts) > 1]
     values = recipe or {key: value for key, value in job.spec.items() if not isinstance(value, dict | list)}
     return (
         facts(pairs)

@@ -33,7 +33,7 @@ def card(title: str, body: str) -> str:
 
 def panel(tone: str, body: str, *, icon: str = "", actions: str = "") -> str:
     """A coloured row with an icon, safe HTML inside and links at its end."""
-    shown = f"<div class=wb-actions>{actions}</div>" if actions else ""
+    shown = f"<div class='wb-actions'>{actions}</div>" if actions else ""
     return f'<div class="wb-panel wb-{tone}">{ICONS.get(icon, "")}<div>{body}</div>{shown}</div>'
 
 

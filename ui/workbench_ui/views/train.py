@@ -49,7 +49,7 @@ def base_card(base: Base, t: Words) -> str:
     pairs = [
         (t("base.size"), esc(t("base.parameters", n=_parameters(base.parameters)))),
         (t("base.license"), esc(base.license)),
-        (t("base.source"), esc(t(f"source.{base.source['kind']}"))),
+        (t("base.source"), esc(t.term("source", base.source["kind"]))),
         (t("base.continues"), esc(base.continues) if base.continues else ""),
     ]
     return facts(pairs)
@@ -95,12 +95,12 @@ def dataset_card(dataset: Dataset, report: Mapping[str, Any], t: Words) -> str:
     counts = dict(report.get("counts") or {})
     found = panel("good", esc(t("data.clean")), icon="ok")
     if counts:
-        listed = ", ".join(t("data.count", kind=t(f"finding.{kind}"), n=t.number(n)) for kind, n in counts.items())
+        listed = ", ".join(t("data.count", kind=t.term("finding", kind), n=t.number(n)) for kind, n in counts.items())
         found = panel("warn", t.html("data.found", list=listed), icon="warn")
     pairs = [
         (t("data.train"), esc(t.n("data.rows", dataset.train_rows))),
         (t("data.test"), esc(t.n("data.rows", dataset.test_rows))),
-        (t("data.scorer"), esc(t(f"scorer.{dataset.scorer}") if dataset.scorer else t("scorer.none"))),
+        (t("data.scorer"), esc(t.term("scorer", dataset.scorer) if dataset.scorer else t("scorer.none"))),
     ]
     return facts(pairs) + found
 

@@ -1,0 +1,86 @@
+"""What the pages say: every key is there in every language, is used, and takes the same values."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from string import Formatter
+
+import workbench_ui
+from workbench.data.checks import KINDS
+from workbench.data.scorers import SCORERS
+from workbench.recipe import GROUPS, PRESETS
+from workbench.records import JobState
+from workbench_ui.views.jobs import PHASES
+from workbench_ui.views.recipe_form import FIELDS
+from workbench_ui.words import LANGUAGES, words
+
+ROOT = Path(workbench_ui.__file__).parent
+TABLES = {lang: words(lang).table for lang in LANGUAGES}
+SOURCE = "\n".join(file.read_text(encoding="utf-8") for file in ROOT.rglob("*.py"))
+
+# Keys made at run time: prefix -> every ending that can occur.
+MADE = {
+    "state": [state.value for state in JobState],
+    "phase": list(PHASES),
+    "jobs.doing": [*PHASES, *(s.value for s in JobState if not s.final and s is not JobState.running)],
+    "finding": list(KINDS),
+    "scorer": ["auto", "none", *SCORERS],
+    "preset": [*PRESETS, *(f"{name}.when" for name in PRESETS)],
+    "group": list(GROUPS),
+    "method": ["lora", "qlora", "sft", "imported"],
+    "source": ["hub", "folder", "gguf", "wheel", "trained"],
+    "preview": ["learned", "prompt", "template"],
+    "nav": ["home", "train", "jobs", "adapters"],
+    "home": ["step1", "step2", "step3", "step1.text", "step2.text", "step3.text"],
+    "score": [f"{key}.{end}" for key in ("right", "exact_match", "nll_per_token") for end in ("title", "better", "worse", "unclear")],
+    "jobs.ask_stop": ["title", "text", "yes", "no"],
+}
+COUNTED = ["data.rows", "data.readable", "data.drop_n", "adapters.versions", "score.questions", "train.advanced_changed"]
+
+
+def used() -> set[str]:
+    """Every key the code names or makes."""
+    literal = set(re.findall(r"""["']([a-z_]+(?:\.[a-z_0-9]+)+|app|copy)["']""", SOURCE)) & set(TABLES["en"])
+    made = {f"{prefix}.{end}" for prefix, ends in MADE.items() for end in ends}
+    return literal | made | {f"{key}.{number}" for key in COUNTED for number in ("one", "other")}
+
+
+def test_both_languages_have_the_same_keys() -> None:
+    english, chinese = TABLES["en"], {key for key in TABLES["zh"] if not key.startswith("field.")}
+    assert set(english) == chinese
+
+
+def test_every_key_is_used_and_every_used_key_is_there() -> None:
+    keys = set(TABLES["en"])
+    assert used() - keys == set()
+    assert keys - used() == set()
+
+
+def test_every_key_in_the_code_is_written_down() -> None:
+    called = set(re.findall(r"""\bt(?:\.html|\.n)?\(\s*["']([^"'{}]+)["']""", SOURCE))
+    assert {key for key in called if key not in TABLES["en"] and key not in COUNTED} == set()
+
+
+def test_translations_take_the_same_values() -> None:
+    def fields(sentence: str) -> set[str | None]:
+        return {name for _, name, _, _ in Formatter().parse(sentence) if name}
+
+    assert {key for key, sentence in TABLES["en"].items() if fields(sentence) != fields(TABLES["zh"][key])} == set()
+
+
+def test_every_setting_is_explained_in_chinese_too() -> None:
+    assert {key.removeprefix("field.") for key in TABLES["zh"] if key.startswith("field.")} == {field.name for field in FIELDS}
+
+
+def test_chinese_is_chinese() -> None:
+    names = {"app", "source.hub", "method.lora", "method.imported"}
+    plain = {key: re.sub(r"\{\w+\}", "", sentence) for key, sentence in TABLES["zh"].items() if key not in names}
+    assert {key for key, said in plain.items() if re.search(r"[A-Za-z]{3}", said) and not re.search(r"[\u4e00-\u9fff]", said)} == set()
+
+
+def test_no_key_is_written_twice() -> None:
+    for lang in LANGUAGES:
+        pairs = json.loads((ROOT / "strings" / f"{lang}.json").read_text(encoding="utf-8"), object_pairs_hook=list)
+        assert len(pairs) == len(dict(pairs))
