@@ -32,8 +32,6 @@ def info(as_json: bool) -> None:
 @json_option
 def doctor(deep: bool, as_json: bool) -> None:
     """Check this installation and say what to mend. Exit status 1 when something is broken."""
-    from workbench.doctor import examine
-
     checks = bench().doctor(deep=deep)
     if as_json:
         print_json(checks)
