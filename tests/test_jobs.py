@@ -16,7 +16,7 @@ import pytest
 
 from workbench.db.reading import rows
 from workbench.errors import Conflict, Fenced, JobError, JobFailed, NotFound, UsageError
-from workbench.jobs import endings, folder, log, processes, progress, queue
+from workbench.jobs import endings, folder, log, processes, progress, queue, tasks, trainer_main
 from workbench.jobs.dispatcher import machine_slots
 from workbench.jobs.endings import Ending
 from workbench.jobs.store import Jobs
@@ -381,11 +381,11 @@ def test_the_course_of_a_resumed_training_has_no_step_twice(jobs: Jobs) -> None:
         progress.append(attempt / folder.METRICS, Progress(t=0.0, phase="preparing"))
         for step in steps:
             progress.append(attempt / folder.METRICS, _line(step, loss=n + step / 10))
-        (attempt / folder.LOG).write_text(f"said in {n}")
+        (attempt / folder.LOG).write_text(f"said in {n}\n")
     course = [(line.step, line.loss) for line in jobs.metrics(job.id) if line.step]
     assert course == [(1, 1.1), (2, 1.2), (3, 2.3), (4, 2.4), (5, 2.5)]
     assert jobs.logs(job.id) == "--- attempt 1 ---\nsaid in 1\n--- attempt 2 ---\nsaid in 2\n"
-    assert "".join(jobs.follow(job.id)) == jobs.logs(job.id)
+    assert "".join(jobs.follow(job.id)) == "said in 1\n--- attempt 2 ---\nsaid in 2\n"
 
 
 # ---------------------------------------------------------------- files of an attempt
@@ -438,6 +438,35 @@ def test_a_log_stays_small_and_keeps_the_newest(tmp_path: Path) -> None:
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 80_000
     assert kept.endswith("line 9999 of many\rmy token is hf_***\nno line end") and "line 0 of" not in kept
     assert log.read(tmp_path / "none") == ""
+
+
+def test_a_log_is_followed_across_its_turns(tmp_path: Path) -> None:
+    capped, tail, seen = log.CappedLog(tmp_path / "log", 100), log.Tail(tmp_path / "log"), ""
+    assert tail.more() == ""
+    for i in range(60):
+        capped.write(b"line %d\n" % i)
+        if i % 5 == 0:
+            seen += tail.more()
+    assert seen + tail.more() == "".join(f"line {i}\n" for i in range(60)) and tail.more() == ""
+
+
+@pytest.mark.parametrize(
+    ("result", "says"), [({"loss": float("nan")}, "ValueError"), ({"path": Path("x")}, "TypeError"), (SystemExit(0), "SystemExit")]
+)
+def test_a_task_that_returns_what_cannot_be_kept_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: Any, says: str
+) -> None:
+    def task(context: tasks.TaskContext) -> Any:
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    monkeypatch.setattr(tasks, "load", lambda kind: task)
+    order = {"job_id": "abc", "n": 1, "spec": {}, "token": "t"}
+    stopping = threading.Event()
+    context = trainer_main._context(tmp_path / "attempt-1", order, stopping)
+    outcome = trainer_main._run(context, "any", stopping)
+    assert outcome["ok"] is False and says in outcome["error"] and context.earlier == []
 
 
 @pytest.mark.parametrize(
@@ -530,5 +559,5 @@ def test_a_lock_is_seen_and_ends_with_its_holder(tmp_path: Path) -> None:
 
 def test_small_things() -> None:
     timing = Timing(lease=1.5)
-    assert Timing.from_json(timing.to_json()) == timing
+    assert Timing.from_json(timing.to_json()) == timing == Timing.of({"lease": 1.5, "of another version": 2})
     assert machine_slots() and all(name == "cpu-0" or name.startswith("GPU-") for name in machine_slots())

@@ -21,7 +21,7 @@ LONG = 1e9  # seconds
 INDEX = st.integers(0, 50)
 USES = ["begin", "group", "renew", "look", "check"]
 ACTS = ["submit", "submit", "claim", "claim", "claim", "claim", "finish", "finish", "finish", "check", *USES]
-ACTS += ["time passes", "cancel", "cancel what runs", "resume", "give up"]
+ACTS += ["time passes", "cancel", "cancel what runs", "resume", "resume what ended", "give up"]
 FINAL = {"succeeded", "failed", "failed_permanently", "cancelled"}
 
 
@@ -94,6 +94,10 @@ class QueueMachine(RuleBasedStateMachine):
             self.give_up(index, draw(st.sampled_from(["boot", "another boot"])))
         elif act in {"cancel", "resume"}:
             {"cancel": self.cancel, "resume": self.resume}[act](index)
+        elif act == "resume what ended":
+            ended = [i for i, job in enumerate(self.jobs) if job.state not in {"queued", "running"}]
+            if ended:
+                self.resume(ended[index % len(ended)])
         elif act == "cancel what runs":
             self.cancel_what_runs(index)
         else:

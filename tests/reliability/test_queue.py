@@ -35,7 +35,7 @@ def test_the_queue_behaves_like_its_model(database: str, capsys: pytest.CaptureF
 
 def test_many_processes_may_be_the_first(database: str) -> None:
     code = "from workbench.db import session\nwith session.transaction() as c: session.now(c); print('made')"
-    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    assert [process.communicate()[0].strip() for process in started] == ["made"] * 4
+    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[0].strip() for process in started] == ["made"] * 3
     with session.transaction() as connection:
         assert session.now(connection) > 0

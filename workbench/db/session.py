@@ -31,7 +31,7 @@ _lock = threading.Lock()
 def transaction() -> Iterator[Connection]:
     """One transaction on the database of `paths.database_url()`: commits at the end, rolls back on an error.
 
-    Raises `DatabaseError` when the database is away, full or locked for too long.
+    Never open one inside another. Raises `DatabaseError` when the database is away, full or locked for too long.
     On SQLite it takes the write lock at once (BEGIN IMMEDIATE), so what was read stays true until the commit.
     On PostgreSQL (read committed) lock the rows you decide upon: `select(...).with_for_update()`, job row first.
     """

@@ -99,7 +99,7 @@ class Dispatcher:
         self.slots = list(slots) if slots else machine_slots()
         self.shims: dict[str, subprocess.Popen[bytes]] = {}  # by token; only those this process started
         self.failed: set[str] = set()  # tokens whose shim was seen to end
-        self._registered = False
+        self._registered, self._said = False, ""
 
     def step(self) -> bool:
         """True when there is anything to do now or later. Errors of the database pass through."""
@@ -140,7 +140,10 @@ class Dispatcher:
         mine = [row for row in found if self._is_ours(row)]
         for row in mine:
             if row["shim_pid"] is not None or row["token"] in self.failed or row["t"] > row["lease_until"]:
-                self._take_over_if_dead(row)
+                try:
+                    self._take_over_if_dead(row)
+                except (OSError, ValueError) as error:  # a folder that cannot be read must not stop the others
+                    self.say(f"job {row['job_id']}: attempt {row['n']} cannot be judged: {error}")
         self.failed &= {row["token"] for row in mine}
         return bool(mine)
 
@@ -201,7 +204,9 @@ class Dispatcher:
         try:
             return self.step()
         except Exception as error:  # whatever the driver raises while the server restarts
-            self.say(f"{type(error).__name__}: {error}")
+            if (text := f"{type(error).__name__}: {error}") != self._said:
+                self.say(text)
+            self._said = text  # an outage of a day is one line
             return True
 
 

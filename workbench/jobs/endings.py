@@ -45,7 +45,7 @@ def after_child(folder: Path, exit_code: int, *, asked: str | None) -> Ending:
 def after_shim(folder: Path, *, rebooted: bool, began: bool, seen_to_fail: bool) -> Ending:
     """The ending of an attempt whose supervisor is dead and whose processes are gone."""
     record = read_json(folder / EXIT)
-    if record is not None:
+    if record is not None and record.keys() == {field.name for field in dataclasses.fields(Ending)}:
         return Ending(**record)
     outcome = read_json(folder / OUTCOME)
     if outcome is not None and outcome.get("ok"):

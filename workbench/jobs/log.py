@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import IO
 
-__all__ = ["CappedLog", "pump", "read"]
+__all__ = ["CappedLog", "Tail", "pump", "read"]
 
 _SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
 _LONGEST_LINE = 8192  # a longer piece without a line end is written as it is
@@ -43,6 +44,30 @@ def pump(stream: IO[bytes], log: CappedLog) -> None:
         _try(log, held[:cut])
         held = held[cut:]
     _try(log, held)
+
+
+class Tail:
+    """What is added to a log from now on, across its turns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._inode, self._offset = path, 0, 0
+
+    def more(self) -> str:
+        """What was written since the last call; at first, everything that is kept."""
+        parts: list[tuple[int, bytes, int]] = []
+        for file in (old(self._path), self._path):
+            try:
+                with file.open("rb") as stream:
+                    inode = os.fstat(stream.fileno()).st_ino
+                    if self._inode and inode == self._inode:
+                        stream.seek(self._offset)
+                        parts = []  # what came before it was read already
+                    parts.append((inode, stream.read(), stream.tell()))
+            except FileNotFoundError:
+                continue
+        if parts:
+            self._inode, _, self._offset = parts[-1]
+        return b"".join(data for _, data, _ in parts).decode("utf-8", "replace")
 
 
 def read(path: Path) -> str:

@@ -14,7 +14,7 @@ from workbench.records import Progress
 __all__ = ["append", "last", "read"]
 
 _KEYS = {f.name for f in dataclasses.fields(Progress)}
-_TAIL = 256 * 1024  # bytes; a line with samples stays well below
+_TAIL = 16 * 1024  # bytes read from the end at first
 
 
 def append(path: Path, progress: Progress) -> None:
@@ -41,13 +41,22 @@ def read(path: Path, after: int = 0) -> tuple[list[Progress], int]:
 
 
 def last(path: Path) -> Progress | None:
-    """The newest whole line, without reading the whole file."""
+    """The newest whole line, reading (and parsing) from the end only what that takes."""
     try:
-        size = path.stat().st_size
+        with path.open("rb") as file:
+            size, length = file.seek(0, os.SEEK_END), _TAIL
+            while True:
+                file.seek(max(0, size - length))
+                tail = file.read(length)
+                whole = tail[: tail.rfind(b"\n") + 1].splitlines()
+                for line in reversed(whole):  # the first may begin in its middle: no JSON object
+                    if (found := _parse(line)) is not None:
+                        return found
+                if length >= size:
+                    return None
+                length *= 8
     except FileNotFoundError:
         return None
-    lines, _ = read(path, max(0, size - _TAIL))  # a first line that begins in the middle is skipped as bad
-    return lines[-1] if lines else None
 
 
 def _parse(line: bytes) -> Progress | None:

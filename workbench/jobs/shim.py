@@ -52,10 +52,11 @@ def main(arguments: list[str]) -> int:
 class _Shim:
     def __init__(self, folder: Path, order: dict[str, Any]) -> None:
         self.folder, self.token, self.slots = folder, str(order["token"]), list(order["slots"])
-        self.timing = Timing(**order["timing"])
+        self.timing = Timing.of(order["timing"])
         self.asked: str | None = None  # why the child is to stop
         self.leaving = False  # somebody wants the supervisor itself to end (the machine shuts down)
         self.kill_at: float | None = None
+        self.said = ""  # the last complaint, so that an outage of a day is one line
         self.next_renewal = self.next_look = 0.0
 
     def stop(self, why: str) -> None:
@@ -171,7 +172,9 @@ class _Shim:
         except Fenced:
             raise
         except Exception as error:  # whatever the driver raises while the server restarts
-            _say(f"{type(error).__name__}: {error}")
+            if (text := f"{type(error).__name__}: {error}") != self.said:
+                _say(text)
+            self.said = text
             return None
 
     def _insist(self, call: Callable[[], _T]) -> _T | None:

@@ -6,6 +6,7 @@ Reading goes through `db.reading` and files; SQLAlchemy is imported only by what
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from workbench.db.reading import from_json, rows
 from workbench.db.session import when
-from workbench.errors import JobError, JobFailed, NotFound, UsageError
+from workbench.errors import DatabaseError, JobError, JobFailed, NotFound, UsageError
 from workbench.jobs import log, progress
 from workbench.jobs.folder import LOG, METRICS, attempt_dir
 from workbench.jobs.timing import Timing
@@ -50,6 +51,7 @@ class Jobs:
         """
         from workbench.jobs import queue, tasks
 
+        _check_platform()
         tasks.check_kind(kind)
         job_id = queue.submit(kind, spec, title=title, key=key, count=slots, policy=policy, max_crashes=max_crashes)
         self.ensure_running()
@@ -132,7 +134,7 @@ class Jobs:
         seen: dict[Path, int] = {}
         next_look = time.monotonic() + 2.0
         while True:
-            job = self.get(job_id)
+            job = self._get_patiently(job_id)
             for attempt in job.attempts if on_progress else ():
                 lines, seen[attempt.path] = progress.read(attempt.path / METRICS, seen.get(attempt.path, 0))
                 for line in lines:
@@ -148,6 +150,17 @@ class Jobs:
                 next_look = time.monotonic() + 2.0
             time.sleep(poll)
 
+    def _get_patiently(self, job_id: str, *, seconds: float = 60.0) -> Job:
+        """`get`, for somebody who has waited for hours: a database that restarts meanwhile is no reason to go."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return self.get(job_id)
+            except DatabaseError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1.0)
+
     def logs(self, job_id: str) -> str:
         """The output of all attempts that is kept, oldest first; a line names each attempt when there are several."""
         job = self.get(job_id)
@@ -158,14 +171,15 @@ class Jobs:
 
     def follow(self, job_id: str, *, poll: float = 0.3) -> Iterator[str]:
         """The output so far, then what is added, until the job has ended."""
-        shown = ""
+        tails: dict[Path, log.Tail] = {}
         while True:
             job = self.get(job_id)
-            text = self.logs(job.id)
-            new = text.removeprefix(shown) if text.startswith(shown) else text
-            if new:
-                yield new
-            shown = text
+            for attempt in job.attempts:
+                if attempt.path not in tails:
+                    tails[attempt.path] = log.Tail(attempt.path / LOG)
+                    yield f"--- attempt {attempt.n} ---\n" if attempt.n > 1 else ""
+                if text := tails[attempt.path].more():
+                    yield text
             if job.state.final or job.state is JobState.interrupted:
                 return
             self.ensure_running()
@@ -196,6 +210,11 @@ class Jobs:
 
         names = [f"cpu-{i}" for i in range(slots)] if slots else None
         Dispatcher(slots=names, timing=self._timing, say=say).run(leave_when_idle=False, stopping=stopping)
+
+
+def _check_platform() -> None:
+    if sys.platform == "win32":
+        raise JobError("Jobs run on Linux and macOS.", hint="On Windows, use the workbench inside WSL 2.")
 
 
 def _failure(job: Job) -> JobFailed:

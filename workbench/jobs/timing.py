@@ -22,8 +22,14 @@ class Timing:
     log_bytes: int = 10_000_000  # of output kept per file; there are two
 
     @classmethod
+    def of(cls, values: dict[str, float]) -> Timing:
+        """From an order or a command line; another version's keys are passed over, its missing ones have their defaults."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in known})  # type: ignore[arg-type]
+
+    @classmethod
     def from_json(cls, text: str) -> Timing:
-        return cls(**json.loads(text))
+        return cls.of(json.loads(text))
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

@@ -6,6 +6,8 @@ holds open (everywhere). It begins only after the shim has recorded it and said 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import sys
@@ -17,6 +19,7 @@ from typing import Any
 from workbench.errors import WorkbenchError
 from workbench.jobs import progress, tasks
 from workbench.jobs.folder import METRICS, ORDER, OUTCOME, read_json, write_json
+from workbench.records import Progress
 
 __all__ = ["main"]
 
@@ -79,14 +82,21 @@ def _context(folder: Path, order: dict[str, Any], stopping: threading.Event) -> 
         folder=folder,
         earlier=[path for path in before if path.is_dir()],
         token=order["token"],
-        report=lambda line: progress.append(folder / METRICS, line),
+        report=lambda line: _report(folder / METRICS, line),
         stopping=stopping.is_set,
     )
 
 
+def _report(path: Path, line: Progress) -> None:
+    with contextlib.suppress(OSError):  # a full disk costs the line, not the training
+        progress.append(path, line)
+
+
 def _run(context: tasks.TaskContext, kind: str, stopping: threading.Event) -> dict[str, Any]:
     try:
-        return {"ok": True, "stopped": False, "result": tasks.load(kind)(context)}
+        result = tasks.load(kind)(context)
+        json.dumps(result, allow_nan=False)  # what cannot be kept is better known now
+        return {"ok": True, "stopped": False, "result": result}
     except WorkbenchError as error:
         traceback.print_exc()
         said = str(error)
