@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -340,7 +341,7 @@ def test_a_job_of_another_machine_is_left_alone(bench: Bench, database: str) -> 
 
 
 def test_however_many_start_a_dispatcher_one_runs_and_it_leaves_when_idle(home: Path) -> None:
-    jobs = Jobs(timing=SHORT)
+    jobs = Jobs(timing=dataclasses.replace(SHORT, idle=3.0))
     threads = [threading.Thread(target=jobs.ensure_running) for _ in range(6)]
     for thread in threads:
         thread.start()
@@ -357,6 +358,29 @@ def test_however_many_start_a_dispatcher_one_runs_and_it_leaves_when_idle(home: 
     assert not dispatcher.is_running()
     log = (home / "jobs" / "dispatcher.log").read_text()
     assert log.count("started") == 1 and "Another dispatcher" not in log and "Error" not in log
+
+
+def test_shims_bring_a_killed_dispatcher_back_but_not_one_that_was_told_to_leave(home: Path) -> None:
+    """Nobody looks: no browser, no shell. The queue goes on all the same."""
+    quick = Timing(lease=3.0, grace=1.0, look=0.1, poll=0.1, idle=60.0, store=30.0)
+    jobs, looking = Jobs(timing=quick), Jobs(start_dispatcher=False)
+    first, second = (jobs.submit("selftest", {"steps": 10, "seconds": 0.1}, title="count") for _ in range(2))
+
+    def until(done: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 60
+        while not done():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    until(lambda: looking.get(first.id).progress)
+    os.kill(int((home / "jobs" / "dispatcher.lock").read_text().split()[0]), signal.SIGKILL)
+    assert looking.wait(second.id, timeout=60).state is JobState.succeeded
+    third, fourth = (jobs.submit("selftest", {"steps": 10, "seconds": 0.1}, title="count") for _ in range(2))
+    until(lambda: looking.get(third.id).progress)
+    assert dispatcher.stop_running()
+    until(lambda: looking.get(third.id).state.final)
+    time.sleep(1.0)
+    assert not dispatcher.is_running() and looking.get(fourth.id).state is JobState.queued
 
 
 def test_a_job_that_comes_while_the_dispatcher_leaves_is_not_forgotten(bench: Bench) -> None:

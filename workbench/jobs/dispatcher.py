@@ -32,7 +32,7 @@ from workbench.jobs.timing import Timing
 if TYPE_CHECKING:
     from workbench.jobs.queue import Claim
 
-__all__ = ["Dispatcher", "ensure_running", "is_running", "machine_slots", "main", "stop_running"]
+__all__ = ["Dispatcher", "ensure_running", "is_running", "machine_slots", "main", "revive", "stop_running"]
 
 Say = Callable[[str], None]
 
@@ -67,11 +67,21 @@ def ensure_running(timing: Timing | None = None, *, slots: int | None = None) ->
     threading.Thread(target=started.wait, daemon=True).start()  # collects it, should this process live longer
 
 
+def revive(timing: Timing) -> None:
+    """Start a dispatcher if the one that ran in the background was killed. One that left by itself, and a
+    `workbench worker`, which has a person or a service manager to look after it, stay away.
+
+    Shims call this, so the queue goes on as long as anything of ours is alive.
+    """
+    if _signature()[2:] == ["auto"] and not is_running():
+        ensure_running(timing)
+
+
 def stop_running(*, seconds: float = 10.0) -> bool:
     """Ask this home's dispatcher to leave (jobs that run go on). True when none runs any more."""
     deadline = time.monotonic() + seconds
     while is_running():
-        pid, _, started = _lock_file().read_text().strip().partition(" ")
+        pid, started, *_ = [*_signature(), "", ""]
         if pid.isdigit() and processes.is_alive(int(pid), started):
             os.kill(int(pid), signal.SIGTERM)
         if time.monotonic() > deadline:
@@ -178,13 +188,15 @@ class Dispatcher:
 
         `lock` is a handle that holds the lock already. Raises `Conflict` when another dispatcher runs.
         """
-        handle = _take_lock() if lock is None else _sign(lock)
+        handle = _take_lock() if lock is None else lock
         if handle is None:
             raise Conflict("Another dispatcher runs for this home.", hint="Jobs are being taken care of; nothing to do.")
         while handle is not None:
+            _sign(handle, "auto" if leave_when_idle else "worker")
             try:
                 self._loop(handle, leave_when_idle, stopping)
             finally:
+                os.ftruncate(handle, 0)  # it leaves; one that is killed stays signed
                 os.close(handle)
             # Whoever submitted a job while we held the lock has left it to us: look once more without the lock.
             again = leave_when_idle and not stopping() and _lock_file().exists() and _anything_to_do()
@@ -216,15 +228,21 @@ def _take_lock() -> int | None:
         if time.monotonic() > deadline:
             return None
         time.sleep(0.05)
-    return _sign(handle)
+    return handle
 
 
-def _sign(handle: int) -> int:
-    """Write into the lock file who holds it."""
+def _sign(handle: int, kind: str) -> None:
+    """Write into the lock file who holds it: pid, its start time, auto or worker."""
     os.set_inheritable(handle, False)
     os.ftruncate(handle, 0)
-    os.pwrite(handle, f"{os.getpid()} {processes.start_time(os.getpid())}\n".encode(), 0)
-    return handle
+    os.pwrite(handle, f"{os.getpid()} {processes.start_time(os.getpid())} {kind}\n".encode(), 0)
+
+
+def _signature() -> list[str]:
+    try:
+        return _lock_file().read_text().split()
+    except OSError:
+        return []
 
 
 def _still_holds(handle: int) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 from workbench.errors import Fenced
-from workbench.jobs import endings, launch, processes, queue
+from workbench.jobs import dispatcher, endings, launch, processes, queue
 from workbench.jobs.endings import Ending
 from workbench.jobs.folder import LOCK, LOG, ORDER, OUTCOME, PROCESSES, read_json, write_json
 from workbench.jobs.log import CappedLog, pump
@@ -82,6 +82,8 @@ class _Shim:
         except OSError as error:
             _say(f"exit.json cannot be written: {error}")
         self._insist(lambda: queue.finish(self.token, ending))
+        if not self.leaving:
+            self._try(lambda: dispatcher.revive(self.timing))
 
     def _take_lock(self) -> int | None:
         deadline = time.monotonic() + 5.0  # a dispatcher that looks whether we are dead holds it for a moment
@@ -142,6 +144,7 @@ class _Shim:
         if t >= self.next_renewal:
             self.next_renewal = t + self.timing.lease / 3
             self._try(lambda: queue.renew(self.token, lease=self.timing.lease))
+            self._try(lambda: dispatcher.revive(self.timing))
         if t >= self.next_look and self.asked is None:
             self.next_look = t + self.timing.look
             if self._try(lambda: queue.cancel_wanted(self.token)):

@@ -98,8 +98,8 @@ class Jobs:
         from workbench.jobs import queue
 
         job = self.get(job_id)
-        queue.cancel(job.id)
-        self.ensure_running()  # an attempt whose supervisor died needs somebody to notice
+        if queue.cancel(job.id) is JobState.running:
+            self.ensure_running()  # an attempt whose supervisor died needs somebody to notice
         return self.get(job.id)
 
     def resume(self, job_id: str, *, give_up_machine: bool = False) -> Job:
