@@ -34,9 +34,10 @@ def nav(t: Words, current: str) -> gr.HTML:
         f'<span class="wb-version">{__version__}</span>'
     )
     title = t("app") if not current else f"{t(f'nav.{PAGES[current]}')} · {t('app')}"
+    start = f'<a class="wb-skip" href="#wb-top">{t("nav.skip")}</a>'
+    brand = f'<a class="wb-brand" href="{t.link()}" aria-label="{t("app")}">{MARK}<span>{t("app")}</span></a>'
     return gr.HTML(
-        f'<a class="wb-skip" href="#wb-top">{t("nav.skip")}</a><a class="wb-brand" href="{t.link()}">{MARK}<span>{t("app")}</span></a>'
-        f'<nav aria-label="{t("nav.main")}">{items}</nav><div class="wb-foot">{foot}</div>',
+        f'{start}{brand}<nav aria-label="{t("nav.main")}">{items}</nav><div class="wb-foot">{foot}</div>',
         elem_classes="wb-rail",
         js_on_load=f"document.title = {json.dumps(title, ensure_ascii=False)}",
         apply_default_css=False,

@@ -54,6 +54,7 @@
   // Gradio's folds do not say whether they are open; tell screen readers.
   const markFolds = () => document.querySelectorAll(".gr-accordion > .label-wrap").forEach((button) => {
     const content = button.parentElement.querySelector(":scope > [data-testid=accordion-content]");
+    button.querySelector(".icon")?.setAttribute("aria-hidden", "true");
     if (content) button.setAttribute("aria-expanded", String(content.style.display !== "none"));
   });
   addEventListener("load", () => setTimeout(markFolds, 1500));

@@ -20,7 +20,7 @@ from workbench_ui.pages.add_data import add_data
 from workbench_ui.pages.fetch_base import fetch_base
 from workbench_ui.views import train as views
 from workbench_ui.views.markup import esc, panel
-from workbench_ui.views.recipe_form import changed, command_line, preset_values
+from workbench_ui.views.recipe_form import changed, command_line, nearest_preset, preset_values
 from workbench_ui.views.tokens import Span, row_preview
 from workbench_ui.widgets.recipe_form import recipe_controls, show_values
 from workbench_ui.widgets.view import BUSY, QUIET, view
@@ -121,7 +121,9 @@ def _wire(page: gr.Blocks, form: _Form, summary: gr.HTML, start: gr.Button, do: 
     filled.then(on(do.describe), chosen, about, **QUIET)
     filled.then(on(do.plan), form.values, planned, **BUSY)
     gr.on([form.dataset.input, form.base.input], on(do.describe), chosen, about, **QUIET)
-    touched = [part.input for part in (form.dataset, form.base, form.name, *form.controls)]
+    # A text box reports typing as input, but not what is pasted or filled in; its change covers all of it.
+    parts = (form.dataset, form.base, form.name, *form.controls)
+    touched = [part.change if isinstance(part, gr.Textbox) else part.input for part in parts]
     gr.on(touched, on(do.plan), form.values, planned, trigger_mode="always_last", **BUSY)
     form.preset.input(on(do.to_preset), [shown_preset, form.preset, *form.controls], [*form.controls, shown_preset], **QUIET).then(
         on(do.plan), form.values, planned, **BUSY
@@ -163,7 +165,9 @@ class _Handlers:
         given: dict[str, Any] = {key: query[key] for key in ("dataset", "base", "name") if key in query}
         if "job" in query:
             job, _ = spoken(self.t, lambda: self.bench.jobs.get(query["job"]))
-            given = dict(job.spec.get("recipe") or {}) if job else given
+            recipe = job.spec.get("recipe") if job else None
+            if recipe:
+                return dict(recipe), nearest_preset(recipe)
         return given, preset if preset in PRESETS else _DEFAULT
 
     def _datasets(self, wanted: str | None) -> dict[str, Any]:

@@ -33,13 +33,13 @@ def downsample(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
 
 
 def smooth(points: Sequence[Point]) -> list[Point]:
-    """An exponential mean over about a fifteenth of the run, corrected for its start (Kingma & Ba 2014, section 3)."""
-    decay = 1 - 1 / max(2.0, len(points) / 15)
-    mean, weight, out = 0.0, 0.0, []
-    for step, value in points:
-        mean = decay * mean + (1 - decay) * value
-        weight = decay * weight + (1 - decay)
-        out.append((step, mean / weight))
+    """A mean over the neighbours on both sides, a twentieth of the run in all. Centred, so that it never lags behind a fall."""
+    reach = max(1, len(points) // 40)
+    weights = [reach + 1 - abs(i) for i in range(-reach, reach + 1)]
+    out: list[Point] = []
+    for at, (step, _) in enumerate(points):
+        near = [(w, points[at + i][1]) for i, w in zip(range(-reach, reach + 1), weights, strict=True) if 0 <= at + i < len(points)]
+        out.append((step, sum(w * value for w, value in near) / sum(w for w, _ in near)))
     return out
 
 
@@ -60,7 +60,8 @@ def loss_chart(train: Sequence[Point], evals: Sequence[Point], t: Words, *, tota
     evals = [p for p in evals if math.isfinite(p[1])]
     if not train and not evals:
         return f'<div class="wb-chart wb-chart-empty"><p>{esc(t("chart.empty"))}</p></div>'
-    shown, line = downsample(train), downsample(smooth(train))
+    shown = downsample(train)
+    line = smooth(shown)
     values = [value for _, value in [*shown, *evals]]
     low = 0.0 if min(values) < 0.4 * max(values) else min(values)
     ticks = nice_ticks(low, max(values))
@@ -116,7 +117,7 @@ def _dots(evals: Sequence[Point], best: Point | None, scale: _Scale, t: Words) -
     dots = "".join(f'<i class="dot{" best" if p == best else ""}" style="{scale.percent(p)}"></i>' for p in evals)
     if best is None:
         return dots
-    side = " flip" if best[0] > 0.7 * scale.right else ""
+    side = (" flip" if best[0] > 0.7 * scale.right else "") + (" up" if best[1] - scale.low < 0.2 * scale.span else "")
     return dots + f'<span class="best-label{side}" style="{scale.percent(best)}">{esc(t("chart.best", value=t.number(best[1])))}</span>'
 
 
@@ -128,6 +129,6 @@ def _legend(with_evals: bool, t: Words) -> str:
 
 def _sentence(train: Sequence[Point], evals: Sequence[Point], best: Point | None, t: Words) -> str:
     points = list(train) or list(evals)
-    first, last = points[0], smooth(points)[-1]
+    first, last = points[0], smooth(downsample(points))[-1]
     told = t("chart.sentence", first=t.number(first[1]), last=t.number(last[1]), step=t.number(last[0]))
     return told + (" " + t("chart.sentence_best", value=t.number(best[1]), step=t.number(best[0])) if best else "")

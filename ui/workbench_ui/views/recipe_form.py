@@ -17,7 +17,18 @@ from pydantic.fields import FieldInfo
 from workbench.recipe import GROUPS, PRESETS, Recipe
 from workbench_ui.words import Words
 
-__all__ = ["FIELDS", "Field", "changed", "command_line", "fields_of", "from_form", "help_text", "preset_values", "to_form"]
+__all__ = [
+    "FIELDS",
+    "Field",
+    "changed",
+    "command_line",
+    "fields_of",
+    "from_form",
+    "help_text",
+    "nearest_preset",
+    "preset_values",
+    "to_form",
+]
 
 ON_THE_PAGE = ("base", "dataset", "name")  # asked for in plain words above the advanced settings
 AUTO = "auto"  # a choice that stands for None: the workbench decides
@@ -101,6 +112,11 @@ def changed(raw: Sequence[Any], preset: str) -> dict[str, Any]:
     values = {field.name: from_form(field, value) for field, value in zip(FIELDS, raw, strict=True)}
     must = {field.name for field in FIELDS if not field.optional and field.kind == "number"}
     return {name: value for name, value in values.items() if value != basis[name] and not (value is None and name in must)}
+
+
+def nearest_preset(recipe: Mapping[str, Any]) -> str:
+    """The preset from which a recipe differs in the fewest fields; the first of them in their order."""
+    return min(PRESETS, key=lambda preset: sum(recipe.get(name, value) != value for name, value in preset_values(preset).items()))
 
 
 def _plain(value: Any) -> Any:

@@ -42,12 +42,15 @@ def score_sentence(scores: dict[str, Any], t: Words) -> str:
 
 def gain_text(gain: Interval, key: str, t: Words) -> str:
     """`+37 points (95% interval +28 to +46)`."""
-    scale, digits = (1, 2) if key == "nll_per_token" else (100, 0)
-    unit = "score.nats" if key == "nll_per_token" else "score.points"
-    value = t(unit, value=f"{gain.value * scale:+.{digits}f}")
+    nats = key == "nll_per_token"
+
+    def signed(value: float) -> str:
+        return f"{value:+.2f}" if nats else f"{100 * value:+.1f}".removesuffix(".0")
+
+    value = t("score.nats" if nats else "score.points", value=signed(gain.value))
     if gain.low is None or gain.high is None:
         return value
-    return t("score.interval", value=value, low=f"{gain.low * scale:+.{digits}f}", high=f"{gain.high * scale:+.{digits}f}")
+    return t("score.interval", value=value, low=signed(gain.low), high=signed(gain.high))
 
 
 def score_bars(scores: dict[str, Any], t: Words) -> str:
