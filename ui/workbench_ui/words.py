@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import json
-import math
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
@@ -62,10 +61,8 @@ class Words:
     def percent(self, share: float) -> str:
         """0.784 → `78%`, but never a rounded-up 100 % or a rounded-down 0 %."""
         percent = round(100 * share)
-        if percent == 100 and share < 1:
-            return f"{math.floor(1000 * share) / 10:g}%"
-        if percent == 0 and share > 0:
-            return f"{math.ceil(1000 * share) / 10:g}%"
+        if 0 < share < 1 and percent in (0, 100):
+            return f"{min(99.9, max(0.1, round(100 * share, 1))):g}%"
         return f"{percent}%"
 
     def bytes(self, count: float) -> str:

@@ -51,15 +51,18 @@
     if (skip) { event.preventDefault(); document.getElementById("wb-top")?.focus(); }
   });
 
-  // Gradio's folds do not say whether they are open; tell screen readers.
-  const markFolds = () => document.querySelectorAll(".gr-accordion > .label-wrap").forEach((button) => {
-    const content = button.parentElement.querySelector(":scope > [data-testid=accordion-content]");
-    button.querySelector(".icon")?.setAttribute("aria-hidden", "true");
-    if (content) button.setAttribute("aria-expanded", String(content.style.display !== "none"));
-  });
-  addEventListener("load", () => setTimeout(markFolds, 1500));
-  document.addEventListener("focusin", markFolds);
-  document.addEventListener("click", () => setTimeout(markFolds, 80));
+  // Gradio's folds do not say whether they are open, and its upload button is called something else than what it shows.
+  const mark = () => {
+    document.querySelectorAll(".upload-container[aria-label]").forEach((button) => button.removeAttribute("aria-label"));
+    document.querySelectorAll(".gr-accordion > .label-wrap").forEach((button) => {
+      const content = button.parentElement.querySelector(":scope > [data-testid=accordion-content]");
+      button.querySelector(".icon")?.setAttribute("aria-hidden", "true");
+      if (content) button.setAttribute("aria-expanded", String(content.style.display !== "none"));
+    });
+  };
+  addEventListener("load", () => setTimeout(mark, 1500));
+  document.addEventListener("focusin", mark);
+  document.addEventListener("click", () => setTimeout(mark, 80));
 
   // The chart: a line under the pointer with the step and the value drawn nearest to it.
   const readOut = (plot, clientX) => {

@@ -7,7 +7,7 @@ import gradio as gr
 from workbench import Workbench
 from workbench.records import Adapter
 from workbench_ui.chrome import head, nav
-from workbench_ui.guard import guarded, spoken
+from workbench_ui.guard import spoken
 from workbench_ui.views import adapters as views
 from workbench_ui.views.markup import esc, panel, stack
 from workbench_ui.widgets.view import QUIET, view
@@ -24,16 +24,13 @@ def build(bench: Workbench, t: Words) -> gr.Blocks:
         nav(t, "adapters")
         top, body = view(), view()
 
-        @guarded(t)
         def open_page(request: gr.Request) -> tuple[str, str]:
             wanted = str(request.query_params.get("adapter") or "")
-            if not wanted:
-                return head(esc(t("adapters.title")), esc(t("adapters.lead"))), views.adapter_list(bench.adapters.list(), t)
+            shown, problem = spoken(t, lambda: _detail(bench, wanted, t) if wanted else _list(bench, t))
+            if shown is not None:
+                return shown
             back = (t.link("adapters"), esc(t("adapters.all")))
-            adapter, problem = spoken(t, lambda: bench.adapters.get(wanted))
-            if adapter is None:
-                return head(esc(t("adapters.unknown")), back=back), panel("bad", problem, icon="warn")
-            return head(esc(adapter.ref), esc(_learned(bench, adapter, t)), back=back), _detail(bench, adapter, t)
+            return head(esc(t("adapters.unknown")), back=back), panel("bad", problem, icon="warn")
 
         page.load(open_page, None, [top, body], **QUIET)
     return page
@@ -46,16 +43,21 @@ def _learned(bench: Workbench, adapter: Adapter, t: Words) -> str:
     return views.learned(adapter, dataset, t)
 
 
-def _detail(bench: Workbench, adapter: Adapter, t: Words) -> str:
-    base, _ = spoken(t, lambda: bench.bases.get(adapter.base))
+def _list(bench: Workbench, t: Words) -> tuple[str, str]:
+    return head(esc(t("adapters.title")), esc(t("adapters.lead"))), views.adapter_list(bench.adapters.list(), t)
+
+
+def _detail(bench: Workbench, ref: str, t: Words) -> tuple[str, str]:
+    adapter = bench.adapters.get(ref)
+    base, _ = spoken(t, lambda: bench.bases.get(adapter.base))  # it may have been removed since, as may the samples
     samples, problem = spoken(t, lambda: bench.samples(adapter.ref, n=_SAMPLES))
-    return stack(
-        [
-            views.adapter_actions(adapter, t),
-            views.adapter_score(adapter, t),
-            views.adapter_answers(samples or [], t),
-            panel("bad", problem, icon="warn") if problem else "",
-            views.adapter_facts(adapter, bench.adapters.list(adapter.name), t),
-            views.adapter_use(adapter, base, t),
-        ]
-    )
+    body = [
+        views.adapter_actions(adapter, t),
+        views.adapter_score(adapter, t),
+        views.adapter_answers(samples or [], t),
+        panel("bad", problem, icon="warn") if problem else "",
+        views.adapter_facts(adapter, bench.adapters.list(adapter.name), t),
+        views.adapter_use(adapter, base, t),
+    ]
+    back = (t.link("adapters"), esc(t("adapters.all")))
+    return head(esc(adapter.ref), esc(_learned(bench, adapter, t)), back=back), stack(body)

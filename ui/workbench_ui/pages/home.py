@@ -6,14 +6,16 @@ import gradio as gr
 
 from workbench import Workbench
 from workbench_ui.chrome import nav
-from workbench_ui.guard import guarded
+from workbench_ui.guard import spoken
 from workbench_ui.views.home import home
+from workbench_ui.views.markup import panel
 from workbench_ui.widgets.view import QUIET, view
 from workbench_ui.words import Words
 
 __all__ = ["build"]
 
 _EVERY = 5.0  # seconds between two looks while something runs
+_LISTED = 20  # jobs looked at
 
 
 def build(bench: Workbench, t: Words) -> gr.Blocks:
@@ -23,10 +25,11 @@ def build(bench: Workbench, t: Words) -> gr.Blocks:
         shown = view()
         timer = gr.Timer(_EVERY, active=False)
 
-        @guarded(t)
         def draw() -> tuple[str, gr.Timer]:
-            jobs = bench.jobs.list(limit=20)
-            return home(jobs, bench.adapters.list(), t), gr.Timer(active=any(not job.state.final for job in jobs))
+            found, problem = spoken(t, lambda: (bench.jobs.list(limit=_LISTED), bench.adapters.list()))
+            jobs, adapters = found or ([], [])
+            warning = panel("bad", problem, icon="warn") if problem else ""
+            return home(jobs, adapters, t) + warning, gr.Timer(active=any(not job.state.final for job in jobs))
 
         page.load(draw, None, [shown, timer], **QUIET)
         timer.tick(draw, None, [shown, timer], **QUIET)

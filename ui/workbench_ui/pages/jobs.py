@@ -63,14 +63,19 @@ class _Handlers:
         self.bench, self.t = bench, t
 
     def open(self, request: gr.Request) -> list[Any]:
+        """Fill the page; what goes wrong stands on it, since an empty page says nothing."""
+        shown, problem = spoken(self.t, lambda: self._open(request))
+        if shown is not None:
+            return shown
+        title = head(esc(self.t("jobs.unknown")), back=(self.t.link("jobs"), esc(self.t("jobs.all"))))
+        return [title, *_folds(False), "", "", panel("bad", problem, icon="warn"), "", *_buttons(None), _timer([]), ""]
+
+    def _open(self, request: gr.Request) -> list[Any]:
         t, wanted = self.t, _wanted(request)
         if not wanted:
             return [head(esc(t("jobs.title")), esc(t("jobs.lead"))), *_folds(False), "", *self.look("", request)]
-        back = (t.link("jobs"), esc(t("jobs.all")))
-        job, problem = spoken(t, lambda: self.bench.jobs.get(wanted))
-        if job is None:
-            return [head(esc(t("jobs.unknown")), back=back), *_folds(False), "", "", panel("bad", problem, icon="warn"), "", *_end()]
-        title = head(esc(views.job_title(job)), esc(views.job_what(job, t)), back=back)
+        job = self.bench.jobs.get(wanted)
+        title = head(esc(views.job_title(job)), esc(views.job_what(job, t)), back=(t.link("jobs"), esc(t("jobs.all"))))
         return [title, *_folds(True), views.frozen_settings(job, t), *self._drawn(job)]
 
     def look(self, seen: str, request: gr.Request) -> list[Any]:
@@ -125,8 +130,3 @@ def _buttons(job: Job | None) -> list[Any]:
     can_stop = job is not None and not job.state.final and not job.cancel_requested
     can_resume = job is not None and job.state in _RESUMABLE
     return [gr.Row(visible=can_stop or can_resume), gr.Button(visible=can_stop), gr.Button(visible=can_resume)]
-
-
-def _end() -> list[Any]:
-    """No buttons, no timer, nothing seen: there is nothing to watch."""
-    return [*_buttons(None), _timer([]), ""]
