@@ -113,7 +113,7 @@ def test_the_card_states_data_gain_base_and_what_the_licence_asks(tmp_path: Path
     assert "| exactly right | 0.0 % | 75.0 % | +75.0 |" in card
     assert "600 rows to learn from and 60 frozen" in card and "ab" * 32 in card
     assert base.lock_sha256 in card and "rounded compared with the original" in card
-    assert "Keep the licence text" in card
+    assert "Give a copy of the licence" in card
     assert "4 bits (nf4)" in card and 'bnb_4bit_quant_type="nf4"' in card
     assert json.loads((found.path / "evidence" / "summary.json").read_text()) == scores == found.scores
     assert Registry().evidence("orders").adapter == taught
