@@ -26,7 +26,7 @@ __all__ = ["Estimate", "estimate", "held_back", "remember", "total_steps"]
 _KEPT = 50  # runs remembered
 _START_SECONDS = 15.0  # importing the libraries, loading, trying out
 _LIBRARIES_BYTES = 550_000_000  # resident before any weights
-_WORKING_BYTES = 400_000_000  # activations, logits and what the allocator keeps
+_WORKING_BYTES = 600_000_000  # activations, logits and what the allocator keeps
 _EVALUATIONS = 5
 # A token costs 2 operations per weight forward and as many for the gradient of the activations; training all weights
 # adds the gradient of the weights. That the common beginning and the unlearned outputs are skipped makes up for what

@@ -335,6 +335,32 @@ def test_the_end_of_turn_must_be_learned_and_be_where_generation_stops(run: Any,
         run(base=base)
 
 
+def test_rows_must_fit_the_base(run: Any, tmp_path: Path) -> None:
+    from tests.pico import make_pico_base
+
+    base = make_pico_base(tmp_path / "short")
+    settings = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 40}))
+    with pytest.raises(TrainingError, match="rows of 49 tokens, and this base reads 40 at most. Set max_length: 40"):
+        run(base=base)
+    tokenizer = load_tokenizer(base)
+    tokenizer.add_tokens(["Cairo"])
+    tokenizer.save_pretrained(base)
+    with pytest.raises(TrainingError, match="they do not belong together"):
+        run(base=base, max_length=40)
+
+
+def test_a_base_that_cannot_answer_still_learns(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no cache")
+
+    monkeypatch.setattr("workbench.hf.follow.answer", broken)
+    assert run().steps == 8
+    assert [line.message for line in run.lines if line.phase == "training" and line.message] == [
+        "This base gives no answers to look at: no cache"
+    ]
+
+
 def test_a_logger_that_is_not_installed_is_named(run: Any) -> None:
     with pytest.raises(MissingDependency, match="pip install mlflow"):
         run(report_to=("mlflow",))

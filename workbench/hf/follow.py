@@ -53,13 +53,12 @@ class Follower(TrainerCallback):  # type: ignore[misc]
         self.evaluates, self.sampler, self.save_steps = evaluates, sampler, save_steps
         self.stopped = False
         self.step_seconds: list[float] = []
-        self.tokens = 0  # trained on in this process
-        self._tokens_before = 0
+        self._tokens = [0]  # seen before this process's first step, and after each
         self._step_began = self._aside_began = time.perf_counter()
         self._aside: list[float] = []  # seconds of each evaluation with what goes with it
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._tokens_before = state.num_input_tokens_seen
+        self._tokens = [state.num_input_tokens_seen]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._step_began = time.perf_counter()
@@ -67,7 +66,7 @@ class Follower(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._aside_began = time.perf_counter()
         self.step_seconds.append(self._aside_began - self._step_began)
-        self.tokens = state.num_input_tokens_seen - self._tokens_before
+        self._tokens.append(state.num_input_tokens_seen)
         self.check_course()
         last = state.global_step >= state.max_steps
         if self.stopping() and not last:
@@ -83,17 +82,23 @@ class Follower(TrainerCallback):  # type: ignore[misc]
             self._line(state, loss=logs["loss"], learning_rate=logs.get("learning_rate"), grad_norm=logs.get("grad_norm"))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        samples = self.sampler(kwargs["model"])
+        samples = self._samples(kwargs["model"])
         self._aside.append(time.perf_counter() - self._aside_began)
         self._line(state, eval_loss=(metrics or {}).get("eval_loss"), samples=samples)
 
+    def _samples(self, model: Any) -> list[dict[str, str]] | None:
+        try:
+            return self.sampler(model)
+        except Exception as error:  # answers are for looking at: whatever a base cannot generate with, it can still learn
+            self.sampler.rows = []
+            self.report(Progress(t=time.time(), phase="training", message=f"This base gives no answers to look at: {error}"))
+            return None
+
     def rate(self) -> float:
         """Real tokens per second of training, the first step (which warms up) left out where there are more."""
-        seconds = self.step_seconds
-        if not seconds:
-            return 0.0
-        steady = seconds[1:] or seconds
-        return self.tokens * len(steady) / len(seconds) / sum(steady)
+        first = 1 if len(self.step_seconds) > 1 else 0
+        seconds = sum(self.step_seconds[first:])
+        return (self._tokens[-1] - self._tokens[first]) / seconds if seconds else 0.0
 
     def _line(self, state: Any, **found: Any) -> None:
         to_go = state.max_steps - state.global_step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +49,8 @@ def compute_dtype(bf16: bool | None) -> torch.dtype:
 
 
 def set_threads(threads: int | None = None) -> int:
-    """Use `threads` CPU threads, else `OMP_NUM_THREADS`, else every core this process may run on. Returns the number."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    number = threads or paths.wanted_threads() or allowed
+    """Use `threads` CPU threads, else `OMP_NUM_THREADS`, else torch's own choice (one a core). Returns the number."""
+    number = threads or paths.wanted_threads() or torch.get_num_threads()
     torch.set_num_threads(number)
     return number
 

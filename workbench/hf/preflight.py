@@ -12,7 +12,7 @@ from workbench.errors import TrainingError
 from workbench.hf.packed import ATTENTION, Row, forward, pack, pad, padded_forward, split, trim
 from workbench.hf.render import IGNORED, end_of_turn_id
 
-__all__ = ["Footprint", "check_change", "check_end_of_turn", "check_targets", "learned_log_probs", "probe", "supervised"]
+__all__ = ["Footprint", "check_change", "check_end_of_turn", "check_fit", "check_targets", "learned_log_probs", "probe", "supervised"]
 
 _SAME_WITHIN = {torch.float32: 2e-3, torch.bfloat16: 0.25, torch.float16: 0.1}  # nats, the worst of some dozen tokens
 
@@ -59,6 +59,22 @@ def check_targets(model: Any, targets: Sequence[str]) -> None:
         )
 
 
+def check_fit(model: Any, rows: Sequence[Row]) -> None:
+    """Rows must fit the model's context and its vocabulary; raises `TrainingError` with what would."""
+    longest, highest = max(len(ids) for ids, _ in rows), max(max(ids) for ids, _ in rows)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context and longest > context:
+        raise TrainingError(
+            f"There are rows of {longest} tokens, and this base reads {context} at most.", hint=f"Set max_length: {context}"
+        )
+    known = model.get_input_embeddings().weight.shape[0]
+    if highest >= known:
+        raise TrainingError(
+            f"The tokenizer gives token {highest}, and this base knows {known} only: they do not belong together.",
+            hint="Add the base again with its own tokenizer: workbench base add",
+        )
+
+
 def probe(model: Any, rows: Sequence[Row], dtype: torch.dtype) -> Footprint:
     """Run two or three short rows both ways: packed and padded must agree; and count what is kept for the backward pass.
 
@@ -91,7 +107,7 @@ def _kept(model: Any, run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, in
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # the tensor itself would tie the graph to itself, and nothing would ever be freed
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         found = run()

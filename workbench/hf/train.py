@@ -150,6 +150,7 @@ class _Run:
         self.dtype = compute_dtype(recipe.bf16)
         set_seed(recipe.seed)
         self.model = self._load(base)
+        preflight.check_fit(self.model, data.train + data.held)
         self.notes = preflight.check_end_of_turn(self.model, tokenizer, data.train, chat=data.chat)
         self.machine = machine.facts()
         self._fit_memory()

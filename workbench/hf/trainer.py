@@ -170,6 +170,8 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         return self._order
 
     def _load_best_model(self) -> None:
+        if self.state.best_global_step == self.state.global_step:
+            return  # the weights in memory are the best
         best = Path(self.state.best_model_checkpoint)
         wrong = checkpoints.fault(best, of=self.of)
         if wrong is not None:
