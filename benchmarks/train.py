@@ -38,7 +38,7 @@ BASE = "smollm2-135m-instruct@1"
 ARMS = {"trl": "trl", "trl-fp32": "trl bf16=False", "workbench": "workbench"}
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}  # on all linear layers
 LEARNING_RATE = 1e-3
-SCORED = 24  # rows of the test part for the loss
+SCORED = 16  # rows of the test part for the loss
 
 
 def main() -> None:

@@ -223,18 +223,21 @@ def test_a_seed_decides_every_bit(run: Any) -> None:
     assert weights_sha(one) == weights_sha(two) != weights_sha(other)
 
 
-@pytest.mark.parametrize("given", [{}, {"method": "sft", "learning_rate": 1e-3}, {"lora_dropout": 0.2, "early_stopping_patience": 4}])
-def test_a_resumed_run_is_the_unbroken_one(run: Any, tmp_path: Path, given: dict[str, Any]) -> None:
-    """Stopped in the middle of the second epoch, gone on elsewhere: same losses, same evaluations, same weights."""
+@pytest.mark.parametrize(
+    ("given", "stop"),
+    [({}, 10), ({"method": "sft", "learning_rate": 1e-3}, 10), ({"lora_dropout": 0.2, "early_stopping_patience": 4}, 14)],
+)
+def test_a_resumed_run_is_the_unbroken_one(run: Any, tmp_path: Path, given: dict[str, Any], stop: int) -> None:
+    """Stopped within the second epoch or right after it, gone on elsewhere: same losses, evaluations and weights."""
     given = {"num_train_epochs": 3, "max_steps": -1, "gradient_accumulation_steps": 2, "eval_steps": 4, **given}
     whole = run(**given)
     wanted, watched = losses(run), {line.step: line.eval_loss for line in run.lines if line.eval_loss}
     first, second = tmp_path / "attempt-1", tmp_path / "attempt-2"
-    with pytest.raises(JobError, match="Stopped at step 10 of 21"):
-        run(out=first, stopping=lambda: run.lines[-1].step == 9, **given)
+    with pytest.raises(JobError, match=f"Stopped at step {stop} of 21"):
+        run(out=first, stopping=lambda: run.lines[-1].step == stop - 1, **given)
     broken, stopped_watch = losses(run), {line.step: line.eval_loss for line in run.lines if line.eval_loss}
     result = run(out=second, earlier=[first], **given)
-    assert result.report["resumed_from_step"] == 10 and min(losses(run)) == 11
+    assert result.report["resumed_from_step"] == stop and min(losses(run)) == stop + 1
     broken.update(losses(run))
     stopped_watch.update({line.step: line.eval_loss for line in run.lines if line.eval_loss})
     assert broken == pytest.approx(wanted, abs=1e-6) and stopped_watch == pytest.approx(watched, abs=1e-6)
