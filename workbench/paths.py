@@ -20,6 +20,7 @@ __all__ = [
     "hub_offline",
     "jobs_dir",
     "machine_file",
+    "private_uploads",
     "no_color",
     "wanted_threads",
 ]
@@ -100,6 +101,19 @@ def wanted_threads() -> int | None:
     return int(value) if value.isdigit() and int(value) > 0 else None
 
 
+def private_uploads() -> Path:
+    """`<home>/uploads`, readable by this user only; told to Gradio, which otherwise keeps uploads in a shared temporary folder."""
+    folder = home() / "uploads"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder
+
+
 def child_environment(**extra: str) -> dict[str, str]:
-    """The environment for a child process: this one's, changed by `extra`."""
-    return {**os.environ, **extra}
+    """The environment for a child process: this one's, changed by `extra`.
+
+    Unless told otherwise its OpenMP threads sleep while they wait. Those that spin take the core from the very thread they
+    wait for as soon as anything else runs: beside one busy process training went at 15 tokens/s instead of 98.
+    """
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **extra}

@@ -17,6 +17,7 @@ from workbench.records import BaseRef, check_name
 
 __all__ = ["GROUPS", "PRESETS", "Preset", "Recipe", "Resolved", "resolve"]
 
+FULL_TUNING = 0.05  # where all weights learn, each step is a twentieth of an adapter's
 GROUPS = ("What", "Training", "Adapter", "Base precision", "Evaluation", "Machine")
 
 
@@ -45,7 +46,9 @@ class Recipe(BaseModel):
 
     num_train_epochs: float = _f(1.0, "Training", "Passes over the training rows.", gt=0, le=1000)
     max_steps: int = _f(-1, "Training", "Stop after this many optimiser steps; -1 means: by epochs.", ge=-1)
-    learning_rate: float = _f(1e-3, "Training", "Peak learning rate.", gt=0, le=1)
+    learning_rate: float = _f(
+        1e-3, "Training", "Peak learning rate. A twentieth of this (and of a preset's) with method sft, unless given.", gt=0, le=1
+    )
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = _f(
         "cosine",
         "Training",
@@ -122,6 +125,8 @@ class Recipe(BaseModel):
         """Check `data` against the model; raises `RecipeError` with every problem at once."""
         problems: list[str] = []
         recipe: Recipe | None = None
+        if data.get("method") == "sft":
+            data = {"learning_rate": cls.model_fields["learning_rate"].default * FULL_TUNING, **data}
         try:
             recipe = cls.model_validate(data)
         except ValidationError as error:
@@ -233,7 +238,10 @@ def resolve(given: dict[str, Any], *, preset: str | None = None, file: dict[str,
     """Lay `given` over `file` over the preset over the defaults. Raises `RecipeError`."""
     if preset is not None and preset not in PRESETS:
         raise RecipeError(f"No preset named '{preset}'.", hint=f"There are: {', '.join(PRESETS)}.")
-    layers = [(f"preset {preset}", PRESETS[preset].values if preset else {}), ("file", file or {}), ("given", given)]
+    chosen = dict(PRESETS[preset].values) if preset else {}
+    if {**(file or {}), **given}.get("method") == "sft" and "learning_rate" in chosen:
+        chosen["learning_rate"] *= FULL_TUNING
+    layers = [(f"preset {preset}", chosen), ("file", file or {}), ("given", given)]
     data: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for label, values in layers:

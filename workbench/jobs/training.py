@@ -63,6 +63,7 @@ def run(ctx: TaskContext) -> dict[str, Any]:
             token=ctx.token,
         )
         published = {"adapter": adapter.ref}
+    _drop_checkpoints(ctx)
     ctx.report(Progress(t=time.time(), phase="done"))
     return {**published, "scores": scores, "training": facts}
 
@@ -152,6 +153,15 @@ def _train(ctx: TaskContext, recipe: Recipe, base: Base, out: Path) -> None:
     shutil.copytree(result.folder, out, dirs_exist_ok=True)
     (out / _FACTS).write_text(json.dumps(result.as_dict(), indent=1), encoding="utf-8")
     estimate.remember(recipe, base, result.tokens_per_second, result.peak_bytes, job=ctx.job_id)
+
+
+def _drop_checkpoints(ctx: TaskContext) -> None:
+    """What was published needs no checkpoint any more; with method sft each takes twelve bytes for every weight."""
+    from workbench.hf import checkpoints
+
+    for folder in (ctx.folder, *ctx.earlier):
+        checkpoints.remove(folder / "work" / "checkpoints")
+        shutil.rmtree(folder / "work" / "result", ignore_errors=True)
 
 
 def _score_run(ctx: TaskContext, recipe: Recipe, base: Base, dataset: Dataset, trained: Path, out: Path) -> None:
