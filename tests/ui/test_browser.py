@@ -46,10 +46,18 @@ def test_the_whole_way_in_the_browser(chromium: Browser, site: Site, tab: Tab, b
 
     stays = Tab(chromium, site)  # a second window that nobody closes
     stays.open(address)
+    late = Tab(chromium, site)  # a form half filled in
+    late.open("/en/train?dataset=orders")
+    expect(late.page.get_by_role("button", name="Start training")).to_be_enabled(timeout=SOON)
     tab.context.close()
     site.kill()
     assert not bench.jobs.get(job.id).state.final, "the job outlives the tab and the server"
+    expect(late.page.get_by_role("alert")).to_have_count(0)
+    stays.page.get_by_role("alert").filter(has_text="The server does not answer").wait_for()
     site.start()
+    late.page.get_by_label("Quick try").check()
+    expect(late.page.locator(".wb-summary .wb-facts")).to_contain_text("Learning steps60", timeout=60_000)
+    late.close()
 
     again = Tab(chromium, site)
     page = again.open(address)
@@ -80,7 +88,8 @@ def add_file(page: Page, file: Path) -> None:
     expect(page.get_by_text("These rows cannot be learned from:")).to_be_visible(timeout=SOON)
     expect(page.get_by_text("row 130: ")).to_be_visible()
     page.get_by_role("button", name="Use these examples").click()
-    expect(page.get_by_role("alert").or_(page.locator(".toast-body")).first).to_contain_text("empty", timeout=SOON)
+    expect(page.get_by_role("alert")).to_contain_text("row 130: ", timeout=SOON)
+    page.get_by_role("alert").get_by_role("button", name="Close").click()
     page.get_by_label("Leave these 2 rows out").check()
     page.get_by_role("button", name="Use these examples").click()
     expect(page.get_by_label("Examples", exact=True)).to_have_value(
@@ -92,6 +101,7 @@ def choose_depth(page: Page) -> None:
     """A preset, two changed settings, and what the page makes of them."""
     page.get_by_label("Quick try").check()
     page.get_by_role("button", name=re.compile("^Advanced settings")).click()
+    expect(page.get_by_label("max_steps")).to_have_value("60", timeout=SOON)
     page.get_by_label("max_steps").fill("40")
     page.get_by_label("lora_r", exact=True).fill("4")
     expect(page.get_by_role("button", name="Advanced settings · 2 changed")).to_be_visible(timeout=SOON)

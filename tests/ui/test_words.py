@@ -35,6 +35,7 @@ MADE = {
     "nav": ["home", "train", "jobs", "adapters"],
     "home": ["step1", "step2", "step3", "step1.text", "step2.text", "step3.text"],
     "score": [f"{key}.{end}" for key in ("right", "exact_match", "nll_per_token") for end in ("title", "better", "worse", "unclear")],
+    "alert": ["close", "failed", "lost"],
     "jobs.ask_stop": ["title", "text", "yes", "no"],
 }
 COUNTED = ["data.rows", "data.readable", "data.drop_n", "adapters.versions", "score.questions", "train.advanced_changed"]

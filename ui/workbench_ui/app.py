@@ -15,7 +15,7 @@ from fastapi.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from workbench import Workbench
+from workbench import Workbench, paths
 from workbench.errors import UsageError
 from workbench_ui import chrome
 from workbench_ui.files import downloads
@@ -34,6 +34,7 @@ _PAGES = {"": home.build, "train": train.build, "jobs": jobs.build, "adapters": 
 
 def create_app(bench: Workbench) -> ASGIApp:
     """Everything the browser can ask for, over one `Workbench`."""
+    paths.private_uploads()
     app = FastAPI(title="Workbench", openapi_url=None)
 
     @app.get("/")

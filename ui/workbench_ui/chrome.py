@@ -66,13 +66,14 @@ def frame(path: str, page: str) -> str:
     lang = path.strip("/").split("/", 1)[0]
     if lang not in LANGUAGES:
         return page
-    locale = words(lang).locale
+    t = words(lang)
+    told = json.dumps({name: t(f"alert.{name}") for name in ("close", "failed", "lost")})
     ours = (
-        f"<script>window.wbLocale={json.dumps(locale)}</script>"
+        f"<script>window.wbLocale={json.dumps(t.locale)};window.wbWords={told}</script>"
         f'<script src="{_asset("workbench.js")}"></script>'
         f'<link rel="stylesheet" href="{_asset("workbench.css")}"><link rel="icon" href="{_asset("icon.svg")}" type="image/svg+xml">'
     )
-    return page.replace('lang="en"', f'lang="{locale}"', 1).replace("<head>", f"<head>{ours}", 1)
+    return page.replace('lang="en"', f'lang="{t.locale}"', 1).replace("<head>", f"<head>{ours}", 1)
 
 
 def missing_page(path: str) -> str:

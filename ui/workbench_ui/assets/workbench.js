@@ -18,6 +18,44 @@
     new MutationObserver(apply).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   });
 
+  // Errors of events, and a server that is gone: said once, above everything, until closed or over.
+  const alertBox = (kind) => document.querySelector(`.wb-alert[data-kind=${kind}]`);
+  const say = (kind, text) => {
+    let box = alertBox(kind);
+    if (!box) {
+      box = document.createElement("div");
+      box.className = "wb-alert";
+      box.dataset.kind = kind;
+      box.setAttribute("role", "alert");
+      box.append(document.createElement("p"), document.createElement("button"));
+      box.lastChild.type = "button";
+      box.lastChild.textContent = "×";
+      box.lastChild.setAttribute("aria-label", window.wbWords.close);
+      box.lastChild.addEventListener("click", () => box.remove());
+      (document.querySelector("main") || document.body).append(box);
+    }
+    box.firstChild.textContent = text;
+  };
+  const ask = window.fetch;
+  window.fetch = async (...request) => {
+    const url = String(request[0]?.url || request[0]);
+    if (!url.includes("/gradio_api/run/predict")) return ask(...request);
+    let answer;
+    try { answer = await ask(...request); } catch (error) {
+      if (!leaving) say("lost", window.wbWords.lost);
+      throw error;
+    }
+    alertBox("lost")?.remove();
+    if (answer.status >= 400) {
+      const told = await answer.clone().json().catch(() => ({}));
+      say("error", told.error || window.wbWords.failed);
+    }
+    return answer;
+  };
+  let leaving = false; // requests that end with the page are no loss
+  addEventListener("pagehide", () => { leaving = true; });
+  addEventListener("beforeunload", () => { leaving = true; });
+
   const copy = async (button) => {
     const text = button.parentElement.querySelector("code").innerText;
     try { await navigator.clipboard.writeText(text); } catch {

@@ -12,6 +12,7 @@ from workbench.data.formats import Recognised, recognise
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.views import train as views
 from workbench_ui.views.markup import panel
+from workbench_ui.widgets.choice import choice
 from workbench_ui.widgets.view import BUSY, QUIET, view
 from workbench_ui.words import Words
 
@@ -28,8 +29,8 @@ def add_data(bench: Workbench, t: Words) -> gr.Textbox:
     file = gr.File(label=t("data.file"), file_types=_TYPES, height=140)
     asked = view()
     with gr.Row(visible=False) as columns:
-        question = gr.Dropdown([], label=t("data.question"), filterable=False, min_width=180)
-        answer = gr.Dropdown([], label=t("data.answer"), filterable=False, min_width=180)
+        question = choice(label=t("data.question"), min_width=180)
+        answer = choice(label=t("data.answer"), min_width=180)
     confirm = gr.Button(t("data.confirm"), visible=False, variant="primary", scale=0)
     report = view()
     with gr.Column(visible=False) as finish:
@@ -37,7 +38,7 @@ def add_data(bench: Workbench, t: Words) -> gr.Textbox:
         with gr.Row():
             name = gr.Textbox(label=t("data.name"), info=t("data.name_info"), max_lines=1, min_width=180)
             scorers = [(t(f"scorer.{s}"), s) for s in _SCORERS]
-            scorer = gr.Dropdown(scorers, value="auto", label=t("data.scorer"), info=t("data.scorer_info"), filterable=False)
+            scorer = choice(scorers, value="auto", label=t("data.scorer"), info=t("data.scorer_info"))
         add = gr.Button(t("data.add"), variant="primary")
     added = gr.Textbox(visible=False)
 

@@ -7,6 +7,7 @@ import gradio as gr
 from workbench import Workbench
 from workbench_ui.guard import guarded
 from workbench_ui.views import train as views
+from workbench_ui.widgets.choice import choice
 from workbench_ui.widgets.view import BUSY, QUIET, view
 from workbench_ui.words import Words
 
@@ -16,7 +17,7 @@ __all__ = ["fetch_base"]
 def fetch_base(page: gr.Blocks, bench: Workbench, t: Words) -> None:
     """Builds the controls. Pressing the button leads to the page of the job that fetches."""
     do, on = _Handlers(bench, t), guarded(t)
-    entry = gr.Dropdown([], label=t("base.known"), filterable=True)
+    entry = choice(label=t("base.known"))
     about = view()
     fetch = gr.Button(t("base.fetch"), scale=0)
     started = gr.Textbox(visible=False)

@@ -16,12 +16,14 @@ from workbench.api import Plan
 from workbench.recipe import PRESETS
 from workbench_ui.chrome import head, nav
 from workbench_ui.guard import guarded, spoken
+from workbench_ui.newest import Newest
 from workbench_ui.pages.add_data import add_data
 from workbench_ui.pages.fetch_base import fetch_base
 from workbench_ui.views import train as views
 from workbench_ui.views.markup import esc, panel
-from workbench_ui.views.recipe_form import changed, command_line, nearest_preset, preset_values
+from workbench_ui.views.recipe_form import FIELDS, changed, command_line, nearest_preset, preset_values
 from workbench_ui.views.tokens import Span, row_preview
+from workbench_ui.widgets.choice import choice
 from workbench_ui.widgets.recipe_form import recipe_controls, show_values
 from workbench_ui.widgets.view import BUSY, QUIET, view
 from workbench_ui.words import Words
@@ -80,7 +82,7 @@ def build(bench: Workbench, t: Words) -> gr.Blocks:
 def _form(page: gr.Blocks, bench: Workbench, t: Words) -> _Form:
     with gr.Column(elem_classes="wb-card"):
         view(_step(1, t("train.step_data")))
-        dataset = gr.Dropdown([], label=t("train.dataset"), filterable=False)
+        dataset = choice(label=t("train.dataset"))
         about_data = view()
         with gr.Accordion(t("data.add_title"), open=False, elem_classes="wb-fold") as add_fold:
             added = add_data(bench, t)
@@ -91,7 +93,7 @@ def _form(page: gr.Blocks, bench: Workbench, t: Words) -> _Form:
                 after = gr.Button(t("preview.after"), size="sm", scale=0, min_width=120)
     with gr.Column(elem_classes="wb-card"):
         view(_step(2, t("train.step_base")))
-        base = gr.Dropdown([], label=t("train.base"), filterable=False)
+        base = choice(label=t("train.base"))
         about_base = view()
         with gr.Accordion(t("base.get"), open=False, elem_classes="wb-fold") as fetch_fold:
             fetch_base(page, bench, t)
@@ -149,6 +151,7 @@ class _Handlers:
 
     def __init__(self, bench: Workbench, t: Words) -> None:
         self.bench, self.t = bench, t
+        self._plans, self._looks = Newest(), Newest()
         # Reading a tokenizer takes seconds. The hashes of rows and base make it safe to keep what came out.
         self._spans = lru_cache(maxsize=8)(lambda dataset, base, hashes: bench.preview(dataset, base, n=_PREVIEWED))
 
@@ -188,15 +191,21 @@ class _Handlers:
         return data, views.base_card(bench.bases.get(base), t), gr.skip()
 
     def to_preset(self, old: str, new: str, *raw: Any) -> list[Any]:
-        """Another preset keeps what was changed by hand."""
-        return [*show_values(preset_values(new) | changed(raw, old)), new]
+        """Another preset keeps what was changed by hand, and touches only the controls that it changes."""
+        before, after, kept = preset_values(old), preset_values(new), changed(raw, old)
+        updates = show_values(after | kept)
+        return [*(gr.skip() if before[f.name] == after[f.name] else u for f, u in zip(FIELDS, updates, strict=True)), new]
 
     def reset(self, preset: str) -> list[Any]:
         return show_values(preset_values(preset))
 
-    def plan(self, dataset: str | None, base: str | None, preset: str, name: str, *raw: Any) -> list[Any]:
+    def plan(self, request: gr.Request, dataset: str | None, base: str | None, preset: str, name: str, *raw: Any) -> list[Any]:
         """The summary, whether start is open, the presets with their cost, how many settings were changed, the code."""
-        changes = changed(raw, preset)
+        ticket = self._plans.ticket(request.session_hash)
+        drawn = self._planned(dataset, base, preset, name, changed(raw, preset))
+        return drawn if self._plans.is_newest(ticket) else [gr.skip()] * len(drawn)
+
+    def _planned(self, dataset: str | None, base: str | None, preset: str, name: str, changes: dict[str, Any]) -> list[Any]:
         title = self.t.n("train.advanced_changed", len(changes)) if changes else self.t("train.advanced")
         if not dataset or not base:
             waiting = f'<p class="wb-quiet">{esc(self.t("train.choose"))}</p>'
@@ -219,9 +228,14 @@ class _Handlers:
         same = hashlib.sha256(json.dumps([key, preset, given], sort_keys=True).encode()).hexdigest()[:32]
         return self.bench.train(self.bench.resolve(given, preset=preset), key=f"ui-{same}" if key else None).id
 
-    def look(self, dataset: str | None, base: str | None, row: int, looking: bool) -> Any:
+    def look(self, request: gr.Request, dataset: str | None, base: str | None, row: int, looking: bool) -> Any:
         if not looking:
             return gr.skip()
+        ticket = self._looks.ticket(request.session_hash)
+        drawn = self._row(dataset, base, row)
+        return drawn if self._looks.is_newest(ticket) else gr.skip()
+
+    def _row(self, dataset: str | None, base: str | None, row: int) -> str:
         if not dataset or not base:
             return f'<p class="wb-quiet">{esc(self.t("preview.choose"))}</p>'
         hashes = (self.bench.datasets.get(dataset).sha256, self.bench.bases.get(base).lock_sha256)

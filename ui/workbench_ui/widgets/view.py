@@ -8,9 +8,10 @@ import gradio as gr
 
 __all__ = ["BUSY", "QUIET", "view"]
 
-# Events of a page are plumbing: none of them is listed as an API. Quiet ones answer at once and show no spinner.
+# Events of a page are plumbing: none of them is listed as an API. They answer within seconds, so they go straight to the
+# server, past Gradio's queue and its event stream; the page's script shows their errors.
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-BUSY: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
+BUSY: dict[str, Any] = {"queue": False, "show_progress": "minimal", "api_visibility": "private"}
 
 
 def view(html: str = "", **options: Any) -> gr.HTML:
