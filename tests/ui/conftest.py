@@ -74,6 +74,9 @@ def site(tmp_path_factory: pytest.TempPathFactory, pico_base: Path) -> Iterator[
     running.kill()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBENCH_HOME", str(home))
+        jobs = Workbench().jobs
+        for left in [job for job in jobs.list() if not job.state.final]:  # only where a test failed half-way
+            jobs.cancel(left.id)
         assert dispatcher.stop_running()
         session.dispose()
 
