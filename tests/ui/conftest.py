@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from workbench import Workbench
+from workbench import Workbench, paths
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _PATIENCE = 120.0  # seconds; a loaded machine imports Gradio in half a minute
@@ -35,7 +34,7 @@ class Site:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        environment = {**os.environ, "WORKBENCH_HOME": str(self.home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        environment = paths.child_environment(WORKBENCH_HOME=str(self.home), HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
         command = [sys.executable, "-m", "workbench", "ui", "--port", str(self.port)]
         with (self.home / "ui.log").open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.home)
