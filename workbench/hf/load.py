@@ -76,9 +76,7 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_base(
-    folder: Path, *, dtype: torch.dtype, quantized: str | None = None, nested: bool = False, attn: str | None = None
-) -> Any:
+def load_base(folder: Path, *, dtype: torch.dtype, quantized: str | None = None, nested: bool = False, attn: str | None = None) -> Any:
     """The base in `folder` as a causal language model in eval mode, on `device()`.
 
     `dtype` is the dtype of the weights (with `quantized`, "nf4" or "fp4": of the products with the dequantised weights;
