@@ -292,11 +292,7 @@ class Workbench:
     # ---------------------------------------------------------------- inside
 
     def _submit(self, kind: str, spec: dict[str, Any], *, title: str, key: str | None) -> Job:
-        from workbench.jobs.dispatcher import ensure_running
-
-        job = self.jobs.submit(kind, spec, title=title, key=key)
-        ensure_running()
-        return job
+        return self.jobs.submit(kind, spec, title=title, key=key)  # which also sees to it that a dispatcher runs
 
     def _publishes(self, recipe: Recipe, base: Base) -> str:
         if recipe.method != "sft":
