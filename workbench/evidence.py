@@ -31,6 +31,8 @@ __all__ = [
     "Flips",
     "Interval",
     "Summary",
+    "bca_tails",
+    "by_unit",
     "clopper_pearson",
     "exact_gain",
     "headline",
@@ -38,6 +40,7 @@ __all__ = [
     "read_scores",
     "resampled_sums",
     "summary",
+    "units_of",
     "write_scores",
 ]
 
@@ -198,7 +201,7 @@ def summary(
 
     _check_paired(base, adapter, groups)
     n = len(base)
-    unit = _units(n, groups)
+    unit = units_of(n, groups)
     scored = all(s.right is not None for arm in (base, adapter) for s in arm)
     rates = {"exact_match": [(float(b.exact), float(a.exact)) for b, a in zip(base, adapter, strict=True)]}
     if scored:
@@ -219,7 +222,7 @@ def summary(
         columns = np.column_stack([1 - score, np.ones((n, 2))])
         gain[key] = _rate_gain(columns, unit, up, down, resamples, seed)
     for key, quads in costs.items():
-        gain[key] = _bootstrap_gain(_by_unit(np.array(quads, dtype=np.float64), unit), resamples, seed)
+        gain[key] = _bootstrap_gain(by_unit(np.array(quads, dtype=np.float64), unit), resamples, seed)
     return Summary(
         n=n,
         groups=int(unit.max()) + 1 if groups is not None and any(g is not None for g in groups) else None,
@@ -252,7 +255,7 @@ def _arm(scores: Sequence[ItemScore], scored: bool) -> Arm:
     )
 
 
-def _units(n: int, groups: Sequence[str | None] | None) -> NDArray[np.int64]:
+def units_of(n: int, groups: Sequence[str | None] | None) -> NDArray[np.int64]:
     """The unit of each row, numbered from 0: its group, or itself."""
     import numpy as np
 
@@ -262,7 +265,7 @@ def _units(n: int, groups: Sequence[str | None] | None) -> NDArray[np.int64]:
     return np.array([number.setdefault(("row", i) if g is None else g, len(number)) for i, g in enumerate(groups)])
 
 
-def _by_unit(columns: Floats, unit: NDArray[np.int64]) -> Floats:
+def by_unit(columns: Floats, unit: NDArray[np.int64]) -> Floats:
     """Sums over the rows of each unit: [rows, k] -> [units, k]."""
     import numpy as np
 
@@ -305,12 +308,12 @@ def _bootstrap_gain(units: Floats, resamples: int, seed: int) -> Interval:
     tails = (1 - LEVEL) / 2, (1 + LEVEL) / 2
     method = "bootstrap"
     if len(units) < SMALL:
-        tails, method = _bca_tails(draws, value, gain(total - units), tails), "bootstrap-bca"
+        tails, method = bca_tails(draws, value, gain(total - units), tails), "bootstrap-bca"
     low, high = np.quantile(draws, tails)
     return Interval(value, float(low), float(high), method)
 
 
-def _bca_tails(draws: Floats, value: float, jackknife: Floats, tails: tuple[float, float]) -> tuple[float, float]:
+def bca_tails(draws: Floats, value: float, jackknife: Floats, tails: tuple[float, float]) -> tuple[float, float]:
     """The quantiles to read instead of `tails`: bias-corrected and accelerated (Efron 1987, doi 10.1080/01621459.1987.10478410)."""
     import numpy as np
     from scipy.special import ndtr, ndtri
@@ -329,7 +332,7 @@ def _rate_gain(columns: Floats, unit: NDArray[np.int64], up: int, down: int, res
     claim a certainty that is not there (zero flips: zero width), so the exact interval takes over."""
     import numpy as np
 
-    units = _by_unit(columns, unit)
+    units = by_unit(columns, unit)
     difference = (units[:, 0] - units[:, 1]) / units[:, 2]
     _, counts = np.unique(difference, return_counts=True)
     if len(units) - counts.max() < FEW:
@@ -350,7 +353,7 @@ def clopper_pearson(count: float, n: float, level: float = LEVEL) -> tuple[float
     return low, high
 
 
-def exact_gain(up: int, down: int, n: int, *, units: int | None = None) -> Interval:
+def exact_gain(up: float, down: float, n: float, *, units: float | None = None, level: float = LEVEL) -> Interval:
     """Interval of (up - down) / n from one Clopper-Pearson interval per direction: [low(up) - high(down), high(up) - low(down)].
 
     Zero flips in n rows still allow a loss of 3.69 / n. The coverage is at least 95 % for every n and rate that was enumerated
@@ -358,8 +361,8 @@ def exact_gain(up: int, down: int, n: int, *, units: int | None = None) -> Inter
     """
     shrink = 1.0 if units is None else units / n
     rows = n * shrink
-    up_low, up_high = clopper_pearson(up * shrink, rows)
-    down_low, down_high = clopper_pearson(down * shrink, rows)
+    up_low, up_high = clopper_pearson(up * shrink, rows, level)
+    down_low, down_high = clopper_pearson(down * shrink, rows, level)
     return Interval((up - down) / n, max(-1.0, up_low - down_high), min(1.0, up_high - down_low), "exact")
 
 
