@@ -1,0 +1,287 @@
+"""The rule: each word from row scores, the bounds it rests on, and what stands beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from workbench.errors import UsageError
+from workbench.evidence import Evidence, Interval, exact_gain
+from workbench.rebase.contrasts import measure
+from workbench.rebase.result import Check, Finding, Settings, Structure, Verdict
+from workbench.rebase.rule import decide
+from workbench.rebase.verdict import (
+    benjamini_hochberg,
+    broken,
+    cannot_load,
+    judge,
+    judge_cells,
+    point_rule,
+    safe_for_all,
+    witnesses,
+)
+from workbench.records import ItemScore
+
+QUICK = Settings(resamples=1000)
+
+
+def arm(exact: Sequence[bool], nll: Sequence[float] | float | None = None, right: Sequence[bool] | None = None) -> list[ItemScore]:
+    if nll is None:
+        nll = [0.1 + 2.0 * (not e) + 0.01 * (i % 7) for i, e in enumerate(exact)]
+    losses = [nll] * len(exact) if isinstance(nll, float) else nll
+    rights = right if right is not None else [None] * len(exact)
+    return [ItemScore(f"r{i}", x, 4, 10, bool(e), r) for i, (e, x, r) in enumerate(zip(exact, losses, rights, strict=True))]
+
+
+def share(n: int, k: int, seed: int = 0) -> list[bool]:
+    """k of n rows right, scattered."""
+    chosen = set(random.Random(seed).sample(range(n), k))
+    return [i in chosen for i in range(n)]
+
+
+def verdict(home: Sequence[bool], tuned: Sequence[bool], new: Sequence[bool], copied: Sequence[bool], **more: object) -> Verdict:
+    options: dict = {"scorer": "exact", "same_tokenizer": True, "settings": QUICK, **more}
+    return judge(Evidence(arm(home), arm(tuned)), Evidence(arm(new), arm(copied)), **options)
+
+
+NONE, ALL = [False] * 400, [True] * 400
+
+
+@pytest.mark.parametrize(
+    ("home", "tuned", "new", "copied", "word"),
+    [
+        (NONE, ALL, NONE, ALL, "works"),
+        (NONE, ALL, NONE, NONE, "lost"),
+        (NONE, ALL, NONE, share(400, 24), "lost"),
+        (NONE, ALL, NONE, share(400, 208), "weaker"),
+        (NONE, ALL, share(400, 100), NONE, "does harm"),
+        (NONE, ALL, ALL, ALL, "not needed"),
+        (NONE, NONE, NONE, NONE, "no gain at home"),
+        (NONE, share(400, 240), share(400, 200, 1), share(400, 300, 2), "works"),
+        (NONE, ALL, NONE, share(400, 392), "too close to tell"),
+    ],
+)
+def test_each_word(home: list[bool], tuned: list[bool], new: list[bool], copied: list[bool], word: str) -> None:
+    result = verdict(home, tuned, new, copied)
+    assert result.word == word, result.because
+    assert result.metric == ("nll_per_token" if word == "no gain at home" else "exact_match") or word == "no gain at home"
+    assert "400 test rows" in result.because and "95 % interval" in result.because
+
+
+def test_the_same_base_changes_nothing_and_is_not_called_absorbed() -> None:
+    for gain in (80, 160, 400):
+        tuned = share(400, gain)
+        result = verdict(NONE, tuned, NONE, tuned)
+        assert (result.word, result.absorbed, result.lost_rows, result.won_rows) == ("works", False, 0, 0)
+        c = result.contrasts["exact_match"]
+        assert c.x.value == c.y.value and c.u.value == 0 and c.u.method == "exact"
+        assert c.kept.low is not None and (c.kept.low > 0) is (gain > 80), "a gain of 20 % in 400 rows is too small to prove 90 % kept"
+    assert result.lost_share == pytest.approx((0.0, 3.69 / 400), rel=0.01)
+
+
+def test_absorbed_when_the_new_base_knew_half() -> None:
+    result = verdict(NONE, share(400, 300), share(400, 200, 1), share(400, 320, 2))
+    assert (result.word, result.absorbed) == ("works", True)
+    assert "already knew part" in result.because
+
+
+def test_zero_flips_in_100_rows_are_too_few_and_183_would_do() -> None:
+    result = verdict([False] * 100, [True] * 100, [False] * 100, [True] * 100)
+    assert (result.word, result.rows_needed) == ("too close to tell", 183)
+    assert verdict([False] * 182, [True] * 182, [False] * 182, [True] * 182).word == "too close to tell"
+    assert verdict([False] * 183, [True] * 183, [False] * 183, [True] * 183).word == "works"
+    wider = Settings(epsilon=0.05, resamples=1000)
+    assert verdict([False] * 60, [True] * 60, [False] * 60, [True] * 60, settings=wider).rows_needed == 72
+
+
+def test_rows_needed_come_from_the_variance_seen() -> None:
+    """A true loss of nothing with 20 % of the rows flipping: n = 7.84 * 0.2 / 0.02^2 = 3,920."""
+    tuned = [i % 5 != 0 for i in range(400)]
+    copied = [i % 5 != 1 for i in range(400)]  # 80 lost, 80 won: 40 % discordant
+    result = verdict(NONE, tuned, NONE, copied)
+    assert result.word == "too close to tell" and result.lost_rows == result.won_rows == 80
+    assert result.rows_needed == pytest.approx(7.84 * 0.4 / 0.02**2, rel=0.1)
+
+
+def test_success_decides_where_the_adapter_improves_it_and_not_the_loss() -> None:
+    """The pilot's int4 base: 103 % of the loss gain kept, and half the answers wrong."""
+    n = 200
+    home = Evidence(arm([False] * n, 24.0), arm([True] * n, 0.01))
+    new = Evidence(arm([False] * n, 26.0), arm(share(n, 104), 0.4))
+    result = judge(home, new, scorer="exact", same_tokenizer=True, settings=QUICK)
+    cost = result.contrasts["nll_per_token"]
+    assert cost.y.value > cost.x.value, "more than the whole gain in loss"
+    assert (result.word, result.metric) == ("weaker", "exact_match")
+    text = judge(
+        dataclasses.replace(home, adapter=arm([False] * n, 0.01)), dataclasses.replace(new, adapter=arm([False] * n, 0.02)),
+        scorer=None, same_tokenizer=True, settings=QUICK,
+    )  # fmt: skip
+    assert (text.word, text.metric, text.lost_rows) == ("works", "nll_per_token", None)
+
+
+def test_harm_in_the_loss_counts_where_success_says_nothing() -> None:
+    n = 200
+    home = Evidence(arm([False] * n, 24.0), arm(share(n, 150), 8.0))
+    new = Evidence(arm([False] * n, 12.0), arm([False] * n, 16.0))
+    result = judge(home, new, scorer="exact", same_tokenizer=True, settings=QUICK)
+    assert (result.word, result.metric) == ("does harm", "nll_per_token")
+
+
+def test_a_better_base_does_not_hide_an_adapter_that_may_harm_it() -> None:
+    """A new base that beats the adapter by itself, and an adapter that costs it some points: the user still gains over home.
+    On few rows the rule as first written says "works"; guarded, it waits for more."""
+    n = 100
+    home, tuned = [False] * n, share(n, 60, 3)
+    new = [t or i % 3 == 0 for i, t in enumerate(tuned)]
+    copied = list(new)
+    right = [i for i in range(n) if new[i]]
+    wrong = [i for i in range(n) if not new[i]]
+    for i in right[:4] + wrong[:1]:
+        copied[i] = not copied[i]
+    arms = Evidence(arm(home, 2.0), arm(tuned, 1.0)), Evidence(arm(new, 1.5), arm(copied, 0.9))
+    table = measure(*arms, same_tokenizer=True, settings=QUICK)
+    assert table.contrasts["exact_match"].y.value == pytest.approx(-0.03)
+    assert decide(table.contrasts, QUICK, rule="issue").word == "works"
+    guarded = judge(*arms, scorer="exact", same_tokenizer=True, settings=QUICK)
+    assert guarded.word == "too close to tell" and "not ruled out" in guarded.because
+    assert point_rule(table.contrasts, QUICK).word == "does harm"
+
+
+def test_other_tokenizers_are_compared_by_the_byte() -> None:
+    """Twice the tokens at half the loss each is the same answer at the same cost."""
+    n = 200
+    finer = [ItemScore(f"r{i}", 2.0, 8, 10, False) for i in range(n)]
+    result = judge(
+        Evidence(arm([False] * n, 8.0), arm([False] * n, 2.0)), Evidence(arm([False] * n, 8.0), finer),
+        scorer=None, same_tokenizer=False, settings=QUICK,
+    )  # fmt: skip
+    assert "nll_per_token" not in result.contrasts and result.metric == "bits_per_byte"
+    assert result.word == "works" and result.contrasts["bits_per_byte"].u.value == pytest.approx(0)
+    assert result.arms["new_adapter"]["bits_per_byte"] == pytest.approx(2.0 / math.log(2) / 10)
+
+
+def test_groups_are_resampled_as_units_and_copies_add_no_certainty() -> None:
+    rng = np.random.default_rng(1)
+    tuned, copied = rng.random(40) < 0.9, rng.random(40) < 0.6
+    tenfold = [np.repeat(a, 10).tolist() for a in (np.zeros(40, bool), tuned, np.zeros(40, bool), copied)]
+    groups = [f"g{i // 10}" for i in range(400)]
+    rows = verdict(*tenfold)
+    home = Evidence(arm(tenfold[0]), arm(tenfold[1]), groups)
+    grouped = judge(home, Evidence(arm(tenfold[2]), arm(tenfold[3])), scorer="exact", same_tokenizer=True, settings=QUICK)
+    wide, narrow = (v.contrasts["exact_match"].u for v in (grouped, rows))
+    assert (grouped.groups, rows.groups, grouped.n) == (40, None, 400)
+    assert wide.high - wide.low > 2.5 * (narrow.high - narrow.low)
+    assert grouped.lost_share[1] - grouped.lost_share[0] > 2 * (rows.lost_share[1] - rows.lost_share[0])
+
+
+def test_one_resample_serves_all_arms() -> None:
+    """w = u - y and kept = y - (1 - delta) x hold draw by draw, so they hold for the draws' means to the last digits."""
+    rng = np.random.default_rng(0)
+    arms = [arm(list(rng.random(300) < p)) for p in (0.2, 0.8, 0.3, 0.7)]
+    table = measure(Evidence(arms[0], arms[1]), Evidence(arms[2], arms[3]), same_tokenizer=True, settings=QUICK)
+    for metric in ("exact_match", "nll_per_token"):
+        draws = table.draws[metric]
+        np.testing.assert_allclose(draws["w"], draws["u"] - draws["y"], atol=1e-12)
+        np.testing.assert_allclose(draws["kept"], draws["y"] - 0.9 * draws["x"], atol=1e-12)
+
+
+def test_p_worse_is_the_interval_inverted() -> None:
+    few = verdict(NONE, ALL, NONE, share(400, 385))
+    assert few.contrasts["exact_match"].u.method == "exact" and few.lost_rows == 15
+    assert exact_gain(0, 15, 400, level=1 - 2 * few.p_worse).high == pytest.approx(-0.02, abs=1e-6)
+    many = verdict(NONE, ALL, NONE, share(400, 200))
+    assert many.p_worse == pytest.approx(1 / 1001), "never zero"
+    assert verdict(NONE, ALL, NONE, ALL).p_worse == 1.0
+
+
+def test_a_break_decides_without_arms_on_the_new_base() -> None:
+    found = [Finding("target_missing", "break", "There is no layer 30."), Finding("shape", "break", "2048 is 576.")]
+    bare = cannot_load(found)
+    assert bare.word == "cannot load" and "target_missing, shape" in bare.because and bare.contrasts == {}
+    home = Evidence(arm(NONE), arm(ALL))
+    known = judge(home, None, scorer="exact", same_tokenizer=True, breaks=found, settings=QUICK)
+    assert known.word == "cannot load" and known.arms["home_adapter"]["exact_match"] == 1 and "layer 30" in known.because
+    idle = judge(Evidence(arm(NONE), arm(NONE)), None, scorer="exact", same_tokenizer=True, breaks=found, settings=QUICK)
+    assert idle.word == "no gain at home", "the first line of the rule that matches"
+    with pytest.raises(UsageError, match="nothing to judge"):
+        judge(home, None, scorer="exact", same_tokenizer=True)
+
+
+@pytest.mark.parametrize("wrong", ["rows", "order", "nan", "none", "groups"])
+def test_arms_that_do_not_fit_are_one_clear_error(wrong: str) -> None:
+    home, new = Evidence(arm(NONE), arm(ALL)), Evidence(arm(NONE), arm(ALL))
+    match wrong:
+        case "rows":
+            new = Evidence(arm(NONE)[:-1], arm(ALL)[:-1])
+        case "order":
+            new = Evidence(arm(NONE)[::-1], arm(ALL)[::-1])
+        case "nan":
+            new = Evidence(arm(NONE), arm(ALL, float("nan")))
+        case "none":
+            home, new = Evidence([], []), Evidence([], [])
+        case "groups":
+            home = Evidence(arm(NONE), arm(ALL), ["g"])
+    with pytest.raises(UsageError) as error:
+        judge(home, new, scorer="exact", same_tokenizer=True)
+    assert error.value.hint
+
+
+def test_one_row_is_no_evidence() -> None:
+    assert verdict([False], [True], [False], [True]).word == "no gain at home"
+    assert verdict([False] * 5, [True] * 5, [False] * 5, [False] * 5).word in ("lost", "too close to tell")
+
+
+def test_witnesses_are_flips_first_and_say_both_answers() -> None:
+    rows = [
+        {"id": f"r{i}", "form": "messages", "messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}"}]}
+        for i in range(6)
+    ]
+    before = arm([True] * 5 + [False], [0.1] * 6)
+    after = arm([True, False, False, True, True, False], [0.2, 3.0, 7.0, 0.1, 0.05, 20.0])
+    after[1] = dataclasses.replace(after[1], answer="said 1")
+    home, new = Evidence(arm([False] * 6), before), Evidence(arm([False] * 6), after)
+    found = witnesses(home, new, rows)
+    assert [w.id for w in found] == ["r2", "r1", "r5"], "flips by growth of their loss, then the row whose loss grew most"
+    assert (found[1].prompt, found[1].expected, found[1].home, found[1].new) == ("q1", "a1", "a1", "said 1")
+    assert found[2].home is None and found[0].new_nll == 7.0 / 4
+    assert witnesses(home, Evidence(home.base, before), rows) == []
+
+
+def check(word: str, p: float | None) -> Check:
+    verdict = Verdict(word, False, "right", "", 100, None, {}, {}, p_worse=p)
+    return Check("a@1", "", "b@1", "", "b@2", "", None, Structure(()), verdict=verdict)
+
+
+def test_many_adapters_on_one_release() -> None:
+    assert benjamini_hochberg([0.01, 0.9, 0.02, 0.04], q=0.05) == [True, False, True, False]
+    assert benjamini_hochberg([0.04, 0.03, 0.02, 0.045]) == [True] * 4, "stepping up: the largest decides for all below"
+    assert benjamini_hochberg([]) == []
+    checks = [check("lost", 0.001), check("works", 0.8), check("cannot load", None), check("no gain at home", 0.001)]
+    assert broken(checks) == [True, False, True, False]
+    assert safe_for_all([check("works", 1), check("not needed", 1)]) and not safe_for_all(checks) and not safe_for_all([])
+    bare = dataclasses.replace(checks[1], verdict=None)
+    assert not safe_for_all([bare]), "not tested is not safe"
+
+
+def test_published_cells_of_lin_et_al_get_their_words() -> None:
+    def word(home: float, tuned: float, new: float, copied: float) -> tuple[str, bool]:
+        result = judge_cells(home=home, home_adapter=tuned, new=new, new_adapter=copied, n=1319)
+        assert "independent" in result.because
+        return result.word, result.absorbed
+
+    assert word(0.645, 0.757, 0.655, 0.771) == ("works", False)
+    assert word(0.244, 0.604, 0.655, 0.703) == ("works", True)
+    assert word(0.193, 0.507, 0.244, 0.398) == ("weaker", False)
+    assert word(0.132, 0.451, 0.655, 0.196) == ("does harm", False)
+
+
+def test_the_independent_interval_is_newcombes() -> None:
+    """9 of 10 against 3 of 10 by method 10 of Newcombe 1998 (Statistics in Medicine 17, 873-890): 0.1705 to 0.8090."""
+    x = judge_cells(home=0.3, home_adapter=0.9, new=0.3, new_adapter=0.9, n=10).contrasts["right"].x
+    assert isinstance(x, Interval) and x.value == pytest.approx(0.6)
+    assert (x.low, x.high) == pytest.approx((0.1705, 0.8090), abs=1e-4)

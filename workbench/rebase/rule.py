@@ -1,0 +1,202 @@
+"""The rule that turns differences with intervals into a word. Every line reads one end of a printed 95 % interval,
+so each is a test at 2.5 % and anyone can check it by hand.
+
+Two versions, which `workbench rebase simulate` compares:
+
+    "issue"    as first written: works when the lower bound of u is above -epsilon; absorbed unless kept is shown to be positive
+    "guarded"  the default. Works also needs that harm is ruled out (lower bound of y above -epsilon): without it a new base that is
+               better by itself hides an adapter that harms it, since the user is still served better than before. And absorbed is
+               said when it is shown (upper bound of kept below 0), not whenever it cannot be ruled out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from workbench.evidence import Interval, exact_gain
+from workbench.rebase.contrasts import Table
+from workbench.rebase.result import Contrasts, Settings
+
+__all__ = ["RULES", "SUCCESS", "Decision", "because", "decide", "epsilon", "points", "rows_needed", "score", "span", "success_metric"]
+
+RULES = ("guarded", "issue")
+SUCCESS = ("right", "exact_match")  # in order of preference
+_COSTS = ("nll_per_token", "bits_per_byte")
+_POWER = (1.96 + 0.84) ** 2  # 80 % power at a one-sided 2.5 %
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The word, the metric that decided, and the line of the rule that matched."""
+
+    word: str
+    metric: str
+    line: str  # "gain" | "break" | "harm" | "alone" | "served" | "lost" | "weaker" | "unharmed" | "open"
+    absorbed: bool = False
+
+
+def epsilon(metric: str, settings: Settings) -> float:
+    return settings.epsilon if metric in SUCCESS else settings.epsilon_nll
+
+
+def success_metric(contrasts: Mapping[str, Contrasts]) -> str | None:
+    return next((name for name in SUCCESS if name in contrasts), None)
+
+
+def decide(contrasts: Mapping[str, Contrasts], settings: Settings, *, breaks: bool = False, rule: str = "guarded") -> Decision:
+    """The first line that matches. Unknown ends of intervals (one row) match nothing."""
+    success, cost = success_metric(contrasts), next((name for name in _COSTS if name in contrasts), None)
+    metric = next((name for name in (success, cost) if name and low(contrasts[name].x) > epsilon(name, settings)), None)
+    if metric is None:
+        return Decision("no gain at home", success or cost or "", "gain")
+    if breaks:
+        return Decision("cannot load", metric, "break")
+    for name in (metric, *(other for other in (success, cost) if other and other != metric)):
+        if high(contrasts[name].y) < -epsilon(name, settings):
+            return Decision("does harm", name, "harm")
+    c, limit = contrasts[metric], epsilon(metric, settings)
+    if low(c.w) > -limit and high(c.y) <= limit:
+        return Decision("not needed", metric, "alone")
+    if low(c.u) > -limit:
+        absorbed = low(c.kept) <= 0 if rule == "issue" else high(c.kept) < 0
+        # success is no guard where NLL decides: there the adapter never gained in it, and text has none
+        guards = {name for name in (metric, cost) if name} if rule == "guarded" else set()
+        if all(low(contrasts[name].y) > -epsilon(name, settings) for name in guards):
+            return Decision("works", metric, "served", absorbed)
+        return Decision("too close to tell", metric, "unharmed")
+    if high(c.y) < max(limit, 0.1 * low(c.x)):
+        return Decision("lost", metric, "lost")
+    if low(c.y) > 0 and high(c.u) < -limit:
+        return Decision("weaker", metric, "weaker")
+    return Decision("too close to tell", metric, "open")
+
+
+def points(contrasts: Mapping[str, Contrasts]) -> dict[str, Contrasts]:
+    """The same differences as if they were known exactly: what a rule on point estimates looks at."""
+    ends = {name: {k: getattr(c, k).value for k in ("x", "y", "u", "w", "kept")} for name, c in contrasts.items()}
+    return {name: Contrasts(**{k: Interval(v, v, v, "none") for k, v in values.items()}) for name, values in ends.items()}
+
+
+def low(interval: Interval) -> float:
+    return -math.inf if interval.low is None else interval.low
+
+
+def high(interval: Interval) -> float:
+    return math.inf if interval.high is None else interval.high
+
+
+# ---------------------------------------------------------------- how many rows
+
+
+def rows_needed(table: Table, settings: Settings) -> int | None:
+    """Test rows that would settle it, if the true differences are those seen (80 % power; without a flip the smallest n that
+    rules out epsilon: 183 for two points). None when a difference sits on its limit, where no number of rows tells."""
+    truth = decide(points(table.contrasts), settings)
+    metric, cost = truth.metric, next((name for name in _COSTS if name in table.contrasts), truth.metric)
+    c, limit = table.contrasts[metric], epsilon(metric, settings)
+    wanted = {  # word -> [(metric, difference, what to clear, +1 from above or -1 from below)]
+        "works": [(metric, "u", -limit, 1), (metric, "y", -limit, 1), (cost, "y", -epsilon(cost, settings), 1)],
+        "not needed": [(metric, "w", -limit, 1), (metric, "y", limit, -1)],
+        "lost": [(metric, "y", max(limit, 0.1 * c.x.value), -1)],
+        "weaker": [(metric, "y", 0.0, 1), (metric, "u", -limit, -1)],
+        "does harm": [(metric, "y", -limit, -1)],
+    }
+    if truth.word not in wanted:
+        return None
+    needs = [_rows_for(table, *want, settings) for want in wanted[truth.word]]
+    known = [need for need in needs if need is not None]
+    return max(*known, table.n + 1) if len(known) == len(needs) else None
+
+
+def _rows_for(table: Table, metric: str, name: str, limit: float, side: int, settings: Settings) -> int | None:
+    interval: Interval = getattr(table.contrasts[metric], name)
+    distance = side * (interval.value - limit)
+    if distance <= 0:
+        return None
+    if name in table.draws.get(metric, {}):
+        deviation = float(table.draws[metric][name].std())
+        return math.ceil(table.n * _POWER * (deviation / distance) ** 2)
+    if metric not in table.flips:
+        return None  # one unit: nothing is known about its variance
+    up, down = table.flips[metric][name]
+
+    def clear(n: int) -> bool:
+        grown = exact_gain(up * n / table.n, down * n / table.n, n, units=n * table.units / table.n, level=settings.level)
+        return low(grown) > limit if side > 0 else high(grown) < limit
+
+    smallest, largest = 0, 1
+    while not clear(largest):
+        smallest, largest = largest, 2 * largest
+        if largest > 10_000_000:
+            return None
+    while largest - smallest > 1:
+        middle = (smallest + largest) // 2
+        smallest, largest = (smallest, middle) if clear(middle) else (middle, largest)
+    return largest
+
+
+# ---------------------------------------------------------------- words
+
+
+def score(metric: str, value: float) -> str:
+    """`92.5 %`, `0.431 nats a token`."""
+    return f"{100 * value:.1f} %" if metric in SUCCESS else f"{value:.3f} {_unit(metric)}"
+
+
+def span(metric: str, interval: Interval) -> str:
+    """`-1.5 points (95 % interval -3.2 to +0.1)`."""
+    scale, digits, unit = (100, 1, "points") if metric in SUCCESS else (1, 3, _unit(metric))
+    value = f"{interval.value * scale:+.{digits}f} {unit}"
+    if interval.low is None or interval.high is None:
+        return f"{value} (one row gives no interval)"
+    return f"{value} (95 % interval {interval.low * scale:+.{digits}f} to {interval.high * scale:+.{digits}f})"
+
+
+def _unit(metric: str) -> str:
+    return "nats a token" if metric == "nll_per_token" else "bits a byte"
+
+
+def amount(metric: str, value: float) -> str:
+    return f"{100 * value:.1f} points" if metric in SUCCESS else f"{value:.3f} {_unit(metric)}"
+
+
+def because(
+    decision: Decision, contrasts: Mapping[str, Contrasts], arms: Mapping[str, Mapping[str, float]], n: int, settings: Settings
+) -> str:
+    """One sentence: the line of the rule that matched, with raw scores and intervals."""
+    m = decision.metric
+    c, limit = contrasts[m], amount(m, epsilon(m, settings))
+    scores = {arm: score(m, values[m]) for arm, values in arms.items()}
+    rows = f"on {n:,} test rows"
+    home = f"at home {scores['home_adapter']} with the adapter and {scores['home']} without it"
+    new = f"the new base scores {scores['new_adapter']} with the adapter and {scores['new']} without it" if "new_adapter" in scores else ""
+    lines = {
+        "gain": f"{rows}, {home}: a gain of {span(m, c.x)} is not shown to exceed {limit}, so there is nothing to carry over",
+        "break": f"{rows}, {home}: a gain of {span(m, c.x)}, but it cannot be loaded on the new base",
+        "harm": f"{rows}, {new}: {span(m, c.y)}, so it does harm beyond the limit of {limit}",
+        "alone": f"{rows}, {new}, and {home}: the new base alone is at most {limit} worse than the adapter was ({span(m, c.w)}), "
+        f"and the adapter adds no more than that to it ({span(m, c.y)})",
+        "served": f"{rows}, {new}, and {home}: the user sees {span(m, c.u)}, a loss of no more than {limit}{_kept(decision, c)}",
+        "lost": f"{rows}, {new}: {span(m, c.y)}, against {span(m, c.x)} at home, so at most a tenth of its gain, or {limit}, is left",
+        "weaker": f"{rows}, {new}: it still helps ({span(m, c.y)}), but the user loses more than {limit} against home ({span(m, c.u)})",
+        "unharmed": f"{rows}, {new}: the user loses no more than {limit} ({span(m, c.u)}), but that the adapter makes the new base "
+        f"worse is not ruled out ({_harms(contrasts)})",
+        "open": f"{rows}, {new}, and {home}: the user sees {span(m, c.u)}, the adapter gives {span(m, c.y)}; "
+        f"the intervals cross the limit of {limit}",
+    }
+    text = lines[decision.line]
+    return text[0].upper() + text[1:] + "."
+
+
+def _kept(decision: Decision, c: Contrasts) -> str:
+    m = decision.metric
+    gains = f"its gain is {span(m, c.y)} now, {span(m, c.x)} at home"
+    if decision.absorbed:
+        return f"; the new base already knew part of it: {gains}"
+    return f"; {gains}" if low(c.kept) > 0 else f"; {gains}, too few rows to say how much of it the new base knew already"
+
+
+def _harms(contrasts: Mapping[str, Contrasts]) -> str:
+    return "; ".join(span(name, c.y) for name, c in contrasts.items() if name != "exact_match" or "right" not in contrasts)
