@@ -1,0 +1,215 @@
+"""Whose child is B? Neurons of two models are matched twice, by gate rows and by up rows; only relatives match the same way.
+
+After Zhu et al., "Independence tests for language models" (ICML 2025, arXiv 2502.12292), with one step before it: the residual
+stream is aligned from the input embeddings of shared tokens, so that a model in permuted coordinates is recognised as well.
+
+    1. correlate the embedding columns of A and B over shared tokens (d x d), match them (Hungarian, on absolute values), signs with them
+    2. in a few layers, cosines of all gate rows of A against all of B in those coordinates, matched (Hungarian): pi_g; of up rows: pi_u
+    3. agreement = share of neurons with pi_g = pi_u; identity = share with pi_g(i) = i
+
+Independent runs agree by chance only, one neuron in n. Relatives agree; those in the same coordinates agree in place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from workbench.bases.lock import token_ids
+from workbench.bases.tensors import FLOAT_DTYPES, TensorInfo, floats, folder_tensors, raw_pieces
+from workbench.errors import IntegrityError
+from workbench.rebase.result import Lineage
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["compare"]
+
+_EMBEDDINGS = re.compile(r".*(embed_tokens|wte|word_embeddings|embed_in)\.weight")
+_GATE = re.compile(r"(.*\.layers\.(\d+)\.mlp\.)gate_proj\.weight")
+_TOKENS = 8192  # rows of the embeddings looked at: chance correlations stay near 1 / sqrt(8192) = .011
+_NEURONS = 2048  # of A, per layer: a wider layer is sampled
+_RELATED = 0.05  # share of agreeing neurons from which two models are called related
+_SURE = 1e-6  # and the chance of so many in independent models
+
+
+class _Alignment(NamedTuple):
+    """Residual dimension i of B is sign[i] times dimension take[i] of A."""
+
+    take: npt.NDArray[np.intp]
+    sign: npt.NDArray[np.float32]
+    cosine: float
+    identity: float
+
+
+class _Counts(NamedTuple):
+    """Neurons of one layer, out of `looked` of `total`."""
+
+    looked: int
+    total: int
+    in_place: int
+    agree: int
+    agree_in_place: int
+
+
+def compare(a: Path, b: Path, *, layers: int = 3) -> Lineage:
+    """Match the neurons of `layers` evenly spaced layers of two model folders. Reading "unclear" with nothing looked at where the
+    models' shapes differ or they have no gated MLP. Raises `IntegrityError` for weights that are not finite."""
+    first, second = folder_tensors(a), folder_tensors(b)
+    chosen = _layers(first, second, layers)
+    pair = _embeddings(first, second)
+    if not chosen or pair is None:
+        return Lineage(0.0, 0.0, 0.0, 0.0, (), "unclear", 1.0)
+    alignment = _align(*pair, *_shared(a, b, pair[0].shape[0], pair[1].shape[0]))
+    numbers = sorted(chosen)
+    counts = [_match(first, second, chosen[numbers[0]], alignment)]
+    if alignment.identity < 0.9:  # the embeddings may have been replaced while the layers stayed where they were
+        unmoved = _unmoved(alignment)
+        plain = _match(first, second, chosen[numbers[0]], unmoved)
+        if plain.agree > counts[0].agree:
+            alignment, counts = unmoved, [plain]
+    counts += [_match(first, second, chosen[n], alignment) for n in numbers[1:]]
+    return _read(alignment, counts, numbers)
+
+
+def _layers(first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo], wanted: int) -> dict[int, str]:
+    """Evenly spaced layers that both models hold in equal shapes, by number: the prefix of their MLP's tensors."""
+    found = {}
+    for name, info in first.items():
+        match = _GATE.fullmatch(name)
+        names = (name, f"{match[1]}up_proj.weight") if match else ()
+        if match and all(n in first and n in second and _comparable(first[n], second[n]) and first[n].shape == info.shape for n in names):
+            found[int(match[2])] = match[1]
+    numbers = sorted(found)
+    wanted = min(wanted, len(numbers))
+    return {numbers[int((n + 0.5) * len(numbers) / wanted)]: found[numbers[int((n + 0.5) * len(numbers) / wanted)]] for n in range(wanted)}
+
+
+def _comparable(one: TensorInfo, two: TensorInfo) -> bool:
+    return one.shape == two.shape and {one.dtype, two.dtype} <= FLOAT_DTYPES
+
+
+def _embeddings(first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo]) -> tuple[TensorInfo, TensorInfo] | None:
+    one, two = (next((t for n, t in side.items() if _EMBEDDINGS.fullmatch(n)), None) for side in (first, second))
+    if one is None or two is None or one.shape[1:] != two.shape[1:] or not {one.dtype, two.dtype} <= FLOAT_DTYPES:
+        return None
+    return one, two
+
+
+def _shared(a: Path, b: Path, rows_a: int, rows_b: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Rows of the same tokens in both embeddings, at most `_TOKENS`, spread evenly."""
+    import numpy as np
+
+    files = [folder / "tokenizer.json" for folder in (a, b)]
+    if all(f.is_file() for f in files) and files[0].read_bytes() != files[1].read_bytes():
+        one, two = token_ids(a) or {}, token_ids(b) or {}
+        pairs = sorted((n, two[token]) for token, n in one.items() if token in two and n < rows_a and two[token] < rows_b)
+    else:
+        pairs = [(n, n) for n in range(min(rows_a, rows_b))]
+    if len(pairs) < 2:
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    every = np.asarray(pairs, np.intp)[np.linspace(0, len(pairs) - 1, min(_TOKENS, len(pairs))).astype(np.intp)]
+    return every[:, 0], every[:, 1]
+
+
+def _rows(info: TensorInfo, rows: npt.NDArray[np.intp] | None = None) -> npt.NDArray[np.float32]:
+    """Some rows of a matrix (all without `rows`), read without holding the rest."""
+    import numpy as np
+
+    width, at, found = info.shape[1], 0, []
+    step = max(1, (1 << 20) // width)
+    for raw in raw_pieces(info, step * width):
+        piece = floats(raw, info.dtype).reshape(-1, width)
+        found.append(piece if rows is None else piece[rows[(rows >= at) & (rows < at + len(piece))] - at])
+        at += len(piece)
+    values = np.concatenate(found)
+    if not np.isfinite(values).all():
+        raise IntegrityError(f"Tensor {info.name} of {info.file.name} holds values that are not finite.", hint="Fetch the model again.")
+    return values
+
+
+def _unit(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32]:
+    import numpy as np
+
+    size = np.linalg.norm(values, axis=axis, keepdims=True)
+    unit: npt.NDArray[np.float32] = values / np.where(size > 0, size, np.float32(1)).astype(np.float32)
+    return unit
+
+
+def _align(one: TensorInfo, two: TensorInfo, rows_a: npt.NDArray[np.intp], rows_b: npt.NDArray[np.intp]) -> _Alignment:
+    import numpy as np
+
+    width = one.shape[1]
+    if rows_a.size < 2:
+        return _Alignment(np.arange(width), np.ones(width, np.float32), 0.0, 0.0)
+    x, y = _rows(one, rows_a), _ordered(two, rows_b)
+    x, y = (_unit(v - v.mean(axis=0), 0) for v in (x, y))  # centred: a mean that all dimensions share says nothing
+    correlation = y.T @ x
+    take = _assign(np.abs(correlation))
+    matched = correlation[np.arange(width), take]
+    sign = np.where(matched < 0, np.float32(-1), np.float32(1))
+    return _Alignment(take, sign, min(1.0, float(np.abs(matched).mean())), float(np.mean((take == np.arange(width)) & (sign > 0))))
+
+
+def _ordered(info: TensorInfo, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    """Rows in the given order, which need not be that of the file."""
+    import numpy as np
+
+    order = np.argsort(rows, kind="stable")
+    back = np.empty_like(order)
+    back[order] = np.arange(order.size)
+    return _rows(info, rows[order])[back]
+
+
+def _unmoved(alignment: _Alignment) -> _Alignment:
+    import numpy as np
+
+    width = alignment.take.size
+    return alignment._replace(take=np.arange(width), sign=np.ones(width, np.float32))
+
+
+def _assign(score: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    """For each row the column that a matching of greatest total score gives it."""
+    import numpy as np
+
+    best: npt.NDArray[np.intp] = score.argmax(axis=1)
+    if np.unique(best).size == best.size:  # every row can have its favourite: nothing can beat that
+        return best
+    from scipy.optimize import linear_sum_assignment
+
+    columns: npt.NDArray[np.intp] = linear_sum_assignment(score, maximize=True)[1]
+    return columns
+
+
+def _match(first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo], prefix: str, alignment: _Alignment) -> _Counts:
+    """Match one layer's neurons by gate rows and by up rows."""
+    import numpy as np
+
+    total = first[f"{prefix}gate_proj.weight"].shape[0]
+    rows = np.linspace(0, total - 1, min(total, _NEURONS)).astype(np.intp)
+    found = []
+    for module in ("gate_proj", "up_proj"):
+        x, y = _rows(first[f"{prefix}{module}.weight"], rows), _rows(second[f"{prefix}{module}.weight"])
+        found.append(_assign(_unit(x[:, alignment.take] * alignment.sign, 1) @ _unit(y, 1).T))
+    agree, place = found[0] == found[1], found[0] == rows
+    return _Counts(rows.size, total, int(place.sum()), int(agree.sum()), int((agree & place).sum()))
+
+
+def _read(alignment: _Alignment, counts: list[_Counts], layers: list[int]) -> Lineage:
+    import numpy as np
+    from scipy.stats import binom
+
+    looked, agree, in_place = (sum(c[n] for c in counts) for n in (0, 3, 2))
+    agreement, identity = agree / looked, in_place / looked
+    # Under independence each neuron agrees with chance 1 / n. Twice, since two alignments may have been tried.
+    p_value = min(1.0, 2.0 * float(binom.sf(agree - 1, looked, 1.0 / counts[0].total)))
+    place = sum(c.agree_in_place for c in counts) / max(agree, 1)
+    if p_value < _SURE and agreement >= _RELATED:
+        steady = place >= 0.5 and float(np.mean((alignment.take == np.arange(alignment.take.size)) & (alignment.sign > 0))) >= 0.5
+        reading = "same" if steady else "permuted"
+    else:
+        reading = "independent" if p_value > 1e-3 else "unclear"
+    return Lineage(alignment.cosine, alignment.identity, identity, agreement, tuple(layers), reading, p_value)
