@@ -12,6 +12,7 @@ __all__ = [
     "adapters_dir",
     "bases_dir",
     "bundled_datasets_dir",
+    "checks_dir",
     "child_environment",
     "config_file",
     "database_url",
@@ -73,6 +74,11 @@ def jobs_dir() -> Path:
 def adapters_dir() -> Path:
     """`<home>/adapters/<name>/v<N>/`."""
     return home() / "adapters"
+
+
+def checks_dir() -> Path:
+    """`<home>/checks/<adapter>/v<N>/<base>/`: the newest rebase check of each adapter on each base."""
+    return home() / "checks"
 
 
 def config_file() -> Path:

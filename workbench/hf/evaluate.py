@@ -19,11 +19,12 @@ from workbench.errors import DataError, JobError
 from workbench.evidence import Evidence
 from workbench.hf.load import compute_dtype, load_adapter, load_base, load_tokenizer
 from workbench.hf.prefix import common_prefix
+from workbench.hf.probes import passages_nll
 from workbench.hf.render import IGNORED, render
 from workbench.hf.scoring import Arm, TestItem, TestSet, spread
 from workbench.records import ItemScore, Progress
 
-__all__ = ["ArmScores", "Evaluator", "Options", "evaluate", "evaluate_many"]
+__all__ = ["ArmScores", "Ask", "Evaluator", "Options", "evaluate", "evaluate_many"]
 
 
 class Options(TypedDict, total=False):
@@ -38,12 +39,16 @@ class Options(TypedDict, total=False):
     stopping: Callable[[], bool] | None
 
 
+Ask = Callable[[list[ItemScore]], Sequence[int]]
+
+
 class ArmScores(NamedTuple):
-    """The scores of one arm, how they were made, and its answers to a few rows."""
+    """The scores of one arm, how they were made, its answers to a few rows, and to those that `ask` chose."""
 
     scores: list[ItemScore]
     facts: dict[str, Any]
     shown: list[str]
+    asked: dict[str, str] = {}  # row id -> answer
 
 
 def evaluate(
@@ -123,51 +128,61 @@ class Evaluator:
         self._arms, self._arms_done = arms, arms_done
         self._model: Any = None
 
-    def prepare(self, rows: Sequence[dict[str, Any]], scorer: str | None = None) -> TestSet:
+    def prepare(self, rows: Sequence[dict[str, Any]], scorer: str | None = None, *, max_length: int | None = None) -> TestSet:
         """Render `rows` once for all arms. Raises `DataError` when no answer is left to score."""
+        limit = max_length or self.max_length
         items, skipped, groups = [], [], []
         for row in rows:
-            item = self._item(row)
+            item = self._item(row, limit)
             if item is None:
                 skipped.append(str(row["id"]))
             else:
                 items.append(item)
                 groups.append(None if row.get("group") is None else str(row["group"]))
         if not items:
-            lost = f"None of the {len(rows)} test rows has an answer within {self.max_length} tokens."
+            lost = f"None of the {len(rows)} test rows has an answer within {limit} tokens."
             raise DataError(lost if rows else "There are no test rows to score.", hint="Raise max_length, or give the dataset a test part.")
-        limit = min(item.start for item in items) - 1  # the prompt's last token predicts the answer's first: never shared
-        shared = common_prefix([item.ids for item in items], limit) if self._share_prefix else 0
+        prompts = min(item.start for item in items) - 1  # the prompt's last token predicts the answer's first: never shared
+        shared = common_prefix([item.ids for item in items], prompts) if self._share_prefix else 0
         return TestSet(items, scorer, shared, skipped, groups if any(groups) else None)
 
-    def _item(self, row: dict[str, Any]) -> TestItem | None:
+    def _item(self, row: dict[str, Any], max_length: int) -> TestItem | None:
         """The row without what follows its last answer; None when nothing of that answer is left."""
-        one = render(self.tokenizer, row, max_length=self.max_length)
+        one = render(self.tokenizer, row, max_length=max_length)
         answer = [i for i, label in enumerate(one.labels) if label != IGNORED and i >= one.answer_start]
         if not answer:
             return None
         return TestItem(str(row["id"]), one.input_ids[: answer[-1] + 1], answer[0], one.cut, question_of(row), answer_of(row))
 
-    def score(self, test: TestSet, adapter: Path | None = None) -> ArmScores:
-        """Score every item of `test` under one arm, in order. Same machine, same input: same scores, bit for bit."""
+    def score(self, test: TestSet, adapter: Path | None = None, *, ask: Ask | None = None, serve: int = 0) -> ArmScores:
+        """Score every item of `test` under one arm, in order. Same machine, same input: same scores, bit for bit.
+
+        `ask` picks rows, by the scores, to be answered in words. `serve` exact rows are answered once more as a server would.
+        """
         if self._model is None:
             self._model = load_base(self.base, dtype=self.dtype, quantized=self.quantized)
         if adapter is None:
-            return self._score(Arm(self._model, self.tokenizer, test), "the bare base")
+            return self._score(Arm(self._model, self.tokenizer, test), "the bare base", ask, serve)
         base, self._model = self._model, None  # an adapter that does not fit leaves a base behind that is not bare
         model = load_adapter(base, adapter)
         try:
-            return self._score(Arm(model, self.tokenizer, test), "the base with the adapter")
+            return self._score(Arm(model, self.tokenizer, test), "the base with the adapter", ask, serve)
         finally:
             # Adapters such as PiSSA's change the base when they are put on: after them it has to be read again.
             if not _changes_base(model):
                 self._model = model.unload()
 
+    def passages(self, texts: Sequence[str]) -> list[tuple[float, int]]:
+        """(nats, bytes) of plain texts under the bare base."""
+        if self._model is None:
+            self._model = load_base(self.base, dtype=self.dtype, quantized=self.quantized)
+        return passages_nll(self._model, self.tokenizer, texts)
+
     def release(self) -> None:
         """Give the model's memory back; the next `score` reads it again."""
         self._model = None
 
-    def _score(self, arm: Arm, name: str) -> ArmScores:
+    def _score(self, arm: Arm, name: str, ask: Ask | None, serve: int) -> ArmScores:
         started, rows, tokens, reported = time.monotonic(), 0, 0, 0.0
         of = len(arm.test.items)
 
@@ -189,7 +204,11 @@ class Evaluator:
             "generated": arm.generated,
             "agreement": {"rows": arm.checked, "agree": arm.agreed},
         }
-        return ArmScores(scores, facts, arm.show(scores, self._shown(arm.test)))
+        if serve:
+            facts["served"] = arm.serve(scores, serve)
+        rows = list(ask(scores)) if ask else []
+        asked = {arm.test.items[i].id: text for i, text in zip(rows, arm.show(scores, rows), strict=True)}
+        return ArmScores(scores, facts, arm.show(scores, self._shown(arm.test)), asked)
 
     def _shown(self, test: TestSet) -> list[int]:
         """The rows to answer in words: the same for every arm."""

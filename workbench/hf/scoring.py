@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from workbench.data.scorers import score as is_right
 from workbench.hf.generate import decode, decoded, greedy, stop_ids
@@ -196,6 +197,27 @@ class Arm:
                 text = decoded(self.tokenizer, tokens, self._stop)
                 texts[i] = text if tokens[-1] in self._stop else f"{text} …"
         return [texts[i] or "" for i in rows]
+
+    @torch.inference_mode()
+    def serve(self, scores: list[ItemScore], n: int) -> dict[str, int]:
+        """Answer `n` exactly right rows as a server would: transformers' own `generate`, greedy, with the stop tokens that the
+        base declares and nothing of ours. An answer that is right token by token and yet does not end shows up here only.
+        """
+        rows = spread([i for i, score in enumerate(scores) if score.exact], n)
+        same = 0
+        for i in rows:
+            item = self.test.items[i]
+            prompt = torch.tensor([item.ids[: item.start]], device=self.model.device)
+            declared = self.model.generation_config
+            how = GenerationConfig(
+                do_sample=False,
+                max_new_tokens=len(item.answer) + 8,
+                eos_token_id=declared.eos_token_id,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+            said = self.model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=how)
+            same += self.tokenizer.decode(said[0, item.start :].tolist(), skip_special_tokens=True).strip() == item.expected.strip()
+        return {"rows": len(rows), "same": same}
 
     def check(self, scores: list[ItemScore]) -> None:
         """Generate a few rows from their prompts alone and count those that say, up to the first slip, what was foreseen."""

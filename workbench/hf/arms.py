@@ -1,0 +1,120 @@
+"""The new base in the rebase check: loaded once, scored bare once per test, and then with one adapter after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.evidence import Evidence
+from workbench.hf.evaluate import Ask, Evaluator
+from workbench.hf.load import compute_dtype, device
+from workbench.hf.scoring import TestSet
+from workbench.rebase.store import bare_key, read_bare, write_bare
+from workbench.records import ItemScore, Progress
+
+__all__ = ["NewBase", "Test"]
+
+SERVED = 4  # exact rows that are answered once more by transformers' own generate
+
+
+@dataclass(frozen=True)
+class Test:
+    """An adapter's frozen test rows and how they were scored at home."""
+
+    __test__ = False  # pytest: not a test class
+
+    rows: Sequence[dict[str, Any]]
+    scorer: str | None
+    max_length: int
+    bf16: bool | None = None  # of the recipe: None computes in what this machine is fast in
+    quantized: str | None = None  # "nf4" or "fp4" for an adapter trained by qlora
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return compute_dtype(self.bf16)
+
+
+class NewBase:
+    """One base under test. `arms` is the number of passes to come, for the progress bar."""
+
+    def __init__(
+        self,
+        folder: Path,
+        lock_sha256: str,
+        *,
+        arms: int = 2,
+        report: Callable[[Progress], None] | None = None,
+        stopping: Callable[[], bool] | None = None,
+    ) -> None:
+        self.folder, self.lock_sha256 = folder, lock_sha256
+        self._arms, self._done = arms, 0
+        self._report, self._stopping = report, stopping
+        self._evaluator: Evaluator | None = None
+
+    def score(self, test: Test, adapter: Path, *, ask: Ask | None = None) -> Evidence:
+        """The two arms B and B + adapter on the rows of `test` that fit. `ask` picks, by the scores, rows to be answered in words.
+
+        Raises `DataError` when no row can be scored, `IntegrityError` when the adapter does not fit.
+        """
+        evaluator = self._for(test)
+        prepared = evaluator.prepare(test.rows, test.scorer, max_length=test.max_length)
+        bare, facts = self._bare(evaluator, test, prepared)
+        arm = evaluator.score(prepared, adapter, ask=ask, serve=SERVED)
+        self._done += 1
+        scores = [replace(s, answer=arm.asked.get(s.id, s.answer)) for s in arm.scores]
+        report = {
+            "dtype": str(evaluator.dtype).removeprefix("torch."),
+            "device": device().type,
+            "quantized": evaluator.quantized,
+            "skipped": prepared.skipped,
+            "base": facts,
+            "adapter": arm.facts,
+        }
+        return Evidence(bare, scores, prepared.groups, report)
+
+    def passages(self, texts: Sequence[str]) -> list[tuple[float, int]]:
+        """(nats, bytes) of plain texts under the bare base."""
+        if self._evaluator is None:
+            self._evaluator = Evaluator(self.folder, max_length=1024)
+        return self._evaluator.passages(texts)
+
+    def release(self) -> None:
+        """Give the model's memory back."""
+        self._evaluator = None
+
+    def _for(self, test: Test) -> Evaluator:
+        """The evaluator in hand when it computes as `test` asks, else a new one: one model in memory at a time."""
+        here = self._evaluator
+        if here is None or (here.dtype, here.quantized) != (test.dtype, test.quantized):
+            self._evaluator = here = Evaluator(
+                self.folder,
+                max_length=test.max_length,
+                dtype=test.dtype,
+                quantized=test.quantized,
+                arms=self._arms,
+                arms_done=self._done,
+                report=self._report,
+                stopping=self._stopping,
+            )
+        return here
+
+    def _bare(self, evaluator: Evaluator, test: Test, prepared: TestSet) -> tuple[list[ItemScore], dict[str, Any]]:
+        key = bare_key(
+            self.lock_sha256,
+            list(test.rows),
+            scorer=test.scorer,
+            max_length=test.max_length,
+            dtype=str(test.dtype),
+            quantized=test.quantized,
+            device=device().type,
+        )
+        if (kept := read_bare(key)) is not None:
+            return kept[0], {**kept[1], "cached": True}
+        bare = evaluator.score(prepared)
+        self._done += 1
+        write_bare(key, bare.scores, bare.facts)
+        return bare.scores, bare.facts
