@@ -14,21 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from workbench.bases.configuration import BREAKING, changed, kind_of
 from workbench.bases.lock import Lock, TensorLock
 from workbench.records import Base, as_json
 
-__all__ = ["BaseDiff", "Change", "Drift", "compare", "exact_drift", "group_of"]
+__all__ = ["BaseDiff", "Change", "Drift", "Vocabulary", "compare", "exact_drift", "group_of", "vocabulary"]
 
-_BREAK = frozenset({
-    "model_type", "architectures", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "hidden_act", "hidden_activation", "num_experts", "num_local_experts", "quantization_config",
-})  # fmt: skip
-_RISK = frozenset({
-    "tie_word_embeddings", "vocab_size", "rope_parameters", "rope_theta", "rope_scaling", "sliding_window", "layer_types",
-    "max_position_embeddings", "rms_norm_eps", "layer_norm_eps", "attention_bias", "mlp_bias", "attn_logit_softcapping",
-    "final_logit_softcapping", "query_pre_attn_scalar", "embedding_multiplier", "residual_multiplier", "attention_multiplier",
-    "logits_scaling", "partial_rotary_factor", "num_experts_per_tok", "bos_token_id", "eos_token_id", "pad_token_id",
-})  # fmt: skip
 _GROUPS = (
     ("embeddings", re.compile(r"embed|wte|wpe|lm_head|word_embeddings")),
     ("norms", re.compile(r"norm|ln_|\.ln\d")),
@@ -46,6 +37,15 @@ class Change:
     before: Any
     after: Any
     severity: str  # "break" | "risk" | "note"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """How the tokens of two bases differ."""
+
+    moved: dict[str, tuple[int, int]]  # token -> (id before, id after)
+    gone: dict[str, int]
+    added: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -199,10 +199,10 @@ def exact_drift(a: Path, b: Path, names: list[str]) -> dict[str, float]:
 
 def _config(a: Lock, b: Lock) -> list[Change]:
     changes = []
-    for key in sorted(a.config.keys() | b.config.keys()):
-        before, after = a.config.get(key), b.config.get(key)
-        if before != after:
-            changes.append(Change(f"config.{key}", before, after, "break" if key in _BREAK else "risk" if key in _RISK else "note"))
+    for key, (before, after) in changed(a, b).items():
+        kind = kind_of(key)
+        severity = "break" if kind in BREAKING else "note" if kind == "other" else "risk"
+        changes.append(Change(f"config.{key}", before, after, severity))
     return changes
 
 
@@ -224,18 +224,26 @@ def _short(value: Any) -> Any:
     return value[:12] if isinstance(value, str) and len(value) == 64 else value
 
 
-def _vocabulary(a: Lock, b: Lock, first: Path, second: Path) -> Change:
-    """A shared token with another id breaks every adapter; tokens that were only appended do not."""
+def vocabulary(first: Path, second: Path) -> Vocabulary | None:
+    """Compare the token ids of two base folders; None where one has no tokenizer.json. Raises `IntegrityError` for a broken one."""
     from workbench.bases.lock import token_ids
 
     one, two = token_ids(first), token_ids(second)
-    before, after = f"{a.tokenizer.get('vocab_size')} tokens", f"{b.tokenizer.get('vocab_size')} tokens"
     if one is None or two is None:
+        return None
+    moved = {token: (n, two[token]) for token, n in one.items() if token in two and two[token] != n}
+    gone = {token: n for token, n in one.items() if token not in two}
+    return Vocabulary(moved, gone, {token: n for token, n in two.items() if token not in one})
+
+
+def _vocabulary(a: Lock, b: Lock, first: Path, second: Path) -> Change:
+    """A shared token with another id breaks every adapter; tokens that were only appended do not."""
+    before, after = f"{a.tokenizer.get('vocab_size')} tokens", f"{b.tokenizer.get('vocab_size')} tokens"
+    found = vocabulary(first, second)
+    if found is None:
         return Change("tokenizer.vocab", before, after, "risk")
-    elsewhere = sum(1 for token, n in one.items() if two.get(token, n) != n)
-    gone, new = len(one.keys() - two.keys()), len(two.keys() - one.keys())
-    words = f"{after}: {new} new, {gone} gone, {elsewhere} with another id"
-    return Change("tokenizer.vocab", before, words, "break" if elsewhere or gone else "risk")
+    words = f"{after}: {len(found.added)} new, {len(found.gone)} gone, {len(found.moved)} with another id"
+    return Change("tokenizer.vocab", before, words, "break" if found.moved or found.gone else "risk")
 
 
 def _rest(a: Lock, b: Lock, first: Base, second: Base) -> list[Change]:

@@ -1,0 +1,91 @@
+"""What a model configuration says, whoever wrote it: the same setting under one key, and what kind of setting each key is.
+
+Versions of transformers spell settings differently (`rope_theta` beside `rope_scaling`, or both inside `rope_parameters`),
+leave defaults out, and wrap a text model's configuration in that of a multimodal one. None of that is a change of the model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workbench.bases.lock import Lock
+
+__all__ = ["BREAKING", "changed", "effective", "kind_of"]
+
+_KEYS = {
+    "hidden_size": "hidden_size d_model n_embd",
+    "layers": "num_hidden_layers n_layer num_layers",
+    "heads": "num_attention_heads num_key_value_heads head_dim n_head multi_query",
+    "intermediate_size": "intermediate_size n_inner ffn_dim moe_intermediate_size shared_expert_intermediate_size",
+    "experts": "num_experts num_local_experts n_routed_experts n_shared_experts",
+    "activation": "hidden_act hidden_activation activation_function",
+    "bias": "attention_bias mlp_bias qkv_bias use_bias use_qkv_bias attention_out_bias",
+    "qk_norm": "use_qk_norm qk_norm qk_layernorm",
+    "rope": "rope_theta rope_type rope_local_base_freq partial_rotary_factor rotary_pct rotary_dim no_rope_layers",
+    "window": "sliding_window use_sliding_window max_window_layers layer_types sliding_window_pattern attention_chunk_size",
+    "context": "max_position_embeddings n_positions",
+    "norm_eps": "rms_norm_eps layer_norm_eps layer_norm_epsilon norm_eps",
+    "softcap": "attn_logit_softcapping final_logit_softcapping",
+    "multiplier": (
+        "query_pre_attn_scalar embedding_multiplier residual_multiplier attention_multiplier logits_scaling logit_scale scale_emb "
+        "scale_depth dim_model_base mup_enabled"
+    ),
+    "routing": "num_experts_per_tok norm_topk_prob n_group topk_group routed_scaling_factor scoring_func first_k_dense_replace",
+    "tied": "tie_word_embeddings",
+    "vocab_size": "vocab_size",
+    "token_ids": "bos_token_id eos_token_id pad_token_id unk_token_id",
+    "identity": "model_type architectures",
+    "quantization": "quantization_config",
+}
+_KINDS = {key: kind for kind, keys in _KEYS.items() for key in keys.split()}
+BREAKING = frozenset({"identity", "layers", "hidden_size", "intermediate_size", "heads", "activation", "experts", "quantization"})
+
+
+def effective(lock: Lock) -> dict[str, Any]:
+    """The configuration of a base with its text model's keys on top level, rope flat, and implied sizes written out."""
+    config = dict(lock.config)
+    for key in ("text_config", "llm_config"):
+        inner = config.pop(key, None)
+        config |= inner if isinstance(inner, dict) else {}
+    config |= {"model_type": lock.model_type, "architectures": list(lock.architectures)}
+    for key in ("rope_scaling", "rope_parameters"):
+        if isinstance(rope := config.pop(key, None), dict):
+            config |= _flat(rope)
+    if config.get("rope_type") == "default":
+        del config["rope_type"]
+    heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
+    if isinstance(heads, int) and heads > 0:
+        config.setdefault("num_key_value_heads", heads)
+        if config.get("head_dim") is None and isinstance(hidden, int):
+            config["head_dim"] = hidden // heads
+    if config.get("tie_word_embeddings") is None:  # families differ in the default; the weights tell
+        config["tie_word_embeddings"] = not any(name.endswith(("lm_head.weight", "embed_out.weight")) for name in lock.tensors)
+    return config
+
+
+def _flat(rope: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every key of a rope setting starts with "rope"; those of one layer type as rope.full_attention.factor."""
+    found: dict[str, Any] = {}
+    for key, value in rope.items():
+        key = "rope_type" if key == "type" else key
+        if isinstance(value, dict):
+            found |= _flat(value, f"rope.{key}.")
+        else:
+            found[f"{prefix}{key}" if prefix or key in _KINDS else f"rope.{key}"] = value
+    return found
+
+
+def kind_of(key: str) -> str:
+    """The kind of setting; "other" for a key that changes nothing we know of."""
+    return "rope" if key.startswith("rope.") else _KINDS.get(key, "other")
+
+
+def changed(a: Lock, b: Lock) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ, by key: (before, after). One that is off or zero is the same as one that is absent."""
+    before, after = effective(a), effective(b)
+    found = {}
+    for key in sorted(before.keys() | after.keys()):
+        x, y = before.get(key), after.get(key)
+        if x != y and not (kind_of(key) != "other" and not x and not y):
+            found[key] = (x, y)
+    return found
