@@ -1,4 +1,5 @@
-"""Write the pages that are derived from the code: docs/cli.md from `--help`, docs/recipe.md from the recipe model.
+"""Write the pages that are derived from the code: docs/cli.md from `--help`, docs/recipe.md from the
+recipe model, docs/findings.md from the catalogue of the rebase check.
 
     python -m benchmarks.make_docs            write them (or: make docs)
     python -m benchmarks.make_docs --check    exit 1 when one is out of date
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from workbench.cli import root
 from workbench.cli.recipe_options import default_text, group_of, kind_of
+from workbench.rebase.findings import CATALOGUE, LEVELS
 from workbench.recipe import GROUPS, PRESETS, Recipe
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -87,7 +89,33 @@ def recipe_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-PAGES = {"cli.md": cli_page, "recipe.md": recipe_page}
+_LEVELS = {
+    "break": 'The adapter cannot load on the new base, or would mean something else there. The verdict is "cannot load".',
+    "risk": "It loads and may behave differently. The behavioural test decides.",
+    "note": "Worth knowing.",
+}
+
+
+def findings_page() -> str:
+    """docs/findings.md."""
+    parts = [
+        _MADE,
+        "# Findings of the rebase check",
+        "Before anything is run, `workbench rebase check` compares configurations, tokenizers, chat templates and the shapes of\n"
+        "tensors (stage 0). Everything that differs is listed, each with one of these names. A few have a second, lesser level.",
+    ]
+    for level in LEVELS:
+        names = [name for name, entry in CATALOGUE.items() if entry.level == level]
+        rows = ["| finding | what it says |", "|---|---|", *(f"| [`{name}`](#{name}) | {CATALOGUE[name].title} |" for name in names)]
+        parts.append(f"## {level}\n\n{_LEVELS[level]}\n\n" + "\n".join(rows))
+        for name in names:
+            entry = CATALOGUE[name]
+            also = f" Only a {entry.milder} when {entry.when}." if entry.milder else ""
+            parts.append(f"### {name}\n\n**{entry.title}.** {entry.explanation}{also}\n\nWhat to do: {entry.advice}")
+    return "\n\n".join(parts) + "\n"
+
+
+PAGES = {"cli.md": cli_page, "recipe.md": recipe_page, "findings.md": findings_page}
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,245 @@
+"""Stage 0, tokens: ids that moved, texts that are cut differently, where an answer ends. No model is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.bases.configuration import effective
+from workbench.bases.diff import Vocabulary, vocabulary
+from workbench.bases.lock import Lock
+from workbench.errors import IntegrityError
+from workbench.rebase.findings import found
+from workbench.rebase.result import Finding
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+__all__ = ["Loaded", "compare_tokenizers", "same_tokenizer"]
+
+_CUTTING = {
+    "merges_sha256": ("merges_changed", "The merges of the tokenizer differ"),
+    "normalizer_sha256": ("normalizer_changed", "The normalizer of the tokenizer differs"),
+    "pre_tokenizer_sha256": ("pre_tokenizer_changed", "The pre-tokenizer differs"),
+    "post_processor_sha256": ("post_processor_changed", "The post-processor of the tokenizer differs"),
+    "files": ("merges_changed", "The files of the tokenizer differ"),
+}
+_EXAMPLES = 5  # tokens named in a sentence
+_LISTED = 50  # tokens in the details
+_GONE = "The home base is no longer here, and the adapter keeps no copy of its tokenizer."
+
+
+def same_tokenizer(home: Lock, new: Lock) -> bool:
+    """Whether both bases cut every text into the same ids."""
+    keys = {*_CUTTING, "type", "vocab_sha256", "added_tokens_sha256"}
+    return all(home.tokenizer.get(key) == new.tokenizer.get(key) for key in keys)
+
+
+class Loaded:
+    """The tokenizers of both bases, each read when it is first wanted."""
+
+    def __init__(self, home: Lock, new: Lock, home_folder: Path | None, new_folder: Path) -> None:
+        self.home_folder, self.new_folder = home_folder, new_folder
+        self.same = same_tokenizer(home, new)
+
+    def pair(self) -> tuple[Tokenizer, Tokenizer]:
+        """(home's, new's). Raises `IntegrityError` when one is missing or cannot be read."""
+        if self.home_folder is None:
+            raise IntegrityError(_GONE)
+        files = [folder / "tokenizer.json" for folder in (self.home_folder, self.new_folder)]
+        for file in files:
+            if not file.is_file():
+                raise IntegrityError(f"{file} is missing.", hint="Add the base again from a source that has it.")
+        home, new = (_load(file, file.stat().st_mtime_ns) for file in files)
+        return home, new
+
+
+@lru_cache(maxsize=4)  # many adapters are checked on one base; reading a tokenizer takes a fifth of a second
+def _load(file: Path, changed_at: int) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare exceptions
+        raise IntegrityError(f"{file} cannot be read: {error}.", hint="Add the base again.") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def compare_tokenizers(home: Lock, new: Lock, loaded: Loaded, texts: Sequence[str]) -> list[Finding]:
+    """Everything that differs between two tokenizers; `texts` measure how much that matters."""
+    findings = [*_special_ids(home, new), *_generation(home, new)]
+    rows = (effective(home).get("vocab_size"), effective(new).get("vocab_size"))
+    if loaded.same:
+        if home.tokenizer.get("decoder_sha256") != new.tokenizer.get("decoder_sha256"):
+            findings.append(found("decoder_changed", "The decoder of the tokenizer differs; texts are cut as before."))
+        if rows[0] != rows[1]:
+            text = f"The embedding had {_n(rows[0])} rows and has {_n(rows[1])}; the tokens are the same."
+            findings.append(found("vocabulary_rows_changed", text))
+        return findings
+    unread: list[str] = []
+    cut = _measure(loaded, texts, unread)
+    findings += _vocabulary(home, new, loaded, cut, unread)
+    for key, (name, words) in _CUTTING.items():
+        if home.tokenizer.get(key) != new.tokenizer.get(key) and not (key != "files" and "files" in {*home.tokenizer, *new.tokenizer}):
+            findings.append(found(name, f"{words}; {_share(cut)}", details=cut))
+    if home.tokenizer.get("decoder_sha256") != new.tokenizer.get("decoder_sha256"):
+        findings.append(found("decoder_changed", "The decoder of the tokenizer differs."))
+    before, after = home.tokenizer.get("type", "files"), new.tokenizer.get("type", "files")
+    if before != after:
+        text = f"The tokenizer was of type {before} and is of type {after}; {_share(cut)}"
+        findings.append(found("tokenizer_type_changed", text, details={"before": before, "after": after, **cut}))
+    if unread:
+        text = "A tokenizer could not be read, so texts were not compared: " + " ".join(dict.fromkeys(unread))
+        findings.append(found("tokenizer_unreadable", text, details={"problems": list(dict.fromkeys(unread))}))
+    return findings
+
+
+def _vocabulary(home: Lock, new: Lock, loaded: Loaded, cut: dict[str, Any], unread: list[str]) -> list[Finding]:
+    """What became of each token's id. What could not be compared is added to `unread`."""
+    same_added = home.tokenizer.get("added_tokens_sha256") == new.tokenizer.get("added_tokens_sha256")
+    if home.tokenizer.get("vocab_sha256") == new.tokenizer.get("vocab_sha256"):
+        text = "The added tokens are the same and match text differently (white space, whole words, normalised or not)."
+        return [] if same_added else [found("added_tokens_changed", text, details=cut)]
+    words = _sizes(home, new)
+    try:
+        if loaded.home_folder is None:
+            raise IntegrityError(_GONE)
+        known = vocabulary(loaded.home_folder, loaded.new_folder)
+        if known is None:
+            raise IntegrityError("One of the two bases has no tokenizer.json.")
+        renamed = _renamed(known, loaded.home_folder, loaded.new_folder)
+    except IntegrityError as error:
+        unread.append(f"{error.message} {words}")
+        return []
+    gone = {token: n for token, n in known.gone.items() if token not in renamed}
+    added = {token: n for token, n in known.added.items() if token not in renamed.values()}
+    findings = []
+    if known.moved:
+        shown = ", ".join(f"{t!r} was {a} and is {b}" for t, (a, b) in list(known.moved.items())[:_EXAMPLES])
+        text = f"{_count(len(known.moved), 'token has', 'tokens have')} another id: {shown}. {words}"
+        listed = {t: list(ids) for t, ids in list(known.moved.items())[:_LISTED]}
+        findings.append(found("token_id_moved", text, details={"count": len(known.moved), "tokens": listed, **cut}))
+    if gone:
+        text = f"{_count(len(gone), 'token is', 'tokens are')} gone: {_some(gone)}. {words}"
+        findings.append(found("token_gone", text, details={"count": len(gone), "tokens": dict(list(gone.items())[:_LISTED]), **cut}))
+    if renamed:
+        shown = ", ".join(f"{a!r} is now {b!r}" for a, b in list(renamed.items())[:_EXAMPLES])
+        text = f"{_count(len(renamed), 'added token was', 'added tokens were')} renamed under the same id: {shown}."
+        findings.append(found("tokens_renamed", text, details={"count": len(renamed), "tokens": dict(list(renamed.items())[:_LISTED])}))
+    if added:
+        text = f"{_count(len(added), 'token was', 'tokens were')} added: {_some(added)}. {words}"
+        findings.append(found("tokens_added", text, details={"count": len(added), "tokens": dict(list(added.items())[:_LISTED]), **cut}))
+    return findings
+
+
+def _renamed(known: Vocabulary, home_folder: Path, new_folder: Path) -> dict[str, str]:
+    """Added tokens of the old base whose id carries an added token of another name in the new one: old -> new."""
+    if not known.gone or not known.added:
+        return {}
+    old, new = _added_tokens(home_folder), _added_tokens(new_folder)
+    by_id = {n: token for token, n in known.added.items() if token in new}
+    return {token: by_id[n] for token, n in known.gone.items() if token in old and n in by_id}
+
+
+def _added_tokens(folder: Path) -> set[str]:
+    data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))  # token_ids has read it before
+    return {token["content"] for token in data.get("added_tokens") or []}
+
+
+def _measure(loaded: Loaded, texts: Sequence[str], unread: list[str]) -> dict[str, Any]:
+    """How many texts are cut differently, and tokens per UTF-8 byte; {} where there is nothing to measure."""
+    wanted = [text for text in texts if text]
+    if not wanted:
+        return {}
+    try:
+        old, new = loaded.pair()
+        before = [encoding.ids for encoding in old.encode_batch(wanted)]
+        after = [encoding.ids for encoding in new.encode_batch(wanted)]
+    except IntegrityError as error:
+        unread.append(error.message)
+        return {}
+    size = sum(len(text.encode()) for text in wanted)
+    counts = sum(map(len, before)), sum(map(len, after))
+    differ = sum(x != y for x, y in zip(before, after, strict=True))
+    return {
+        "texts": len(wanted),
+        "differ": differ,
+        "share": differ / len(wanted),
+        "tokens_per_byte": [counts[0] / size, counts[1] / size],
+        "ratio": counts[1] / counts[0] if counts[0] else None,
+    }
+
+
+def _share(cut: dict[str, Any]) -> str:
+    if not cut:
+        return "how many texts it cuts differently was not measured."
+    words = f"{cut['differ']} of {cut['texts']} texts have other ids ({cut['share']:.0%})"
+    before, after = cut["tokens_per_byte"]
+    return f"{words}, with {before:.3f} tokens per byte before and {after:.3f} now."
+
+
+def _special_ids(home: Lock, new: Lock) -> list[Finding]:
+    """Special tokens that were given another id. A role that two bases fill with different tokens counts as moved."""
+    findings = []
+    size = home.tokenizer.get("vocab_size") or 0
+    for role in ("eos", "pad", "bos", "unk"):
+        before, after = (lock.special_ids.get(f"{role}_token") for lock in (home, new))
+        if before == after:
+            continue
+        milder = False
+        why = ""
+        if role == "eos":
+            milder = before is None or before in new.eos_token_ids
+            why = " The new base still stops at the old one." if before is not None and milder else ""
+        elif role == "pad":
+            milder = before is None or after is None or after >= size
+        text = f"{role}_token was {_id(before)} and is {_id(after)}.{why}"
+        findings.append(found(f"{role}_id_moved", text, milder=milder, details={"before": before, "after": after}))
+    return findings
+
+
+def _generation(home: Lock, new: Lock) -> list[Finding]:
+    findings = []
+    before, after = set(home.eos_token_ids), set(new.eos_token_ids)
+    if before != after:
+        text = f"Generation stopped at {_ids(before)} and stops at {_ids(after)}."
+        findings.append(found("generation_eos_changed", text, details={"before": sorted(before), "after": sorted(after)}))
+    ids = ("eos_token_id", "bos_token_id", "pad_token_id")
+    old, now = ({k: v for k, v in lock.generation_config.items() if k not in ids and v} for lock in (home, new))
+    keys = [key for key in sorted(old.keys() | now.keys()) if old.get(key) != now.get(key)]
+    if keys:
+        shown = ", ".join(f"{key} was {old.get(key)} and is {now.get(key)}" for key in keys[:4])
+        details = {key: [old.get(key), now.get(key)] for key in keys}
+        findings.append(found("generation_config_changed", f"Defaults of generation differ: {shown}.", details=details))
+    return findings
+
+
+def _sizes(home: Lock, new: Lock) -> str:
+    before, after = (lock.tokenizer.get("vocab_size") for lock in (home, new))
+    return f"The vocabulary had {_n(before)} tokens and has {'as many' if before == after else _n(after)}."
+
+
+def _n(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else "an unknown number of"
+
+
+def _count(n: int, one: str, many: str) -> str:
+    return f"{n:,} {one if n == 1 else many}"
+
+
+def _some(tokens: dict[str, int]) -> str:
+    shown = ", ".join(f"{token!r} ({n})" for token, n in list(tokens.items())[:_EXAMPLES])
+    return shown + (", …" if len(tokens) > _EXAMPLES else "")
+
+
+def _id(value: int | None) -> str:
+    return "none" if value is None else f"id {value}"
+
+
+def _ids(values: set[int]) -> str:
+    return ", ".join(f"id {n}" for n in sorted(values)) or "no token"
