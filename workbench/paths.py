@@ -23,6 +23,7 @@ __all__ = [
     "machine_file",
     "private_uploads",
     "no_color",
+    "wait_policy",
     "wanted_threads",
 ]
 
@@ -105,6 +106,11 @@ def wanted_threads() -> int | None:
     """`$OMP_NUM_THREADS` when it is a positive number, else None (use every core)."""
     value = os.environ.get("OMP_NUM_THREADS", "")
     return int(value) if value.isdigit() and int(value) > 0 else None
+
+
+def wait_policy() -> str | None:
+    """`$OMP_WAIT_POLICY`: what threads do while they wait for each other, if somebody has chosen."""
+    return os.environ.get("OMP_WAIT_POLICY") or None
 
 
 def private_uploads() -> Path:

@@ -120,7 +120,7 @@ class _Shim:
         return endings.after_child(self.folder, child.wait(), asked=self.asked)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        extra = {processes.MARK: self.token, "PYTHONUNBUFFERED": "1"}
+        extra = {processes.MARK: self.token, "PYTHONUNBUFFERED": "1", **launch.waiting()}
         gpus = [name for name in self.slots if name.startswith("GPU-")]
         if gpus:
             extra["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
