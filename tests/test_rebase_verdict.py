@@ -152,6 +152,15 @@ def test_a_better_base_does_not_hide_an_adapter_that_may_harm_it() -> None:
     assert point_rule(table.contrasts, QUICK).word == "does harm"
 
 
+def test_an_adapter_that_is_not_needed_is_not_called_lost_on_few_rows() -> None:
+    known = [i >= 10 for i in range(100)]
+    arms = Evidence(arm([False] * 100, 2.0), arm(known, 0.1)), Evidence(arm(known, 0.1), arm(known, 0.1))
+    table = measure(*arms, same_tokenizer=True, settings=QUICK)
+    assert decide(table.contrasts, QUICK, rule="issue").word == "lost"
+    found = judge(*arms, scorer="exact", same_tokenizer=True, settings=QUICK)
+    assert (found.word, found.rows_needed) == ("too close to tell", 183)
+
+
 def test_other_tokenizers_are_compared_by_the_byte() -> None:
     """Twice the tokens at half the loss each is the same answer at the same cost."""
     n = 200

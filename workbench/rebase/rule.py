@@ -6,7 +6,8 @@ Two versions, which `workbench rebase simulate` compares:
     "issue"    as first written: works when the lower bound of u is above -epsilon; absorbed unless kept is shown to be positive
     "guarded"  the default. Works also needs that harm is ruled out (lower bound of y above -epsilon): without it a new base that is
                better by itself hides an adapter that harms it, since the user is still served better than before. And absorbed is
-               said when it is shown (upper bound of kept below 0), not whenever it cannot be ruled out.
+               said when it is shown (upper bound of kept below 0), not whenever it cannot be ruled out. And lost also needs that the
+               user loses (upper bound of u below -epsilon): without it an adapter that is not needed is called lost on few rows.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def decide(contrasts: Mapping[str, Contrasts], settings: Settings, *, breaks: bo
         if all(low(contrasts[name].y) > -epsilon(name, settings) for name in guards):
             return Decision("works", metric, "served", absorbed)
         return Decision("too close to tell", metric, "unharmed")
-    if high(c.y) < max(limit, 0.1 * low(c.x)):
+    loses = rule == "issue" or high(c.u) < -limit
+    if high(c.y) < max(limit, 0.1 * low(c.x)) and loses:
         return Decision("lost", metric, "lost")
     if low(c.y) > 0 and high(c.u) < -limit:
         return Decision("weaker", metric, "weaker")
@@ -99,7 +101,7 @@ def rows_needed(table: Table, settings: Settings) -> int | None:
     wanted = {  # word -> [(metric, difference, what to clear, +1 from above or -1 from below)]
         "works": [(metric, "u", -limit, 1), (metric, "y", -limit, 1), (cost, "y", -epsilon(cost, settings), 1)],
         "not needed": [(metric, "w", -limit, 1), (metric, "y", limit, -1)],
-        "lost": [(metric, "y", max(limit, 0.1 * c.x.value), -1)],
+        "lost": [(metric, "y", max(limit, 0.1 * c.x.value), -1), (metric, "u", -limit, -1)],
         "weaker": [(metric, "y", 0.0, 1), (metric, "u", -limit, -1)],
         "does harm": [(metric, "y", -limit, -1)],
     }
@@ -179,7 +181,8 @@ def because(
         "alone": f"{rows}, {new}, and {home}: the new base alone is at most {limit} worse than the adapter was ({span(m, c.w)}), "
         f"and the adapter adds no more than that to it ({span(m, c.y)})",
         "served": f"{rows}, {new}, and {home}: the user sees {span(m, c.u)}, a loss of no more than {limit}{_kept(decision, c)}",
-        "lost": f"{rows}, {new}: {span(m, c.y)}, against {span(m, c.x)} at home, so at most a tenth of its gain, or {limit}, is left",
+        "lost": f"{rows}, {new}: {span(m, c.y)}, against {span(m, c.x)} at home, so at most a tenth of its gain, "
+        f"or {limit}, is left, and the user loses more than {limit} ({span(m, c.u)})",
         "weaker": f"{rows}, {new}: it still helps ({span(m, c.y)}), but the user loses more than {limit} against home ({span(m, c.u)})",
         "unharmed": f"{rows}, {new}: the user loses no more than {limit} ({span(m, c.u)}), but that the adapter makes the new base "
         f"worse is not ruled out ({_harms(contrasts)})",
