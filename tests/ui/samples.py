@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ BASE = BaseRef("tiny", "1")
 EVIL = "<img src=x onerror=alert(1)>\"'&"  # what a person could name or write anywhere
 
 
+@cache
 def scores(right_before: int, right_after: int, n: int = 200, scorer: str | None = "exact") -> dict[str, Any]:
     """A real summary: the first so many rows are right in each arm."""
     before = [_item(i, i < right_before, 8.0) for i in range(n)]

@@ -182,7 +182,11 @@ ADDRESSES = [
     "/en/jobs?job=newest",
     "/en/adapters",
     "/en/adapters?adapter=newest",
+    "/en/rebase",
+    "/en/rebase?base=pico@1",
+    "/en/why",
     "/zh/train",
+    "/zh/rebase",
     "/zh/jobs?job=newest",
 ]
 SCREENS = {

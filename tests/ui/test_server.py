@@ -22,7 +22,7 @@ from workbench_ui.shield import HEADERS
 from workbench_ui.words import words
 
 HERE = "http://127.0.0.1:7860"
-PAGES = ["", "train", "jobs", "adapters"]
+PAGES = ["", "train", "jobs", "adapters", "rebase", "why"]
 HTML = {"accept": "text/html"}
 
 

@@ -10,12 +10,17 @@ from string import Formatter
 import workbench_ui
 from workbench.data.checks import KINDS
 from workbench.data.scorers import SCORERS
+from workbench.rebase.findings import LEVELS
+from workbench.rebase.result import CHANGES, VERDICTS
 from workbench.recipe import GROUPS, PRESETS
 from workbench.records import JobState
 from workbench_ui.views.jobs import PHASES
+from workbench_ui.views.rebase import STAGES
 from workbench_ui.views.recipe_form import FIELDS
+from workbench_ui.views.verdict import STATES, key_of
 from workbench_ui.words import LANGUAGES, words
 
+METRICS = ["right", "exact_match", "nll_per_token", "bits_per_byte"]
 ROOT = Path(workbench_ui.__file__).parent
 TABLES = {lang: words(lang).table for lang in LANGUAGES}
 SOURCE = "\n".join(file.read_text(encoding="utf-8") for file in ROOT.rglob("*.py"))
@@ -32,13 +37,41 @@ MADE = {
     "method": ["lora", "qlora", "sft", "imported"],
     "source": ["hub", "folder", "gguf", "wheel", "trained"],
     "preview": ["learned", "prompt", "template"],
-    "nav": ["home", "train", "jobs", "adapters"],
+    "nav": ["home", "train", "jobs", "adapters", "rebase", "why"],
     "home": ["step1", "step2", "step3", "step1.text", "step2.text", "step3.text"],
     "score": [f"{key}.{end}" for key in ("right", "exact_match", "nll_per_token") for end in ("title", "better", "worse", "unclear")],
     "alert": ["close", "failed", "lost"],
+    "rebase.word": [key_of(state) for state in STATES],
+    "rebase.says": [key_of(state) for state in STATES],
+    "rebase.rule": [key_of(word) for word in VERDICTS],
+    "rebase.change": list(CHANGES),
+    "rebase.band": ["green", "amber", "red"],
+    "rebase.level": list(LEVELS),
+    "rebase.group": ["attention", "mlp", "embeddings", "other"],
+    "rebase.stage": list(STAGES),
+    "rebase.arm": ["home", "home_adapter", "new", "new_adapter"],
+    "rebase.contrast": ["x", "y", "u", "w"],
+    "rebase.metric": METRICS,
+    "rebase.figures": METRICS,
+    "rebase.head": [f"{key}.{n}" for key in ("all", "some") for n in ("one", "other")] + ["some.single"],
     "jobs.ask_stop": ["title", "text", "yes", "no"],
 }
-COUNTED = ["data.rows", "data.readable", "data.drop_n", "adapters.versions", "score.questions", "train.advanced_changed"]
+MADE["jobs.doing"] += ["fetch", "rebase", "evaluate"]
+HEADS = ("broken", "not_needed", "no_gain", "too_close", "busy", "untested", "unchecked")
+COUNTED = [
+    *(f"rebase.head.{key}" for key in HEADS),
+    "rebase.at_home",
+    "rebase.lost_rows",
+    "rebase.won_rows",
+    "lineage.bases",
+    "lineage.adapters",
+    "data.rows",
+    "data.readable",
+    "data.drop_n",
+    "adapters.versions",
+    "score.questions",
+    "train.advanced_changed",
+]
 
 
 def used() -> set[str]:

@@ -19,7 +19,7 @@ from workbench import Workbench, paths
 from workbench.errors import UsageError
 from workbench_ui import chrome
 from workbench_ui.files import downloads
-from workbench_ui.pages import adapters, home, jobs, train
+from workbench_ui.pages import adapters, home, jobs, rebase, train, why
 from workbench_ui.shield import Shield
 from workbench_ui.theme import theme
 from workbench_ui.words import LANGUAGES, Words, words
@@ -29,7 +29,7 @@ __all__ = ["PORT", "create_app", "serve"]
 PORT = 7860
 _TRIES = 20  # ports tried upwards when the wanted one is taken
 _LARGEST_UPLOAD = "512mb"
-_PAGES = {"": home.build, "train": train.build, "jobs": jobs.build, "adapters": adapters.build}
+_PAGES = {"": home.build, "train": train.build, "jobs": jobs.build, "adapters": adapters.build, "rebase": rebase.build, "why": why.build}
 
 
 def create_app(bench: Workbench) -> ASGIApp:

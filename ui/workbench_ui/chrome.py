@@ -17,14 +17,15 @@ from workbench_ui.words import LANGUAGES, Words, words
 
 __all__ = ["PAGES", "assets_dir", "frame", "head", "missing_page", "nav"]
 
-PAGES = {"": "home", "train": "train", "jobs": "jobs", "adapters": "adapters"}  # path -> key of its words
+PAGES = {"": "home", "train": "train", "jobs": "jobs", "adapters": "adapters", "rebase": "rebase"}  # path -> key of its words
+_UNDER = {"why": "rebase"}  # pages without a place in the rail -> the one they belong to
 
 
 def nav(t: Words, current: str) -> gr.HTML:
     """The rail: pages, then language and colours. A skip link comes first for people without a mouse."""
     items = ""
     for path, key in PAGES.items():
-        here = ' aria-current="page"' if path == current else ""
+        here = ' aria-current="page"' if path == current else ' aria-current="true"' if path == _UNDER.get(current) else ""
         items += f'<a href="{t.link(path)}"{here}>{ICONS[key]}<span>{t(f"nav.{key}")}</span></a>'
     other = next(lang for lang in LANGUAGES if lang != t.lang)
     foot = (
@@ -33,7 +34,7 @@ def nav(t: Words, current: str) -> gr.HTML:
         f'<button type="button" class="wb-theme" aria-label="{t("nav.colours")}" title="{t("nav.colours")}">{ICONS["theme"]}</button>'
         f'<span class="wb-version">{__version__}</span>'
     )
-    title = t("app") if not current else f"{t(f'nav.{PAGES[current]}')} · {t('app')}"
+    title = t("app") if not current else f"{t(f'nav.{PAGES.get(current, current)}')} · {t('app')}"
     start = f'<a class="wb-skip" href="#wb-top">{t("nav.skip")}</a>'
     brand = f'<a class="wb-brand" href="{t.link()}" aria-label="{t("app")}">{MARK}<span>{t("app")}</span></a>'
     return gr.HTML(

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.background import BackgroundTask
 
 from workbench import Workbench
@@ -20,8 +20,25 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def downloads(bench: Workbench) -> APIRouter:
-    """GET /files/adapters/{name}/{version}.zip: the adapter's folder, checked against its manifest, as one zip."""
+    """GET /files/adapters/{name}/{version}.zip: the adapter's folder, checked against its manifest, as one zip.
+    GET /files/rebase/check.html and check.json ?adapter=name@3&base=family@2: a rebase check to keep or to send on."""
     router = APIRouter()
+
+    @router.get("/files/rebase/check.{kind}")
+    def rebase_check(kind: str, adapter: str, base: str) -> Response:
+        try:
+            check = bench.rebase.find(adapter, base)
+            if check is None or kind not in {"html", "json"}:
+                raise HTTPException(404, "No such check.")
+            name = f"{check.adapter.replace('@', '-v')}-on-{check.base.replace('@', '-')}.{kind}"
+            # Always saved, never shown: the report must not run beside the pages.
+            if kind == "html":
+                return FileResponse(bench.rebase.report(adapter, base), filename=name, media_type="text/html")
+            return JSONResponse(check.as_dict(), headers={"content-disposition": f'attachment; filename="{name}"'})
+        except (NotFound, UsageError) as error:
+            raise HTTPException(404, str(error)) from None
+        except IntegrityError as error:
+            raise HTTPException(409, str(error)) from None
 
     @router.get("/files/adapters/{name}/{version}.zip")
     def adapter_zip(name: str, version: str) -> FileResponse:

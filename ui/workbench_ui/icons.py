@@ -9,6 +9,8 @@ _STROKES = {
     "train": '<path d="M4 19.5h16"/><path d="M5 15.5c3.5 0 4-9 8-9 2.4 0 3.4 2.6 6 2.6"/><circle cx="19" cy="9" r="1.4"/>',
     "jobs": '<circle cx="12" cy="12" r="8"/><path d="M12 7.5V12l3 2"/>',
     "adapters": '<path d="M12 4 4.5 8 12 12l7.5-4z"/><path d="m4.5 12 7.5 4 7.5-4"/><path d="m4.5 16 7.5 4 7.5-4"/>',
+    "rebase": '<circle cx="7" cy="6" r="2"/><circle cx="7" cy="18" r="2"/><circle cx="17" cy="9" r="2"/>'
+    '<path d="M7 8v8M17 11c0 4-10 2-10 5"/>',
     "theme": '<path d="M19.5 14.3A8 8 0 0 1 9.7 4.5a8 8 0 1 0 9.8 9.8z"/>',
     "data": '<rect x="4.5" y="5" width="15" height="14" rx="2"/><path d="M4.5 10h15M4.5 14.5h15M10 10v9"/>',
     "down": '<path d="M12 4.5v10"/><path d="m7.5 10.5 4.5 4.5 4.5-4.5"/><path d="M5 19.5h14"/>',
@@ -16,6 +18,13 @@ _STROKES = {
     "warn": '<path d="M12 5 3.8 19h16.4z"/><path d="M12 10.5v4"/><path d="M12 16.8v.2"/>',
     "stop": '<rect x="7" y="7" width="10" height="10" rx="2"/>',
     "wait": '<path d="M8 4.5h8M8 19.5h8M8.5 4.5c0 4 7 5 7 7.5s-7 3.5-7 7.5"/>',
+    "minus": '<path d="M6 12h12"/>',
+    "dots": '<path d="M6 12h.1M12 12h.1M18 12h.1"/>',
+    "even": '<path d="M5 9.5c2.5-3 4.5-3 7 0s4.5 3 7 0M5 15.5c2.5-3 4.5-3 7 0s4.5 3 7 0"/>',
+    "cross": '<path d="m6.5 6.5 11 11M17.5 6.5l-11 11"/>',
+    "down_mark": '<path d="M5 7h14l-7 11z"/>',
+    "ban": '<circle cx="12" cy="12" r="7.5"/><path d="m6.8 6.8 10.4 10.4"/>',
+    "ask": '<path d="M8.5 9a3.5 3.5 0 1 1 5 3.200c-1 .5-1.5 1.200-1.5 2.300"/><path d="M12 18.200v.1"/>',
     "arrow": '<path d="M5 12h13"/><path d="m13 7 5 5-5 5"/>',
 }
 ICONS = {

@@ -170,7 +170,7 @@ class _Handlers:
             job, _ = spoken(self.t, lambda: self.bench.jobs.get(query["job"]))
             recipe = job.spec.get("recipe") if job else None
             if recipe:
-                return dict(recipe), nearest_preset(recipe)
+                return {**recipe, **given}, nearest_preset(recipe)  # retraining: the same, on another base
         return given, preset if preset in PRESETS else _DEFAULT
 
     def _datasets(self, wanted: str | None) -> dict[str, Any]:

@@ -11,12 +11,13 @@ from typing import Any
 from workbench.records import Job, JobState, Progress
 from workbench_ui.icons import ICONS
 from workbench_ui.views.chart import Point, loss_chart
-from workbench_ui.views.markup import badge, button, card, empty, esc, facts, panel, stack, tiles
+from workbench_ui.views.markup import badge, bullet_list, button, card, empty, esc, facts, panel, stack, tiles
 from workbench_ui.views.scores import answers, score_sentence
 from workbench_ui.words import Words
 
 __all__ = ["Series", "frozen_settings", "job_list", "job_live", "job_samples", "job_title", "job_what", "phase_of", "series", "share_done"]
 
+_DOING = {"fetch", "rebase", "evaluate"}  # kinds of jobs with words of their own
 PHASES = ("preparing", "training", "testing", "publishing")
 _TONES = {
     JobState.queued: "idle",
@@ -166,7 +167,7 @@ def _doing(job: Job, progress: Progress | None, t: Words) -> str:
     if job.state is not JobState.running:
         return t(f"jobs.doing.{job.state.value}")
     if job.kind != "train":
-        return t("jobs.doing.fetch" if job.kind == "fetch" else "jobs.doing.other")
+        return t(f"jobs.doing.{job.kind}" if job.kind in _DOING else "jobs.doing.other")
     return t(f"jobs.doing.{phase_of(job, progress)}")
 
 
@@ -207,6 +208,11 @@ def _ready(job: Job, t: Words) -> str:
         )
     if job.kind == "fetch":
         actions = button(t("jobs.train_on"), t.link("train", base=str(result.get("base"))), primary=True, icon="train")
+    if job.kind == "rebase":
+        seen = button(t("jobs.see_checks"), t.link("rebase", base=str(result.get("base"))), primary=True)
+        failed = [f"{ref}: {told}" for ref, told in (result.get("failed") or {}).items()]
+        warning = panel("warn", bullet_list(failed), icon="warn") if failed else ""
+        return panel("good", f"<strong>{esc(t('jobs.checked'))}</strong>", icon="ok", actions=seen) + warning
     name = made or str(result.get("base") or result.get("out") or "")
     return panel("good", f"<strong>{t.html('jobs.ready', name=name)}</strong> {esc(told)}", icon="ok", actions=actions)
 

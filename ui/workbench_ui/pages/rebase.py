@@ -1,0 +1,244 @@
+"""Rebase check: what happens to our adapters when the base changes? `?base=x@2` says where to, `&adapter=name@3` opens one cell.
+
+Everything is read from the stored checks at each look. Checking is a job: the page may be closed meanwhile.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import gradio as gr
+
+from workbench import Workbench
+from workbench.errors import NotFound
+from workbench.records import Adapter, Base, Dataset, Job
+from workbench_ui.chrome import head, nav
+from workbench_ui.guard import guarded, spoken
+from workbench_ui.views import rebase as views
+from workbench_ui.views.check import detail
+from workbench_ui.views.lineage import bases_in_order, lineage
+from workbench_ui.views.markup import card, esc, panel, stack
+from workbench_ui.views.matrix import matrix
+from workbench_ui.views.verdict import Cell
+from workbench_ui.widgets.view import QUIET, view
+from workbench_ui.words import Words
+
+__all__ = ["build"]
+
+_EVERY = 2.0  # seconds between two looks while a check runs
+_LISTED = 200  # jobs looked at for running checks
+_KINDS = {"rebase", "evaluate"}
+
+_PICK = """element.addEventListener('change', (e) => { const base = e.target.value;
+  history.replaceState(null, '', location.pathname + '?base=' + encodeURIComponent(base)); trigger('picked', {base}); });"""
+# A second click within two seconds is no second wish. What was clicked is redrawn, so focus goes to what stands there now.
+_ACT = """let last = 0, focus = -1;
+element.addEventListener('click', (e) => { const b = e.target.closest('button[data-do]');
+  if (!b || Date.now() - last < 2000) return;
+  last = Date.now(); focus = [...element.querySelectorAll('.wb-actions, .top')].indexOf(b.closest('.wb-actions, .top'));
+  const dataset = b.parentElement.querySelector('select')?.value || '';
+  trigger('act', {what: b.dataset.do, adapter: b.dataset.adapter, base: b.dataset.base, dataset}); });
+watch('value', () => { if (focus < 0) return; const at = focus; focus = -1;
+  setTimeout(() => { if (document.activeElement && document.activeElement !== document.body) return;
+    const row = element.querySelectorAll('.wb-actions, .top')[at];
+    (row?.querySelector('a, button') || document.getElementById('wb-top'))?.focus(); }, 60); });"""
+
+
+def build(bench: Workbench, t: Words) -> gr.Blocks:
+    """The overview of one base, or one cell in full; the address decides which one shows."""
+    do, on = _Handlers(bench, t), guarded(t)
+    with gr.Blocks(analytics_enabled=False) as page:
+        nav(t, "rebase")
+        top = view()
+        picker = gr.HTML(js_on_load=_PICK, apply_default_css=False, padding=False)
+        answer = gr.HTML(js_on_load=_ACT, apply_default_css=False, padding=False)
+        with gr.Accordion(t("rebase.versions"), open=False, visible=False, elem_classes="wb-fold") as fold:
+            versions = view()
+        picture = view()
+        # Held by the browser, not by the session: a restarted server must still know them.
+        base, seen = gr.Textbox(visible=False), gr.Textbox(visible=False)
+        timer = gr.Timer(_EVERY, active=False)
+
+        moving = [answer, fold, versions, picture, base, seen, timer]
+        page.load(on(do.open), None, [top, picker, *moving], **QUIET)
+        picker.picked(on(do.pick), None, moving, **QUIET)
+        answer.act(on(do.act), [base], moving, **QUIET)
+        timer.tick(on(do.look), [base, seen], moving, **QUIET)
+    return page
+
+
+class _Handlers:
+    """What the page's events do. All of them end in `_drawn`, which fills everything that may change."""
+
+    def __init__(self, bench: Workbench, t: Words) -> None:
+        self.bench, self.t = bench, t
+
+    def open(self, request: gr.Request) -> list[Any]:
+        t, wanted = self.t, str(request.query_params.get("base") or "")
+        adapter = str(request.query_params.get("adapter") or "")
+        bases, problem = spoken(t, lambda: _newest_first(self.bench.bases.list()))
+        chosen = wanted or self._default(bases or [])
+        if adapter:
+            back = (t.link("rebase", base=chosen), esc(t("rebase.all", base=chosen)))
+            title, picker = head(t.html("rebase.cell_title", adapter=adapter, base=chosen), back=back), ""
+        else:
+            why = f'<a href="{esc(t.link("why"))}">{esc(t("rebase.why_link"))}</a>'
+            title, picker = head(esc(t("nav.rebase")), f"{esc(t('rebase.lead'))} {why}"), views.picker(bases or [], chosen, t)
+        if problem:
+            return [title, picker, panel("bad", problem, icon="warn"), *self._nothing(chosen)]
+        return [title, picker, *self._drawn(chosen, adapter)]
+
+    def pick(self, event: gr.EventData) -> list[Any]:
+        return self._drawn(str(event.base), "")
+
+    def look(self, base: str, seen: str, request: gr.Request) -> list[Any]:
+        adapter = str(request.query_params.get("adapter") or "")
+        jobs = self._jobs()
+        return [gr.skip()] * 7 if _stamp(jobs) == seen else self._drawn(base, adapter, jobs)
+
+    def act(self, base: str, event: gr.EventData, request: gr.Request) -> list[Any]:
+        """Start what a button asks for; what runs already is not started again."""
+        adapter = str(request.query_params.get("adapter") or "")
+        wanted, busy = str(event.adapter), _busy(self._jobs())
+        if event.what == "evaluate" and (wanted, "") not in busy:
+            self.bench.evaluate(wanted, dataset=str(event.dataset) or None)
+        elif event.what == "check":
+            refs = [wanted] if wanted else [cell.adapter.ref for cell in self._row_cells(base, self._jobs())[0] if cell.open]
+            refs = [ref for ref in refs if (ref, base) not in busy]
+            if refs:
+                self.bench.rebase.check(refs, onto=base)
+        return self._drawn(base, adapter)
+
+    # ---------------------------------------------------------------- drawing
+
+    def _drawn(self, base: str, adapter: str, jobs: list[Job] | None = None) -> list[Any]:
+        jobs = self._jobs() if jobs is None else jobs
+        shown, problem = spoken(self.t, lambda: self._cell(base, adapter, jobs) if adapter else self._overview(base, jobs))
+        if shown is None:
+            return [panel("bad", problem, icon="warn"), *self._nothing(base)]
+        return [*shown, base, _stamp(jobs), gr.Timer(active=bool(jobs))]
+
+    def _nothing(self, base: str) -> list[Any]:
+        return [gr.Accordion(visible=False), "", "", base, "", gr.Timer(active=False)]
+
+    def _overview(self, base: str, jobs: list[Job]) -> list[Any]:
+        t, bases = self.t, self.bench.bases.list()
+        if not bases:
+            return [views.no_bases(t), gr.Accordion(visible=False), "", ""]
+        adapters = self.bench.adapters.list()
+        picture = card(t("lineage.title"), lineage(bases, adapters, t, chosen=base)) if adapters else ""
+        self.bench.bases.get(base)  # says which ones there are
+        if len(bases) == 1 and adapters:
+            return [views.one_base(bases[0], t), gr.Accordion(visible=False), "", picture]
+        cells, at_home = self._row_cells(base, jobs)
+        waiting = [cell.adapter.ref for cell in cells if cell.open]
+        seconds = self.bench.rebase.estimate(waiting, base) if len(waiting) > 1 else None
+        answer = views.answer(cells, base, t, at_home=at_home, seconds=seconds, datasets=self._datasets(cells))
+        refs = [str(b.ref) for b in bases_in_order(bases)]
+        ordered = sorted(adapters, key=lambda a: (a.name, -a.version))
+        everything = {(c.adapter.ref, c.base): c for c in self._cells([(a, ref) for a in ordered for ref in refs], jobs)}
+        table = matrix(ordered, refs, everything, t, chosen=base) if ordered else ""
+        return [answer, gr.Accordion(visible=bool(ordered)), table, picture]
+
+    def _cell(self, base: str, ref: str, jobs: list[Job]) -> list[Any]:
+        found = self.bench.rebase.find(ref, base)
+        try:
+            adapter = self.bench.adapters.get(ref)
+        except NotFound:
+            adapter = None
+        if adapter is None and found is None:
+            self.bench.adapters.get(ref)  # raises, saying what there is
+        if found is None:
+            self.bench.bases.get(base)
+        if adapter is None:
+            assert found is not None
+            gone = panel("warn", self.t.html("rebase.adapter_gone", adapter=ref), icon="warn")
+            kept = Cell(views.adapter_of(found), base, found, stale=True)
+            return [stack([gone, detail(kept, self.t)]), gr.Accordion(visible=False), "", ""]
+        (cell,) = self._cells([(adapter, base)], jobs)
+        return [detail(cell, self.t, datasets=self._datasets([cell])), gr.Accordion(visible=False), "", ""]
+
+    # ---------------------------------------------------------------- reading
+
+    def _row_cells(self, base: str, jobs: list[Job]) -> tuple[list[Cell], int]:
+        """The newest version of each adapter that was made for another base, and how many were made for this one."""
+        newest: dict[str, Adapter] = {}
+        for adapter in self.bench.adapters.list():
+            if adapter.name not in newest or adapter.version > newest[adapter.name].version:
+                newest[adapter.name] = adapter
+        away = [adapter for adapter in newest.values() if str(adapter.base) != base]
+        return self._cells([(adapter, base) for adapter in away], jobs), len(newest) - len(away)
+
+    def _cells(self, pairs: list[tuple[Adapter, str]], jobs: list[Job]) -> list[Cell]:
+        checks = {(check.adapter, check.base): check for check in self.bench.rebase.list()}
+        busy, failed, cells = _busy(jobs), self._failed(), []
+        took = {ref: self._took(ref) for ref in {a.job_id for a, _ in pairs if a.job_id}}
+        for adapter, base in pairs:
+            check = checks.get((adapter.ref, base))
+            stale = check is not None and self.bench.rebase.stale(check)
+            job = busy.get((adapter.ref, base)) or busy.get((adapter.ref, ""))
+            wrong = failed.get((adapter.ref, base))
+            wrong = wrong if wrong is not None and (check is None or _later(wrong, check.created_at)) else None
+            cells.append(Cell(adapter, base, check, stale, job, wrong, took.get(adapter.job_id or "")))
+        return cells
+
+    def _failed(self) -> dict[tuple[str, str], Job]:
+        """Checks that ended with an error, the newest of each adapter and base."""
+        over = [job for job in self.bench.jobs.list(limit=_LISTED) if job.kind == "rebase" and job.state.final]
+        newest: dict[tuple[str, str], Job] = {}
+        for job in over:  # the newest comes first
+            for ref in job.spec.get("adapters", []):
+                newest.setdefault((str(ref), str(job.spec.get("base"))), job)
+        return {key: job for key, job in newest.items() if job.error}
+
+    def _took(self, job_id: str) -> float | None:
+        """Seconds that the adapter's training took; None when its job is no longer known."""
+        try:
+            attempts = self.bench.jobs.get(job_id).attempts
+        except NotFound:
+            return None
+        spans = [(a.ended_at - a.started_at).total_seconds() for a in attempts if a.started_at and a.ended_at]
+        return sum(spans) if spans else None
+
+    def _jobs(self) -> list[Job]:
+        return [job for job in self.bench.jobs.list(limit=_LISTED) if job.kind in _KINDS and not job.state.final]
+
+    def _datasets(self, cells: list[Cell]) -> list[Dataset]:
+        if not any(cell.state == "untested" for cell in cells):
+            return []
+        return [dataset for dataset in self.bench.datasets.list() if dataset.test_rows]
+
+    def _default(self, bases: list[Base]) -> str:
+        """The newest base that some adapter was not made for; else the newest."""
+        homes = {str(adapter.base) for adapter in spoken(self.t, self.bench.adapters.list)[0] or []}
+        moved = [base for base in bases if homes - {str(base.ref)}]
+        return str((moved or bases)[0].ref) if bases else ""
+
+
+def _newest_first(bases: list[Base]) -> list[Base]:
+    def added(base: Base) -> float:
+        return base.added_at.timestamp() if isinstance(base.added_at, datetime) else 0.0
+
+    return sorted(reversed(bases_in_order(bases)), key=added, reverse=True)
+
+
+def _busy(jobs: list[Job]) -> dict[tuple[str, str], Job]:
+    """(adapter, base) -> the job that looks at it; an evaluation looks at no base but its own."""
+    busy: dict[tuple[str, str], Job] = {}
+    for job in jobs:
+        if job.kind == "rebase":
+            busy |= {(str(ref), str(job.spec.get("base"))): job for ref in job.spec.get("adapters", [])}
+        else:
+            busy[str(job.spec.get("adapter")), ""] = job
+    return busy
+
+
+def _later(job: Job, checked_at: str) -> bool:
+    created, checked = (at if at.tzinfo else at.replace(tzinfo=UTC) for at in (job.created_at, datetime.fromisoformat(checked_at)))
+    return created > checked
+
+
+def _stamp(jobs: list[Job]) -> str:
+    """Changes whenever there is something new to draw."""
+    return " ".join(f"{job.id} {job.state.value} {job.progress.t if job.progress else 0}" for job in jobs)
