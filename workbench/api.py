@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from workbench.doctor import Check
     from workbench.estimate import Estimate
     from workbench.jobs.store import Jobs
+    from workbench.rebasing import Rebase
     from workbench.recipe import Recipe, Resolved
     from workbench.registry.store import Registry
 
@@ -91,6 +92,12 @@ class Workbench:
         from workbench.registry.store import Registry
 
         return Registry()
+
+    @cached_property
+    def rebase(self) -> Rebase:
+        from workbench.rebasing import Rebase
+
+        return Rebase(self)
 
     # ---------------------------------------------------------------- training
 

@@ -3,7 +3,7 @@
     groups.py    command groups that load lazily and answer wrong words
     output.py    tables, JSON, sizes and times
     follow.py    watch a job, and let go of it
-    base.py data.py train.py jobs.py adapter.py serve.py about.py demo.py    the commands
+    base.py data.py train.py jobs.py adapter.py rebase*.py serve.py about.py demo.py    the commands
 
 A command's module is imported when the command is used, so that a listing starts at once.
 """
@@ -31,6 +31,7 @@ _COMMANDS = {
     "train": ("workbench.cli.train:train", "Fine-tune a base on a dataset and publish the adapter."),
     "jobs": ("workbench.cli.jobs:jobs", "What runs and what ran: list, show, logs, follow, cancel, resume."),
     "adapter": ("workbench.cli.adapter:adapter", "What came out: list, show, alias, evaluate, export, import, merge, …"),
+    "rebase": ("workbench.cli.rebase:rebase", "Does an adapter still work on another base? check, matrix, selftest, …"),
     "ui": ("workbench.cli.serve:ui", "Open the workbench in the browser."),
     "worker": ("workbench.cli.serve:worker", "Run queued jobs here, in the foreground."),
     "info": ("workbench.cli.about:info", "Where things are kept, versions, and this machine."),

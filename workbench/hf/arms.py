@@ -39,7 +39,8 @@ class Test:
 
 
 class NewBase:
-    """One base under test. `arms` is the number of passes to come, for the progress bar."""
+    """One base under test. `arms` is the number of passes to come, for the progress bar; without `keep` nothing is read from or
+    written to the home's cache of bare scores."""
 
     def __init__(
         self,
@@ -47,13 +48,15 @@ class NewBase:
         lock_sha256: str,
         *,
         arms: int = 2,
+        keep: bool = True,
         report: Callable[[Progress], None] | None = None,
         stopping: Callable[[], bool] | None = None,
     ) -> None:
-        self.folder, self.lock_sha256 = folder, lock_sha256
+        self.folder, self.lock_sha256, self._keep = folder, lock_sha256, keep
         self._arms, self._done = arms, 0
         self._report, self._stopping = report, stopping
         self._evaluator: Evaluator | None = None
+        self._bare_scores: dict[str, tuple[list[ItemScore], dict[str, Any]]] = {}
 
     def score(self, test: Test, adapter: Path, *, ask: Ask | None = None) -> Evidence:
         """The two arms B and B + adapter on the rows of `test` that fit. `ask` picks, by the scores, rows to be answered in words.
@@ -112,9 +115,15 @@ class NewBase:
             quantized=test.quantized,
             device=device().type,
         )
-        if (kept := read_bare(key)) is not None:
-            return kept[0], {**kept[1], "cached": True}
-        bare = evaluator.score(prepared)
-        self._done += 1
-        write_bare(key, bare.scores, bare.facts)
-        return bare.scores, bare.facts
+        if key not in self._bare_scores:
+            kept = read_bare(key) if self._keep else None
+            if kept is None:
+                bare = evaluator.score(prepared)
+                self._done += 1
+                kept = bare.scores, bare.facts
+                if self._keep:
+                    write_bare(key, *kept)
+            else:
+                kept = kept[0], {**kept[1], "cached": True}
+            self._bare_scores[key] = kept
+        return self._bare_scores[key]

@@ -24,6 +24,8 @@ TASKS = {
     "train": "workbench.jobs.training:run",
     "evaluate": "workbench.jobs.training:evaluate",
     "merge": "workbench.jobs.training:merge",
+    "rebase": "workbench.jobs.checking:run",
+    "rebase-selftest": "workbench.jobs.rebase_selftest:run",
     "fetch": "workbench.jobs.fetching:run",
     "selftest": "workbench.jobs.selftest:run",
 }

@@ -25,7 +25,7 @@ from workbench.records import Base, BaseRef, Dataset, Progress
 from workbench.registry import manifest
 from workbench.registry.store import Registry
 
-__all__ = ["evaluate", "merge", "run"]
+__all__ = ["evaluate", "frozen_base", "frozen_dataset", "merge", "run"]
 
 _MERGED = "merge.json"
 SAMPLES = 5  # test rows whose answers are written out beside the scores
@@ -38,8 +38,8 @@ def run(ctx: TaskContext) -> dict[str, Any]:
     Returns {"adapter": "name@1"} or, for method sft, {"base": "family@2"}, with "scores" and "training" beside it.
     """
     recipe = Recipe.load(ctx.spec["recipe"])
-    base = _frozen_base(recipe.base, ctx.spec["base_lock_sha256"])
-    dataset = _frozen_dataset(recipe.dataset, ctx.spec["dataset_sha256"])
+    base = frozen_base(recipe.base, ctx.spec["base_lock_sha256"])
+    dataset = frozen_dataset(recipe.dataset, ctx.spec["dataset_sha256"])
     trained = _phase(ctx, "trained", lambda out: _train(ctx, recipe, base, out))
     facts = json.loads((trained / _FACTS).read_text(encoding="utf-8"))
     folder = _phase(ctx, "scored", lambda out: _score_run(ctx, recipe, base, dataset, trained, out))
@@ -72,8 +72,8 @@ def evaluate(ctx: TaskContext) -> dict[str, Any]:
     """Score an adapter on a dataset's test part and publish the same weights with that evidence as its next version."""
     registry = Registry()
     adapter = registry.get(ctx.spec["adapter"], verify=True)
-    base = _frozen_base(str(adapter.base), adapter.base_lock_sha256)
-    dataset = _frozen_dataset(ctx.spec["dataset"], ctx.spec["dataset_sha256"])
+    base = frozen_base(str(adapter.base), adapter.base_lock_sha256)
+    dataset = frozen_dataset(ctx.spec["dataset"], ctx.spec["dataset_sha256"])
     recipe_file = adapter.path / "recipe.yaml"
     recipe = Recipe.from_yaml(recipe_file) if recipe_file.is_file() else Recipe(base=str(base.ref), dataset=dataset.name)
     folder = _phase(ctx, "scored", lambda out: _score(ctx, recipe, base, dataset, adapter.path, out))
@@ -103,7 +103,7 @@ def merge(ctx: TaskContext) -> dict[str, Any]:
     from workbench.hf.merge import merge as merge_weights
 
     adapter = Registry().get(ctx.spec["adapter"], verify=True)
-    base = _frozen_base(ctx.spec["base"], ctx.spec["base_lock_sha256"])
+    base = frozen_base(ctx.spec["base"], ctx.spec["base_lock_sha256"])
     out = Path(ctx.spec["out"])
     draft = out.with_name(f".{out.name}.{ctx.job_id}")
     if not out.exists():
@@ -229,14 +229,14 @@ def _publish_base(ctx: TaskContext, recipe: Recipe, base: Base, dataset: Dataset
     return str(bases.publish(trained, ref, continues=base.ref, source=source, license=base.license).ref)
 
 
-def _frozen_base(ref: str, lock_sha256: str) -> Base:
+def frozen_base(ref: str, lock_sha256: str) -> Base:
     base = Bases().get(BaseRef.parse(ref))
     if base.lock_sha256 != lock_sha256:
         raise IntegrityError(f"{ref} is not the base this job was submitted for: its lock changed.", hint="Submit the job again.")
     return base
 
 
-def _frozen_dataset(name: str, sha256: str) -> Dataset:
+def frozen_dataset(name: str, sha256: str) -> Dataset:
     dataset = Datasets().get(name)
     if dataset.sha256 != sha256:
         raise IntegrityError(f"{name} is not the dataset this job was submitted for: its rows changed.", hint="Submit the job again.")

@@ -1,0 +1,177 @@
+"""`bench.rebase`: does an adapter still work on another base?
+
+job = bench.rebase.check("refund-tone@champion", onto="smollm2-135m-instruct@2")
+bench.jobs.wait(job.id)
+print(bench.rebase.get("refund-tone@champion", "smollm2-135m-instruct@2").word)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import DataError, NotFound, UsageError
+from workbench.records import Adapter, AdapterRef, BaseRef, Job
+
+if TYPE_CHECKING:
+    from workbench.api import Workbench
+    from workbench.rebase.result import Check
+
+__all__ = ["DEFAULT_STAGES", "Rebase"]
+
+DEFAULT_STAGES = ("structure", "weights", "behaviour")
+_NEEDED_TOKENS_PER_SECOND = 300.0  # before anything was measured here
+
+
+class Rebase:
+    """Checks: submit, read, compare."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
+
+    # ---------------------------------------------------------------- checking
+
+    def check(
+        self,
+        adapters: str | AdapterRef | Sequence[str | AdapterRef],
+        *,
+        onto: str | BaseRef,
+        stages: Sequence[str] = DEFAULT_STAGES,
+        probes: bool = False,
+        retrain: bool = False,
+        settings: Mapping[str, Any] | None = None,
+        key: str | None = None,
+    ) -> Job:
+        """Submit a job that checks adapters on the base `onto`, loading it once. Returns at once.
+
+        `stages` are any of structure, weights, probes, behaviour; only the last one gives a verdict (but for "cannot load").
+        `probes` adds the probes; `retrain` also trains each adapter anew on the new base, for the ceiling. `settings` are fields
+        of `rebase.result.Settings`. Raises `NotFound`, `UsageError`, and `DataError` for an adapter that was never scored.
+        """
+        from workbench.jobs.checking import check_stages
+
+        base = self._bench.bases.get(onto)
+        wanted = check_stages([*stages, *(["probes"] if probes else [])])
+        chosen = [adapters] if isinstance(adapters, str | AdapterRef) else list(adapters)
+        found = list({a.ref: a for a in (self._bench.adapters.get(ref) for ref in chosen)}.values())
+        if not found:
+            raise UsageError("No adapter was named.", hint="Name one or more: workbench rebase check ADAPTER --onto BASE")
+        if "behaviour" in wanted:
+            _require_evidence(found)
+        _check_settings(settings or {})
+        spec = {
+            "adapters": [a.ref for a in found],
+            "base": str(base.ref),
+            "base_lock_sha256": base.lock_sha256,
+            "stages": wanted,
+            "retrain": retrain,
+            "settings": dict(settings or {}),
+        }
+        title = f"{found[0].ref if len(found) == 1 else f'{len(found)} adapters'}: check on {base.ref}"
+        return self._bench.jobs.submit("rebase", spec, title=title, key=key)
+
+    def selftest(self, base: str | BaseRef, adapters: Sequence[str | AdapterRef], *, strangers: Sequence[str | BaseRef] = ()) -> Job:
+        """Submit a job that tries the check on cases whose answer is known: controls made from `base` and from the first of two
+        `adapters`, the same task learned with two seeds; `strangers` are bases that must not load. Its result is a table."""
+        found = self._bench.bases.get(base)
+        pair = [self._bench.adapters.get(ref) for ref in adapters]
+        if len(pair) != 2 or any(a.base != found.ref for a in pair):
+            raise UsageError(
+                f"The self-test needs two adapters made for {found.ref}.", hint="They are trained by: workbench rebase selftest"
+            )
+        _require_evidence(pair)
+        spec = {
+            "base": str(found.ref),
+            "base_lock_sha256": found.lock_sha256,
+            "adapters": [a.ref for a in pair],
+            "strangers": [str(self._bench.bases.get(ref).ref) for ref in strangers],
+        }
+        return self._bench.jobs.submit("rebase-selftest", spec, title=f"Self-test of the rebase check on {found.ref}")
+
+    # ---------------------------------------------------------------- reading
+
+    def list(self) -> list[Check]:
+        """The newest check of every adapter on every base."""
+        return self._checks().list()
+
+    def find(self, adapter: str | AdapterRef, base: str | BaseRef) -> Check | None:
+        """The newest check of an adapter (any reference) on a base, if there is one."""
+        return self._checks().find(self._ref(adapter), base)
+
+    def get(self, adapter: str | AdapterRef, base: str | BaseRef) -> Check:
+        """As `find`; raises `NotFound` saying how to make it."""
+        return self._checks().get(self._ref(adapter), base)
+
+    def report(self, adapter: str | AdapterRef, base: str | BaseRef) -> Path:
+        """The self-contained HTML page of a check. Raises `NotFound`."""
+        return self._checks().report(self._ref(adapter), base)
+
+    def stale(self, check: Check) -> bool:
+        """True when the adapter or the base is not what it was when this was checked, or is gone."""
+        try:
+            adapter, base = self._bench.adapters.get(check.adapter), self._bench.bases.get(check.base)
+        except NotFound:
+            return True
+        return (adapter.manifest_sha256, base.lock_sha256) != (check.adapter_sha256, check.base_lock_sha256)
+
+    def candidates(self, onto: str | BaseRef) -> Sequence[Adapter]:
+        """The newest version of every adapter that was made for another base than `onto`."""
+        newest: dict[str, Adapter] = {}
+        for adapter in self._bench.adapters.list():
+            if adapter.name not in newest or adapter.version > newest[adapter.name].version:
+                newest[adapter.name] = adapter
+        target = BaseRef.parse(onto)
+        return sorted((a for a in newest.values() if a.base != target), key=lambda a: a.name)
+
+    def estimate(self, adapters: Sequence[str | AdapterRef], onto: str | BaseRef) -> float | None:
+        """Seconds that a check of these adapters will take here, roughly, from their test rows and this machine's measured speed.
+
+        None when nothing is known about their test rows.
+        """
+        base = self._bench.bases.get(onto)
+        found = [self._bench.adapters.get(ref) for ref in adapters]
+        tokens = sum(_test_tokens(adapter) for adapter in found if adapter.scores)
+        if not tokens:
+            return None
+        start = 20.0 + 6.0 * base.parameters / 135e6  # libraries, weights, neutral text
+        return start + 2 * tokens / (_NEEDED_TOKENS_PER_SECOND * 135e6 / base.parameters)
+
+    # ---------------------------------------------------------------- inside
+
+    def _checks(self) -> Any:
+        from workbench.rebase.store import Checks
+
+        return Checks()
+
+    def _ref(self, adapter: str | AdapterRef) -> str:
+        """`name@version`; an adapter that is gone keeps its checks, so a full reference is not looked up."""
+        parsed = AdapterRef.parse(adapter)
+        return str(parsed) if parsed.version else self._bench.adapters.get(parsed).ref
+
+
+def _require_evidence(adapters: Sequence[Adapter]) -> None:
+    bare = [adapter.ref for adapter in adapters if not adapter.scores]
+    if bare:
+        raise DataError(
+            "These adapters were never scored, so nobody knows what they give at home:",
+            bare,
+            hint=f"Score them on a test set: workbench adapter evaluate {bare[0]} --dataset NAME. "
+            f"What can be said without one: workbench rebase check {bare[0]} --onto … --stages structure,weights",
+        )
+
+
+def _check_settings(given: Mapping[str, Any]) -> None:
+    from workbench.rebase.result import Settings
+
+    known = {field.name for field in dataclasses.fields(Settings)}
+    if unknown := sorted(set(given) - known):
+        raise UsageError(f"'{unknown[0]}' is no setting of a check.", hint=f"There are: {', '.join(sorted(known))}.")
+    Settings(**given)
+
+
+def _test_tokens(adapter: Adapter) -> float:
+    """Tokens of an adapter's test rows, prompts included, by the size of the file."""
+    file = adapter.path / "evidence" / "test.jsonl"
+    return file.stat().st_size / 4 if file.is_file() else 0.0
