@@ -12,7 +12,7 @@ from workbench.rebase import report_parts as parts
 from workbench.rebase.contrasts import ARMS
 from workbench.rebase.report_parts import esc
 from workbench.rebase.result import BROKEN, VERDICTS, Check, Contrasts, Verdict
-from workbench.rebase.rule import SUCCESS, score, span
+from workbench.rebase.rule import SUCCESS, aside, score, span
 from workbench.rebase.verdict import broken, safe_for_all
 
 __all__ = ["headline", "html", "sentence"]
@@ -34,14 +34,14 @@ def sentence(check: Check) -> str:
     c, rows = verdict.contrasts[m], f"{verdict.n:,} test rows"
     verb = {"right": "right on", "exact_match": "exactly right on"}.get(m, "predicting the answers at")
     there = f"{verb} {s['new_adapter']} of {rows}" if m in SUCCESS else f"{verb} {s['new_adapter']} over {rows}"
-    with_both = f"{there}, {s['home_adapter']} on {home} before ({span(m, c.u)}); without it {base} has {s['new']}"
-    gain = f"{there}, {s['new']} without it ({span(m, c.y)}); on {home} it made {s['home_adapter']} of {s['home']} ({span(m, c.x)})"
+    with_both = f"{there}, {s['home_adapter']} on {home} before ({aside(m, c.u)}); without it {base} has {s['new']}"
+    gain = f"{there}, {s['new']} without it ({aside(m, c.y)}); on {home} it took {s['home']} to {s['home_adapter']} ({aside(m, c.x)})"
     words = {
         "works": f"{name} works on {base} as it is: {with_both}." + (_absorbed(m, c, base) if verdict.absorbed else ""),
         "not needed": f"{name} is not needed on {base}, which alone has {s['new']} on {rows}; {home} had {s['home_adapter']} with it "
-        f"({span(m, c.w)}), and here it adds {span(m, c.y)}.",
+        f"({aside(m, c.w)}), and here it adds {span(m, c.y)}.",
         "no gain at home": f"{name} has no gain to carry over: on {rows}, {home} has {s['home_adapter']} with it, {s['home']} without it "
-        f"({span(m, c.x)}). With it {base} has {s['new_adapter']}, without it {s['new']}.",
+        f"({aside(m, c.x)}). With it {base} has {s['new_adapter']}, without it {s['new']}.",
         "too close to tell": f"Whether {name} works on {base} is too close to tell: {with_both}. {_needs(verdict)}",
         "weaker": f"{name} still helps on {base}, but less: {with_both}.",
         "lost": f"{name} loses its gain on {base}: {gain}.",

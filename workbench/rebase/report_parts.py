@@ -163,8 +163,10 @@ def _strip(layers: Mapping[int, Mapping[str, float]]) -> str:
                 drawn.append(f'<text x="{x}" y="{floor + 13}">{layer}</text>')
     most = max(layers, key=lambda layer: max(layers[layer].values()))
     label = f"Relative drift of the adapted modules by layer, {', '.join(groups)}: most in layer {most}, {100 * top:.2g} %"
-    size = f"{max(160, len(layers) * step)} {len(groups) * (height + 22)}"
-    picture = f'<svg class="strip" role="img" aria-label="{esc(label)}" viewBox="0 0 {size}">{"".join(drawn)}</svg>'
+    width, depth = max(160, len(layers) * step), len(groups) * (height + 22)
+    picture = (
+        f'<svg class="strip" role="img" aria-label="{esc(label)}" width="{width}" viewBox="0 0 {width} {depth}">{"".join(drawn)}</svg>'
+    )
     rows = [(str(layer), *(esc(_percent(values.get(group)) or "") for group in groups)) for layer, values in layers.items()]
     figures = table("Mean relative drift by layer", ("layer", *groups), rows)
     return (
@@ -256,7 +258,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font-size: .9re
 dl { display: grid; grid-template-columns: minmax(10rem, max-content) 1fr; gap: .2rem 1.2rem; } 
 dt { color: var(--idle); } dd { margin: 0; overflow-wrap: anywhere; }
 svg .track { fill: var(--soft); } svg .value { fill: var(--value); } svg .whisker { stroke: var(--text); stroke-width: 1.5; fill: none; }
-svg text { fill: var(--text); font: 11px system-ui, sans-serif; } .strip { max-width: 100%; width: 40rem; height: auto; }
+svg text { fill: var(--text); font: 11px system-ui, sans-serif; } .strip { max-width: 100%; height: auto; }
 figure { margin: 1rem 0; }
 @media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; } }
 """

@@ -20,7 +20,20 @@ from workbench.evidence import Interval, exact_gain
 from workbench.rebase.contrasts import Table
 from workbench.rebase.result import Contrasts, Settings
 
-__all__ = ["RULES", "SUCCESS", "Decision", "because", "decide", "epsilon", "points", "rows_needed", "score", "span", "success_metric"]
+__all__ = [
+    "RULES",
+    "SUCCESS",
+    "Decision",
+    "aside",
+    "because",
+    "decide",
+    "epsilon",
+    "points",
+    "rows_needed",
+    "score",
+    "span",
+    "success_metric",
+]
 
 RULES = ("guarded", "issue")
 SUCCESS = ("right", "exact_match")  # in order of preference
@@ -156,6 +169,11 @@ def span(metric: str, interval: Interval) -> str:
     return f"{value} (95 % interval {interval.low * scale:+.{digits}f} to {interval.high * scale:+.{digits}f})"
 
 
+def aside(metric: str, interval: Interval) -> str:
+    """The same inside parentheses: `-1.5 points, 95 % interval -3.2 to +0.1`."""
+    return span(metric, interval).replace(" (", ", ").removesuffix(")")
+
+
 def _unit(metric: str) -> str:
     return "nats a token" if metric == "nll_per_token" else "bits a byte"
 
@@ -178,13 +196,13 @@ def because(
         "gain": f"{rows}, {home}: a gain of {span(m, c.x)} is not shown to exceed {limit}, so there is nothing to carry over",
         "break": f"{rows}, {home}: a gain of {span(m, c.x)}, but it cannot be loaded on the new base",
         "harm": f"{rows}, {new}: {span(m, c.y)}, so it does harm beyond the limit of {limit}",
-        "alone": f"{rows}, {new}, and {home}: the new base alone is at most {limit} worse than the adapter was ({span(m, c.w)}), "
-        f"and the adapter adds no more than that to it ({span(m, c.y)})",
+        "alone": f"{rows}, {new}, and {home}: the new base alone is at most {limit} worse than the adapter was ({aside(m, c.w)}), "
+        f"and the adapter adds no more than that to it ({aside(m, c.y)})",
         "served": f"{rows}, {new}, and {home}: the user sees {span(m, c.u)}, a loss of no more than {limit}{_kept(decision, c)}",
         "lost": f"{rows}, {new}: {span(m, c.y)}, against {span(m, c.x)} at home, so at most a tenth of its gain, "
-        f"or {limit}, is left, and the user loses more than {limit} ({span(m, c.u)})",
-        "weaker": f"{rows}, {new}: it still helps ({span(m, c.y)}), but the user loses more than {limit} against home ({span(m, c.u)})",
-        "unharmed": f"{rows}, {new}: the user loses no more than {limit} ({span(m, c.u)}), but that the adapter makes the new base "
+        f"or {limit}, is left, and the user loses more than {limit} ({aside(m, c.u)})",
+        "weaker": f"{rows}, {new}: it still helps ({aside(m, c.y)}), but the user loses more than {limit} against home ({aside(m, c.u)})",
+        "unharmed": f"{rows}, {new}: the user loses no more than {limit} ({aside(m, c.u)}), but that the adapter makes the new base "
         f"worse is not ruled out ({_harms(contrasts)})",
         "open": f"{rows}, {new}, and {home}: the user sees {span(m, c.u)}, the adapter gives {span(m, c.y)}; "
         f"the intervals cross the limit of {limit}",
@@ -202,4 +220,4 @@ def _kept(decision: Decision, c: Contrasts) -> str:
 
 
 def _harms(contrasts: Mapping[str, Contrasts]) -> str:
-    return "; ".join(span(name, c.y) for name, c in contrasts.items() if name != "exact_match" or "right" not in contrasts)
+    return "; ".join(aside(name, c.y) for name, c in contrasts.items() if name != "exact_match" or "right" not in contrasts)
