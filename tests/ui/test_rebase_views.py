@@ -348,7 +348,8 @@ def test_what_anybody_named_stays_text() -> None:
 
 # ---------------------------------------------------------------- a text of the docs
 
-SVG = '<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" aria-labelledby="t"><title id="t">T</title><use href="#t"/></svg>'
+_INNER = '<title id="t">T</title><use href="#t" fill="#abc"/>'
+SVG = f'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" aria-labelledby="t">{_INNER}</svg>'
 
 
 @pytest.fixture
@@ -375,7 +376,13 @@ def test_a_text_is_split_at_its_pictures(docs: Path) -> None:
 
 def test_pictures_are_inline_with_names_of_their_own_unless_they_would_style_the_page(docs: Path) -> None:
     inline = prose.picture(docs / "images" / "a.svg", "First")
-    assert 'aria-labelledby="a-t"' in inline and 'id="a-t"' in inline and 'href="#a-t"' in inline and "<?xml" not in inline
+    assert (
+        'aria-labelledby="a-t"' in inline
+        and 'id="a-t"' in inline
+        and 'href="#a-t"' in inline
+        and 'fill="#abc"' in inline
+        and "<?xml" not in inline
+    )
     ElementTree.fromstring(inline)
     apart = prose.picture(docs / "images" / "b.svg", "Second")
     assert '<img src="data:image/svg+xml;base64,' in apart and 'alt="Second"' in apart and "<style" not in apart

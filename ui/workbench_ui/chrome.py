@@ -21,6 +21,10 @@ PAGES = {"": "home", "train": "train", "jobs": "jobs", "adapters": "adapters", "
 _UNDER = {"why": "rebase"}  # pages without a place in the rail -> the one they belong to
 
 
+# On a phone the rail scrolls sideways; the page one is on must be in sight.
+_IN_SIGHT = "element.querySelector('[aria-current]')?.scrollIntoView({inline: 'nearest', block: 'nearest'})"
+
+
 def nav(t: Words, current: str) -> gr.HTML:
     """The rail: pages, then language and colours. A skip link comes first for people without a mouse."""
     items = ""
@@ -40,7 +44,7 @@ def nav(t: Words, current: str) -> gr.HTML:
     return gr.HTML(
         f'{start}{brand}<nav aria-label="{t("nav.main")}">{items}</nav><div class="wb-foot">{foot}</div>',
         elem_classes="wb-rail",
-        js_on_load=f"document.title = {json.dumps(title, ensure_ascii=False)}",
+        js_on_load=f"document.title = {json.dumps(title, ensure_ascii=False)}; {_IN_SIGHT}",
         apply_default_css=False,
     )
 

@@ -32,17 +32,17 @@ _KINDS = {"rebase", "evaluate"}
 
 _PICK = """element.addEventListener('change', (e) => { const base = e.target.value;
   history.replaceState(null, '', location.pathname + '?base=' + encodeURIComponent(base)); trigger('picked', {base}); });"""
-# A second click within two seconds is no second wish. What was clicked is redrawn, so focus goes to what stands there now.
-_ACT = """let last = 0, focus = -1;
+# A second click within two seconds is no second wish. What was clicked is drawn anew, so focus goes to what took its place.
+_ACT = """let last = 0, row = null;
 element.addEventListener('click', (e) => { const b = e.target.closest('button[data-do]');
   if (!b || Date.now() - last < 2000) return;
-  last = Date.now(); focus = [...element.querySelectorAll('.wb-actions, .top')].indexOf(b.closest('.wb-actions, .top'));
+  last = Date.now(); row = b.closest('[data-row]')?.dataset.row ?? null;
   const dataset = b.parentElement.querySelector('select')?.value || '';
+  b.setAttribute('aria-busy', 'true'); setTimeout(() => b.removeAttribute('aria-busy'), 15000);
   trigger('act', {what: b.dataset.do, adapter: b.dataset.adapter, base: b.dataset.base, dataset}); });
-watch('value', () => { if (focus < 0) return; const at = focus; focus = -1;
-  setTimeout(() => { if (document.activeElement && document.activeElement !== document.body) return;
-    const row = element.querySelectorAll('.wb-actions, .top')[at];
-    (row?.querySelector('a, button') || document.getElementById('wb-top'))?.focus(); }, 60); });"""
+watch('value', () => { if (row === null) return; const was = row; row = null;
+  setTimeout(() => { const now = [...element.querySelectorAll('[data-row]')].find((r) => r.dataset.row === was);
+    (now?.querySelector('a, button, select') || document.getElementById('wb-top'))?.focus(); }, 80); });"""
 
 
 def build(bench: Workbench, t: Words) -> gr.Blocks:

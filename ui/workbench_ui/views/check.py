@@ -55,7 +55,8 @@ def _top(cell: Cell, check: Check, t: Words) -> str:
     downloads = button(t("rebase.report"), report_link(check, "html"), icon="down", download=True)
     downloads += button("JSON", report_link(check, "json"), icon="down", download=True)
     return (
-        f'<section class="wb-verdict wb-{tone} whole">{ICONS[icon]}<div><h2 class="word">{esc(word(cell.state, t))}</h2>'
+        f'<section class="wb-verdict wb-{tone} whole" data-row="{esc(cell.adapter.ref)}">{ICONS[icon]}<div>'
+        f'<h2 class="word">{esc(word(cell.state, t))}</h2>'
         f'<p class="says">{sentence(cell, t)}</p><p class="figures">{esc(figures(check, t))}</p></div>'
         f'<div class="wb-actions">{actions(cell, t, details=False)}{downloads}</div></section>'
     )

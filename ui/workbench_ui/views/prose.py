@@ -69,7 +69,7 @@ def picture(file: Path, alt: str) -> str:
         coded = base64.b64encode(file.read_bytes()).decode()
         return f'<figure class="wb-figure"><img src="data:image/svg+xml;base64,{coded}" alt="{esc(alt)}">{caption}</figure>'
     prefix = re.sub(r"\W", "-", file.stem)  # names are unique in a file, and must be on the page
-    drawn = re.sub(r'(\bid="|"#|url\(#)', lambda m: m[0] + prefix + "-", svg[start:])
+    drawn = re.sub(r'(\bid="|href="#|url\(#)', lambda m: m[0] + prefix + "-", svg[start:])
     drawn = re.sub(
         r'\b(aria-labelledby|aria-describedby)="([^"]*)"',
         lambda m: f'{m[1]}="{" ".join(f"{prefix}-{name}" for name in m[2].split())}"',

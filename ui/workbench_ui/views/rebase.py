@@ -133,7 +133,8 @@ def answer(
     rows = "".join(row(cell, t, datasets=datasets) for cell in sorted(cells, key=lambda c: (c.urgency, c.adapter.name)))
     under = f'<p class="wb-quiet">{esc(home)}</p>' if home else ""
     return (
-        f'<div class="wb-answer"><div class="top"><h2 class="headline" role="status">{headline(cells, base, t)}</h2>{everything}</div>'
+        f'<div class="wb-answer"><div class="top" data-row="">'
+        f'<h2 class="headline" role="status">{headline(cells, base, t)}</h2>{everything}</div>'
         f'<ul class="wb-verdicts">{rows}</ul>{under}</div>'
     )
 
@@ -149,7 +150,8 @@ def row(cell: Cell, t: Words, *, datasets: Sequence[Dataset] = ()) -> str:
         numbers = f'<p class="figures">{esc(said)} <a href="{esc(t.link("jobs", job=cell.failed.id))}">{esc(t("rebase.see_job"))}</a></p>'
     progress = _progress(cell.job, t) if cell.job is not None else ""
     return (
-        f'<li class="wb-verdict wb-{tone}">{ICONS[icon]}<div><p class="word">{esc(word(cell.state, t))}</p>'
+        f'<li class="wb-verdict wb-{tone}" data-row="{esc(cell.adapter.ref)}">{ICONS[icon]}<div>'
+        f'<p class="word">{esc(word(cell.state, t))}</p>'
         f'<p class="says">{sentence(cell, t)}</p>{numbers}{progress}</div>'
         f'<div class="wb-actions">{actions(cell, t, datasets=datasets)}</div></li>'
     )
