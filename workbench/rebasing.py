@@ -41,14 +41,17 @@ class Rebase:
         stages: Sequence[str] = DEFAULT_STAGES,
         probes: bool = False,
         retrain: bool = False,
+        rows: int | None = None,
         settings: Mapping[str, Any] | None = None,
         key: str | None = None,
     ) -> Job:
         """Submit a job that checks adapters on the base `onto`, loading it once. Returns at once.
 
         `stages` are any of structure, weights, probes, behaviour; only the last one gives a verdict (but for "cannot load").
-        `probes` adds the probes; `retrain` also trains each adapter anew on the new base, for the ceiling. `settings` are fields
-        of `rebase.result.Settings`. Raises `NotFound`, `UsageError`, and `DataError` for an adapter that was never scored.
+        `probes` adds the probes; `retrain` also trains each adapter anew on the new base, for the ceiling. `rows` takes at most so
+        many of each test set's rows, evenly spread: faster, and less is proven. `settings` are fields of `rebase.result.Settings`.
+
+        Raises `NotFound`, `UsageError`, and `DataError` for an adapter that was never scored.
         """
         from workbench.jobs.checking import check_stages
 
@@ -61,12 +64,15 @@ class Rebase:
         if "behaviour" in wanted:
             _require_evidence(found)
         _check_settings(settings or {})
+        if rows is not None and rows < 1:
+            raise UsageError(f"{rows} test rows cannot be scored.", hint="Give a positive number, or leave it out for all of them.")
         spec = {
             "adapters": [a.ref for a in found],
             "base": str(base.ref),
             "base_lock_sha256": base.lock_sha256,
             "stages": wanted,
             "retrain": retrain,
+            "rows": rows,
             "settings": dict(settings or {}),
         }
         title = f"{found[0].ref if len(found) == 1 else f'{len(found)} adapters'}: check on {base.ref}"

@@ -51,6 +51,7 @@ def _limit(name: str, default: str, text: str) -> Any:
 @click.option("--stages", metavar="LIST", help="Comma-separated: structure, weights, probes, behaviour. Default: all but probes.")
 @click.option("--probes", is_flag=True, help="Also probe both bases with the test prompts, without their answers.")
 @click.option("--retrain", is_flag=True, help="Also train on the new base by the stored recipe, for the ceiling. Takes as long as that.")
+@click.option("--rows", type=click.IntRange(1), metavar="N", help="Score at most so many test rows: faster, and less is proven.")
 @click.option("--fail-on", type=click.Choice(FAIL_ON), help=f"Exit with {EXIT_FAILED} when a verdict is this one or a worse one.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), metavar="FILE",
               help="Write the checks as JSON (docs/json.md); - prints them instead of the words.")  # fmt: skip
@@ -65,6 +66,7 @@ def check(
     stages: str | None,
     probes: bool,
     retrain: bool,
+    rows: int | None,
     fail_on: str | None,
     json_file: Path | None,
     report_file: Path | None,
@@ -80,7 +82,7 @@ def check(
     work = bench()
     given = {key: value for key, value in limits.items() if value is not None}
     chosen = {"stages": [part.strip() for part in stages.split(",") if part.strip()]} if stages is not None else {}
-    job = work.rebase.check(adapters, onto=onto, probes=probes, retrain=retrain, settings=given, **chosen)
+    job = work.rebase.check(adapters, onto=onto, probes=probes, retrain=retrain, rows=rows, settings=given, **chosen)
     if detach:
         say(f"Job {job.id}: {job.title}. Follow it: workbench jobs follow {job.id}")
         return 0

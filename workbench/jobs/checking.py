@@ -77,7 +77,7 @@ def run(ctx: TaskContext) -> dict[str, Any]:
     base = frozen_base(ctx.spec["base"], ctx.spec["base_lock_sha256"])
     stages, settings = list(ctx.spec["stages"]), Settings(**ctx.spec.get("settings", {}))
     work = _Work(ctx, base, stages, settings)
-    subjects = [_subject(ref) for ref in ctx.spec["adapters"]]
+    subjects = [_subject(ref, ctx.spec.get("rows")) for ref in ctx.spec["adapters"]]
     # adapters of one precision follow each other, so that the base is loaded once for each
     subjects.sort(key=lambda s: (bool(s.recipe and s.recipe.quantized), str(s.recipe.bf16) if s.recipe else ""))
     words, failed = {}, {}
@@ -93,14 +93,17 @@ def run(ctx: TaskContext) -> dict[str, Any]:
     return {"base": str(base.ref), "checks": ordered, "failed": failed}
 
 
-def _subject(ref: str) -> Subject:
-    """Read an adapter and what lies beside it. Every file was verified against its manifest."""
+def _subject(ref: str, limit: int | None) -> Subject:
+    """Read an adapter and what lies beside it. Every file was verified against its manifest. `limit` keeps so many of its test
+    rows, evenly spread."""
     adapter = Registry().get(ref, verify=True)
     lock = read_lock(adapter.path / "base.lock.json")
     recipe_file, test = adapter.path / "recipe.yaml", adapter.path / "evidence" / "test.jsonl"
     recipe = Recipe.from_yaml(recipe_file) if recipe_file.is_file() else None
     evidence = Registry().evidence(adapter.ref) if test.is_file() else None
     rows = [json.loads(line) for line in test.read_text(encoding="utf-8").split("\n") if line] if evidence else []
+    if limit is not None and limit < len(rows):
+        rows = [rows[i * len(rows) // limit] for i in range(limit)]
     bases, home = Bases(), None
     if bases.has(adapter.base):
         there = bases.get(adapter.base)
