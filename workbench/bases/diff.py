@@ -180,21 +180,13 @@ def _by_layer(names: list[str], distance: dict[str, float], norms: dict[str, flo
 
 
 def exact_drift(a: Path, b: Path, names: list[str]) -> dict[str, float]:
-    """|B - A| (Frobenius) of tensors that both folders hold in equal shapes, read a million values at a time."""
-    import numpy as np
-
-    from workbench.bases.tensors import FLOAT_DTYPES, floats, folder_tensors, raw_pieces
+    """|B - A| (Frobenius) of tensors that both folders hold in equal shapes. Raises `IntegrityError` for values that are not finite."""
+    from workbench.bases.stream import distance, in_file_order
+    from workbench.bases.tensors import FLOAT_DTYPES, folder_tensors
 
     first, second = folder_tensors(a), folder_tensors(b)
-    found = {}
-    for name in names:
-        if first[name].dtype not in FLOAT_DTYPES or second[name].dtype not in FLOAT_DTYPES:
-            continue
-        squares = 0.0
-        for x, y in zip(raw_pieces(first[name], 1 << 20), raw_pieces(second[name], 1 << 20), strict=True):
-            squares += float(np.sum(np.square(floats(y, second[name].dtype) - floats(x, first[name].dtype)), dtype=np.float64))
-        found[name] = squares**0.5
-    return found
+    readable = [name for name in names if {first[name].dtype, second[name].dtype} <= FLOAT_DTYPES]
+    return {name: distance(first[name], second[name])[0] ** 0.5 for name in in_file_order(readable, first)}
 
 
 def _config(a: Lock, b: Lock) -> list[Change]:

@@ -135,7 +135,8 @@ def _unit(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32]
     import numpy as np
 
     size = np.linalg.norm(values, axis=axis, keepdims=True)
-    unit: npt.NDArray[np.float32] = values / np.where(size > 0, size, np.float32(1)).astype(np.float32)
+    size[size == 0] = 1
+    unit: npt.NDArray[np.float32] = values / size
     return unit
 
 
@@ -200,12 +201,12 @@ def _match(first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo], pr
 
 def _read(alignment: _Alignment, counts: list[_Counts], layers: list[int]) -> Lineage:
     import numpy as np
-    from scipy.stats import binom
+    from scipy.special import bdtrc  # the binomial's upper tail; scipy.stats takes a second to import
 
     looked, agree, in_place = (sum(c[n] for c in counts) for n in (0, 3, 2))
     agreement, identity = agree / looked, in_place / looked
     # Under independence each neuron agrees with chance 1 / n. Twice, since two alignments may have been tried.
-    p_value = min(1.0, 2.0 * float(binom.sf(agree - 1, looked, 1.0 / counts[0].total)))
+    p_value = min(1.0, 2.0 * float(bdtrc(agree - 1, looked, 1.0 / counts[0].total) if agree else 1.0))
     place = sum(c.agree_in_place for c in counts) / max(agree, 1)
     if p_value < _SURE and agreement >= _RELATED:
         steady = place >= 0.5 and float(np.mean((alignment.take == np.arange(alignment.take.size)) & (alignment.sign > 0))) >= 0.5
