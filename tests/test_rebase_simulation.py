@@ -64,7 +64,7 @@ def test_the_rule_keeps_its_error_rates_and_the_one_first_written_does_not() -> 
     names = {"nothing left", "below the bare new base", "three points of harm behind a better base", "new base as good alone"}
     table = simulate(400, (100,), states=[s for s in STATES if s.name in names])
     assert table.false_works("guarded").worst <= 0.025 and table.false_alarm("guarded").worst <= 0.025
-    assert table.false_works("issue").worst > 0.5 and table.false_alarm("issue").worst > 0.5
+    assert table.false_works("first").worst > 0.5 and table.false_alarm("first").worst > 0.5
     assert table.false_works("points").worst > 0.05
     again = simulate(400, (100,), states=[s for s in STATES if s.name in names])
     assert again.outcomes == table.outcomes, "the same seed, the same figures"

@@ -146,7 +146,7 @@ def test_a_better_base_does_not_hide_an_adapter_that_may_harm_it() -> None:
     arms = Evidence(arm(home, 2.0), arm(tuned, 1.0)), Evidence(arm(new, 1.5), arm(copied, 0.9))
     table = measure(*arms, same_tokenizer=True, settings=QUICK)
     assert table.contrasts["exact_match"].y.value == pytest.approx(-0.03)
-    assert decide(table.contrasts, QUICK, rule="issue").word == "works"
+    assert decide(table.contrasts, QUICK, rule="first").word == "works"
     guarded = judge(*arms, scorer="exact", same_tokenizer=True, settings=QUICK)
     assert guarded.word == "too close to tell" and "not ruled out" in guarded.because
     assert point_rule(table.contrasts, QUICK).word == "does harm"
@@ -156,7 +156,7 @@ def test_an_adapter_that_is_not_needed_is_not_called_lost_on_few_rows() -> None:
     known = [i >= 10 for i in range(100)]
     arms = Evidence(arm([False] * 100, 2.0), arm(known, 0.1)), Evidence(arm(known, 0.1), arm(known, 0.1))
     table = measure(*arms, same_tokenizer=True, settings=QUICK)
-    assert decide(table.contrasts, QUICK, rule="issue").word == "lost"
+    assert decide(table.contrasts, QUICK, rule="first").word == "lost"
     found = judge(*arms, scorer="exact", same_tokenizer=True, settings=QUICK)
     assert (found.word, found.rows_needed) == ("too close to tell", 183)
 

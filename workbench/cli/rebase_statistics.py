@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["published", "simulate"]
 
-_RULES = {"guarded": "the rule in use", "issue": "as first written", "points": "on point estimates"}
+_RULES = {"guarded": "the rule in use", "first": "as first written", "points": "on point estimates"}
 
 
 @click.command()
@@ -84,9 +84,7 @@ def published(cells: Path | None, as_json: bool) -> None:
         say(f"{paper}{where}")
         table(_HEAD, [_row(one) for one in found if one.cell.paper == paper], right=_HEAD[1:7])
         say()
-    say(
-        "Shares in per cent; old and new: bare base -> with the adapter. R, recovered lift: the share of the gain of retraining."
-    )
+    say("Shares in per cent; old and new: bare base -> with the adapter. R, recovered lift: the share of the gain of retraining.")
     say(
         "Published cells are means: the arms count as independent, which widens the intervals. No verdict where a source lacks an arm or n."
     )

@@ -60,7 +60,7 @@ class Compared:
     cell: Cell
     recovered: float | None  # None: no reference, or too small a lift to divide by
     verdict: Verdict | None  # None: the source lacks an arm, or the number of questions
-    as_written: Verdict | None  # by the rule as first written in the issue
+    as_written: Verdict | None  # by the rule as first written
 
     @property
     def agrees(self) -> bool | None:
@@ -130,7 +130,7 @@ def compare(cells: Sequence[Cell], settings: Settings | None = None) -> list[Com
             cell,
             None if cell.reference is None else recovered_lift(cell.new_adapter, cell.new, cell.reference),
             _verdict(cell, chosen, "guarded"),
-            _verdict(cell, chosen, "issue"),
+            _verdict(cell, chosen, "first"),
         )
         for cell in cells
     ]

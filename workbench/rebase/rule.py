@@ -3,7 +3,7 @@ so each is a test at 2.5 % and anyone can check it by hand.
 
 Two versions, which `workbench rebase simulate` compares:
 
-    "issue"    as first written: works when the lower bound of u is above -epsilon; absorbed unless kept is shown to be positive
+    "first"    as it was first written: works when the lower bound of u is above -epsilon; absorbed unless kept is shown to be positive
     "guarded"  the default. Works also needs that harm is ruled out (lower bound of y above -epsilon): without it a new base that is
                better by itself hides an adapter that harms it, since the user is still served better than before. And absorbed is
                said when it is shown (upper bound of kept below 0), not whenever it cannot be ruled out. And lost also needs that the
@@ -35,7 +35,7 @@ __all__ = [
     "success_metric",
 ]
 
-RULES = ("guarded", "issue")
+RULES = ("guarded", "first")
 SUCCESS = ("right", "exact_match")  # in order of preference
 _COSTS = ("nll_per_token", "bits_per_byte")
 _POWER = (1.96 + 0.84) ** 2  # 80 % power at a one-sided 2.5 %
@@ -74,13 +74,13 @@ def decide(contrasts: Mapping[str, Contrasts], settings: Settings, *, breaks: bo
     if low(c.w) > -limit and high(c.y) <= limit:
         return Decision("not needed", metric, "alone")
     if low(c.u) > -limit:
-        absorbed = low(c.kept) <= 0 if rule == "issue" else high(c.kept) < 0
+        absorbed = low(c.kept) <= 0 if rule == "first" else high(c.kept) < 0
         # success is no guard where NLL decides: there the adapter never gained in it, and text has none
         guards = {name for name in (metric, cost) if name} if rule == "guarded" else set()
         if all(low(contrasts[name].y) > -epsilon(name, settings) for name in guards):
             return Decision("works", metric, "served", absorbed)
         return Decision("too close to tell", metric, "unharmed")
-    loses = rule == "issue" or high(c.u) < -limit
+    loses = rule == "first" or high(c.u) < -limit
     if high(c.y) < max(limit, 0.1 * low(c.x)) and loses:
         return Decision("lost", metric, "lost")
     if low(c.y) > 0 and high(c.u) < -limit:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["RULES", "SIZES", "Error", "Outcome", "Table", "loss_intervals", "simulate", "success_intervals", "truth"]
 
 SIZES = (50, 100, 400, 1000)
-RULES = ("guarded", "issue", "points")
+RULES = ("guarded", "first", "points")
 _SETTINGS = Settings(resamples=1000)
 _CHECKED = ("x", "y", "u", "w", "kept")
 
@@ -137,8 +137,8 @@ def _outcome(state: State, n: int, found: list[dict[str, Contrasts]]) -> Outcome
     for contrasts in found:
         given = {
             "guarded": decide(contrasts, _SETTINGS),
-            "issue": decide(contrasts, _SETTINGS, rule="issue"),
-            "points": decide(points(contrasts), _SETTINGS, rule="issue"),
+            "first": decide(contrasts, _SETTINGS, rule="first"),
+            "points": decide(points(contrasts), _SETTINGS, rule="first"),
         }
         for rule, decision in given.items():
             words[rule][decision.word] += 1

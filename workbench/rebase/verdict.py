@@ -105,8 +105,8 @@ def cannot_load(breaks: Sequence[Finding], home: Evidence | None = None, *, sett
 
 
 def point_rule(contrasts: Mapping[str, Contrasts], settings: Settings = _DEFAULT) -> Decision:
-    """The issue's rule on point estimates, blind to how many rows there were."""
-    return decide(points(contrasts), settings, rule="issue")
+    """The rule as first written, on point estimates, blind to how many rows there were."""
+    return decide(points(contrasts), settings, rule="first")
 
 
 def _p_worse(table: Table, metric: str, settings: Settings) -> float:
