@@ -30,8 +30,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 def main(arguments: Sequence[str] | None = None) -> None:
     given = _parse(arguments)
     sizes = _sizes(given)
-    from transformers.utils import logging as transformers_logging
-
     from benchmarks.lab.adapters import make_adapters
     from benchmarks.lab.bands import calibrate, try_out, write
     from benchmarks.lab.cells import make_cells
@@ -43,9 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from workbench import paths
     from workbench.hf.load import set_threads
 
-    # One line per file says nothing here, and that an adapter meets another base is what the lab is about.
-    transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message=".*base_model_name_or_path` was renamed.*")
+    _quieten()
     threads = set_threads(given.threads)
     root = given.folder or paths.home() / "cache" / "lab"
     text = make_text(root, sizes, given.text)
@@ -62,17 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stages = {"text": [text], "pre-training": list(bases.values()), "adapters": list(adapters.values()), "the check": measured}
     printed = page(sizes, bases, cells, compared, entries, bands, trials, _machine(threads, stages, bases, adapters, text))
 
-    docs, calibration = _places(given, root)
-    images = docs / "images"
+    out, calibration = _places(given, root)
+    images = out / "images"
     images.mkdir(parents=True, exist_ok=True)
-    (docs / "lab.md").write_text(printed, encoding="utf-8", newline="\n")
-    (images / "lab-matrix.svg").write_text(matrix(cells), encoding="utf-8", newline="\n")
+    _write(out / "lab.md", printed)
+    _write(images / "lab-matrix.svg", matrix(cells))
     if bands:
-        (images / "lab-signal.svg").write_text(scatter(compared, bands[0]), encoding="utf-8", newline="\n")
+        _write(images / "lab-signal.svg", scatter(compared, bands[0]))
     facts = {"cells": len(cells), "compared": len(compared), "bases": list(bases), "sizes": dataclasses.asdict(sizes)}
     write(calibration, bands, cells, facts)
     sys.stdout.write(printed)
-    _say(f"Written: {docs / 'lab.md'}, {calibration}")
+    _say(f"Written: {out / 'lab.md'}, {calibration}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -142,6 +138,18 @@ def _machine(threads: int, stages: dict[str, list[Piece]], bases: Bases, adapter
         f"{sum(spent.values()) / 60:.1f} minutes in all: " + ", ".join(f"{name} {s / 60:.1f}" for name, s in spent.items()),
         f"{pre:.3f} s a step of pre-training, {fit:.3f} s a step of an adapter",
     ]
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _quieten() -> None:
+    """No line per file written, and no warning that an adapter meets another base: that is what the lab is about."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*base_model_name_or_path` was renamed.*")
 
 
 def _say(line: str) -> None:
