@@ -104,7 +104,8 @@ class _Handlers:
         if event.what == "evaluate" and (wanted, "") not in busy:
             self.bench.evaluate(wanted, dataset=str(event.dataset) or None)
         elif event.what == "check":
-            refs = [wanted] if wanted else [cell.adapter.ref for cell in self._row_cells(base, self._jobs())[0] if cell.open]
+            away = [(candidate, base) for candidate in self.bench.rebase.candidates(base)] if not wanted else []
+            refs = [wanted] if wanted else [cell.adapter.ref for cell in self._cells(away, []) if cell.open]
             refs = [ref for ref in refs if (ref, base) not in busy]
             if refs:
                 self.bench.rebase.check(refs, onto=base)
@@ -129,15 +130,16 @@ class _Handlers:
         adapters = self.bench.adapters.list()
         picture = card(t("lineage.title"), lineage(bases, adapters, t, chosen=base)) if adapters else ""
         self.bench.bases.get(base)  # says which ones there are
-        if len(bases) == 1 and adapters:
+        if len(bases) == 1 and adapters and all(str(adapter.base) == base for adapter in adapters):
             return [views.one_base(bases[0], t), gr.Accordion(visible=False), "", picture]
-        cells, at_home = self._row_cells(base, jobs)
-        waiting = [cell.adapter.ref for cell in cells if cell.open]
-        seconds = self.bench.rebase.estimate(waiting, base) if len(waiting) > 1 else None
-        answer = views.answer(cells, base, t, at_home=at_home, seconds=seconds, datasets=self._datasets(cells))
         refs = [str(b.ref) for b in bases_in_order(bases)]
         ordered = sorted(adapters, key=lambda a: (a.name, -a.version))
         everything = {(c.adapter.ref, c.base): c for c in self._cells([(a, ref) for a in ordered for ref in refs], jobs)}
+        cells = [everything[candidate.ref, base] for candidate in self.bench.rebase.candidates(base) if (candidate.ref, base) in everything]
+        at_home = len({adapter.name for adapter in adapters}) - len(cells)
+        waiting = [cell.adapter.ref for cell in cells if cell.open]
+        seconds = self.bench.rebase.estimate(waiting, base) if len(waiting) > 1 else None
+        answer = views.answer(cells, base, t, at_home=at_home, seconds=seconds, datasets=self._datasets(cells))
         table = matrix(ordered, refs, everything, t, chosen=base) if ordered else ""
         return [answer, gr.Accordion(visible=bool(ordered)), table, picture]
 
@@ -160,15 +162,6 @@ class _Handlers:
         return [detail(cell, self.t, datasets=self._datasets([cell])), gr.Accordion(visible=False), "", ""]
 
     # ---------------------------------------------------------------- reading
-
-    def _row_cells(self, base: str, jobs: list[Job]) -> tuple[list[Cell], int]:
-        """The newest version of each adapter that was made for another base, and how many were made for this one."""
-        newest: dict[str, Adapter] = {}
-        for adapter in self.bench.adapters.list():
-            if adapter.name not in newest or adapter.version > newest[adapter.name].version:
-                newest[adapter.name] = adapter
-        away = [adapter for adapter in newest.values() if str(adapter.base) != base]
-        return self._cells([(adapter, base) for adapter in away], jobs), len(newest) - len(away)
 
     def _cells(self, pairs: list[tuple[Adapter, str]], jobs: list[Job]) -> list[Cell]:
         checks = {(check.adapter, check.base): check for check in self.bench.rebase.list()}
