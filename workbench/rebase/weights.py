@@ -10,6 +10,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from workbench.bases.diff import group_of
@@ -70,9 +71,15 @@ def measure(
         kind, relatives = "identical", None
         if moved or home.tensors.keys() != new.tensors.keys():
             say("Weights: comparing neurons")
-            relatives = lineage.compare(home_folder, new_folder)
+            relatives = _relatives(home_folder, new_folder, home.weights_sha256, new.weights_sha256)
             kind = _kind(relatives, first, second, [n for n in in_file_order(moved, first) if _same_shape(n, home, new)], found)
     return _finish(_record(kind, home_folder is not None, relatives, adapted, found), started)
+
+
+@lru_cache(maxsize=8)
+def _relatives(a: Path, b: Path, *weights_sha256: str) -> Lineage:
+    """The lineage test of two bases; adapters that are checked one after the other on the same pair share it."""
+    return lineage.compare(a, b)
 
 
 def _other_shape(*, exact: bool) -> Weights:
