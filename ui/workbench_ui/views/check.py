@@ -32,13 +32,13 @@ def detail(cell: Cell, t: Words, *, datasets: Sequence[Dataset] = ()) -> str:
     if check is None:
         return f'<ul class="wb-verdicts">{row(cell, t, datasets=datasets)}</ul>'
     verdict = check.verdict
+    explained = [drift_card(check.weights, t) if check.weights is not None else "", _findings(check, t)]  # what forbids it comes first
     parts = [
         _top(cell, check, t),
         panel("warn", f"<strong>{esc(t('rebase.mind'))}</strong>{bullet_list(check.warnings)}", icon="warn") if check.warnings else "",
         _scores(check, verdict, t) if verdict is not None and verdict.contrasts else "",
         _answers(check, verdict, t) if verdict is not None else "",
-        drift_card(check.weights, t) if check.weights is not None else "",
-        _findings(check, t),
+        *(reversed(explained) if check.structure.breaks else explained),
         _probes(check.probes, t) if check.probes is not None else "",
         _sure(check, t),
     ]
