@@ -16,7 +16,7 @@ from workbench import paths
 from workbench.bases.lock import Lock, read_lock
 from workbench.bases.store import Bases
 from workbench.data.store import Datasets
-from workbench.errors import DataError, IntegrityError, JobError, WorkbenchError
+from workbench.errors import DataError, JobError, WorkbenchError
 from workbench.evidence import Evidence, Interval, summary
 from workbench.jobs.tasks import TaskContext
 from workbench.jobs.training import frozen_base, frozen_dataset
@@ -84,7 +84,9 @@ def run(ctx: TaskContext) -> dict[str, Any]:
     for subject in subjects:
         try:
             words[subject.adapter.ref] = work.check(subject).word
-        except (DataError, IntegrityError) as error:
+        except JobError:  # told to stop, or no longer ours
+            raise
+        except WorkbenchError as error:
             failed[subject.adapter.ref] = str(error)
     if not words:
         raise JobError(next(iter(failed.values()), "There was nothing to check."), hint="Nothing was saved.")
