@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo ui test test-fast check fix bench lab docs build clean
+.PHONY: demo ui test test-fast check fix bench lab study study-live tables docs build clean
 
 demo: $(STAMP)            ## train a LoRA adapter on a real open model and show that it learned
 	$(BIN)/workbench demo
@@ -34,7 +34,16 @@ bench: $(STAMP)           ## training speed beside plain TRL, in one run
 lab: $(STAMP)             ## the lineage lab: small models, every adapter on every base; within an hour on two quiet cores
 	$(BIN)/python -m benchmarks.lab --publish
 
-docs: $(STAMP)            ## write docs/cli.md and docs/recipe.md anew
+study: $(STAMP)           ## a real model, its later versions and controls; hours on two cores. TEXT=folder BANKING77=folder
+	$(BIN)/python benchmarks/study.py $(if $(TEXT),--text $(TEXT)) $(if $(BANKING77),--banking77 $(BANKING77)) --write docs
+
+study-live: $(STAMP)      ## the newest stored version and two controls, checked again in minutes
+	$(BIN)/python benchmarks/study.py --live
+
+tables: $(STAMP)          ## write docs/simulation.md, docs/published.md and docs/selftest.md: what the commands print
+	$(BIN)/python benchmarks/make_tables.py
+
+docs: $(STAMP)            ## write the pages in docs/ that are derived from the code
 	$(BIN)/python benchmarks/make_docs.py
 
 build: $(STAMP)           ## a wheel in dist/

@@ -6,7 +6,7 @@ stopped goes on; `--live` checks the newest stored version and two quick control
 
     python benchmarks/study.py --text ~/corpus --banking77 ~/data     hours on two cores, minutes on a GPU
     python benchmarks/study.py --live                                 minutes, with what is stored
-    python benchmarks/study.py --write docs                           the table and the picture, from the checks that are there
+    python benchmarks/study.py --collect --write docs                 the table and the picture, from the checks that are there
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=RATE, help="learning rate of the continued training")
     parser.add_argument("--base-source", help="where to take the base from, as in `workbench base add --source`")
     parser.add_argument("--live", action="store_true", help="only the newest stored version and two controls, in minutes")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write study.md and images/study.svg from the checks that are there")
+    parser.add_argument("--collect", action="store_true", help="run nothing: only the checks that are there")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write study.md and images/study.svg there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the checks behind the table")
     parser.add_argument("--from", dest="stored", type=Path, metavar="FILE", help="take the checks from such a file instead of the home")
     chosen = parser.parse_args()
@@ -66,7 +67,7 @@ def main() -> None:
     elif chosen.live:
         checks = live(bench)
     else:
-        checks = list(collect(bench)) if chosen.write else study(bench, chosen)
+        checks = list(collect(bench)) if chosen.collect else study(bench, chosen)
     say = print_study(checks)
     print(say)
     print(f"\n{time.monotonic() - started:.0f} s in this run.")
