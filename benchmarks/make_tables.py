@@ -16,9 +16,9 @@ PAGES = {
     "simulation": (
         "How often the rule errs",
         ["rebase", "simulate"],
-        "2,000 synthetic test sets per true state and size, judged by the rule in use, by the rule as it was first written, and by the same\n"
-        "rule on point estimates. The two lines at the end are what matters: how often *works* is given to an adapter that is truly lost or\n"
-        "does harm, and how often an alarm is raised over one that works or is not needed.",
+        "2,000 synthetic test sets per true state and size, judged by the rule in use, by the rule as it was first written, and by\n"
+        "the same rule on point estimates. The lines at the end are what matters: how often *works* is given to an adapter that is\n"
+        "truly lost or does harm, and how often an alarm is raised over one that works or is not needed.",
     ),
     "published": (
         "The rule beside published numbers",
