@@ -161,6 +161,16 @@ def test_an_adapter_that_is_not_needed_is_not_called_lost_on_few_rows() -> None:
     assert (found.word, found.rows_needed) == ("too close to tell", 183)
 
 
+def test_a_copy_that_is_plainly_broken_does_not_pass_as_too_close_to_tell() -> None:
+    """Seven of 48 are right, all were: whether seven are something or nothing is open, that the user loses is not."""
+    few = [i < 7 for i in range(48)]
+    arms = Evidence(arm([False] * 48, 2.0), arm([True] * 48, 0.1)), Evidence(arm([False] * 48, 2.0), arm(few, 1.5))
+    table = measure(*arms, same_tokenizer=True, settings=QUICK)
+    assert decide(table.contrasts, QUICK, rule="first").word == "too close to tell"
+    found = judge(*arms, scorer="exact", same_tokenizer=True, settings=QUICK)
+    assert found.word == "weaker" and "whether anything is left" in found.because
+
+
 def test_other_tokenizers_are_compared_by_the_byte() -> None:
     """Twice the tokens at half the loss each is the same answer at the same cost."""
     n = 200

@@ -33,11 +33,11 @@ class Sizes:
     heads: int = 6
     kv_heads: int = 2
     intermediate: int = 512
-    vocabulary: int = 2048
+    vocabulary: int = 1024
     # pre-training: AdamW on blocks packed from real text
     context: int = 128  # tokens a block
     batch: int = 8  # blocks a step
-    steps: int = 3000  # of the whole run; the independent seed gets as many
+    steps: int = 1500  # of the whole run; the independent seed gets as many
     # Share of the steps at which a base is released: spaced by their distance from the end (1500, 300, 60, 12 steps). A rate that
     # suits so small a model moves the weights by 7 % in ten steps and by 87 % in 480, so doublings would be strangers to each other.
     marks: tuple[float, ...] = (0.5, 0.9, 0.98, 0.996, 1.0)
@@ -48,10 +48,10 @@ class Sizes:
     max_text: int = 16_000_000  # characters
     # the adapters
     adapters: tuple[str, ...] = ("orders", "orders-attention", "recall", "words")
-    train_rows: int = 2400
+    train_rows: int = 1400
     test_rows: int = 400
-    adapter_steps: int = 200
-    adapter_batch: int = 32
+    adapter_steps: int = 120
+    adapter_batch: int = 24
     adapter_lr: float = 5e-3
     rank: int = 8
     # the check

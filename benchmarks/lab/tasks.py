@@ -1,6 +1,6 @@
 """Tasks that lean on the base to different degrees, all answered in a few tokens and scored by exact match.
 
-orders   read three things out of a sentence and write their codes; the test's combinations were never seen
+orders   read two things out of a sentence and write their codes; the test's sentences were never seen
 recall   a fixed random table of words and codes, learned by heart: all of it is in the adapter
 words    the missing word of a line of real text the base never read: most of it is in the base
 """
@@ -19,7 +19,7 @@ from workbench.data.rows import assign_ids
 
 __all__ = ["TASKS", "rows_of", "task_of"]
 
-ITEMS = {"lamps": "LA", "pens": "PE", "ropes": "RO", "desks": "DE", "boxes": "BO", "cups": "CU", "keys": "KE", "maps": "MA"}
+ITEMS = ("lamps", "pens", "ropes", "desks", "boxes", "cups", "keys", "maps")
 COLOURS = {"red": "r", "green": "g", "blue": "b", "white": "w", "black": "k", "brown": "n"}
 PLACES = {"Cairo": "CA", "Quito": "QU", "Oslo": "OS", "Lima": "LI", "Paris": "PA", "Tokyo": "TO", "Delhi": "DL", "Rome": "RM"}
 ORDERS = [
@@ -35,15 +35,11 @@ WORDS = (
     "jacket kitten lemon marble needle orange paper quiet rabbit saddle ticket velvet wagon yellow anchor button "
     "castle dragon engine feather guitar hammer insect jungle"
 ).split()
-QUESTIONS = [
-    "What is the code of {word}?",
-    "Tell me the code for {word}.",
-    "{word}: which code?",
-    "Give the code that belongs to {word}.",
-    "I forgot the code of {word}.",
-    "The word is {word}. The code?",
-]
-ENDINGS = ["", " Thanks.", " Now, please.", " Only the code.", " Quick.", " Be exact.", " No other text."]
+QUESTIONS = (
+    "Code of|Which code has|Tell me the code of|Look up|Find the code for|I need the code of|Code for|What is the code of|"
+    "Please give the code of|Say the code of|Now the code of|And the code of"
+).split("|")
+ARTICLES = ("", "the ", "our ", "this ")
 CHOICES = 16  # words that may be missing
 BLANK = "___"
 LINE = (16, 72)  # characters of a line with a missing word
@@ -75,21 +71,19 @@ def _row(question: str, answer: str) -> dict[str, Any]:
 
 def _orders(rng: np.random.Generator, sizes: Sizes, text: Piece) -> list[tuple[str, str]]:
     found = []
-    for item, item_code in ITEMS.items():
+    for item in ITEMS:
         for colour, colour_code in COLOURS.items():
             for place, place_code in PLACES.items():
                 n = int(rng.integers(2, 10))
                 for template in ORDERS:
                     question = template.format(n=n, colour=colour, item=item, place=place)
-                    found.append((question, f"{item_code} {colour_code}{n} {place_code}"))
+                    found.append((question, f"{colour_code} {place_code}"))
     return found
 
 
 def _recall(rng: np.random.Generator, sizes: Sizes, text: Piece) -> list[tuple[str, str]]:
-    letters = np.array(list("BCDFGHJKLMNPQRSTVWXZ"))
-    codes = {word: "".join(rng.choice(letters, 2)) + str(int(rng.integers(0, 10))) for word in WORDS}
-    questions = [q + e for q in QUESTIONS for e in ENDINGS]
-    return [(q.format(word=word), code) for word, code in codes.items() for q in questions]
+    codes = {word: str(int(rng.integers(0, 10))) for word in WORDS}
+    return [(f"{question} {article}{word}", code) for word, code in codes.items() for question in QUESTIONS for article in ARTICLES]
 
 
 def _words(rng: np.random.Generator, sizes: Sizes, text: Piece) -> list[tuple[str, str]]:

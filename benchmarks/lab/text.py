@@ -1,7 +1,9 @@
 """The text that the lab's models read: Python's own standard library, which every machine has, or a folder of one's own.
 
-It is cut into short documents at blank lines, a tokenizer is trained on it, and it is packed into blocks without gaps. One
-document in twenty is held out: it measures the models, and the task about missing words is made of it.
+It is cut into short documents at blank lines, a tokenizer is trained on it, and it is packed into blocks without gaps. Of every
+third document the models read its lines as little conversations instead, in which the assistant says the user's line again: so they
+learn what a turn is, and to look back. One document in twenty is held out: it measures the models, and the task about missing words
+is made of it.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "encodings"}  # encodings are number tables
 DOCUMENT = 800  # characters, at least
 HELD_OUT = 20  # one document in so many
+CHATS = 3  # one document in so many becomes conversations
+LINE = 60  # characters of a line said again, at most
 TOKENIZER_TEXT = 3_000_000  # characters the tokenizer is trained on
 
 
@@ -68,7 +72,8 @@ def make_text(root: Path, sizes: Sizes, folder: Path | None) -> Piece:
         tokenizer = _train_tokenizer(rest, sizes.vocabulary)
         tokenizer.save_pretrained(out / "tokenizer")
         facts: dict[str, Any] = {"documents": len(found), "characters": sum(map(len, found)), "sha256": digest}
-        for name, texts in (("train", rest), ("apart", apart)):
+        said = [_chats(text) if i % CHATS == 0 else [START + text + END] for i, text in enumerate(rest)]
+        for name, texts in (("train", [part for parts in said for part in parts]), ("apart", [START + text + END for text in apart])):
             packed, tokens = _pack(tokenizer, texts, sizes.context)
             np.save(out / f"{name}.npy", packed)
             facts[f"{name}_tokens"] = tokens
@@ -76,7 +81,7 @@ def make_text(root: Path, sizes: Sizes, folder: Path | None) -> Piece:
         facts["apart_bytes"] = sum(len(text.encode()) for text in apart)
         return facts
 
-    return piece(root, "text", {"sha256": digest, "source": 1, **sizes.key("vocabulary", "context", "seed")}, make)
+    return piece(root, "text", {"sha256": digest, "source": 2, **sizes.key("vocabulary", "context", "seed")}, make)
 
 
 def _train_tokenizer(texts: list[str], vocabulary: int) -> Any:
@@ -100,15 +105,21 @@ def _train_tokenizer(texts: list[str], vocabulary: int) -> Any:
     return tokenizer
 
 
+def _chats(text: str) -> list[str]:
+    """The lines of a document, each said by the user and again by the assistant."""
+    lines = [line.strip() for line in text.splitlines()]
+    turns = ("user", "assistant")
+    return ["".join(f"{START}{role}\n{line}{END}\n" for role in turns) for line in lines if 3 < len(line) <= LINE]
+
+
 def _pack(tokenizer: Any, texts: list[str], context: int) -> tuple[np.ndarray, int]:
-    """Documents one after the other, each between its start and end token, cut into blocks [n, context + 1] (the last is dropped).
+    """Texts one after the other, cut into blocks [n, context + 1] (the last is dropped).
 
     Neighbouring blocks share one token, so that every token is predicted once.
     """
-    start, end = tokenizer.convert_tokens_to_ids([START, END])
     stream: list[int] = []
     for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
-        stream += [start, *ids, end]
+        stream += ids
     count = (len(stream) - 1) // context
     flat = np.array(stream[: count * context + 1], dtype=np.int32)
     rows = np.arange(count)[:, None] * context + np.arange(context + 1)[None, :]

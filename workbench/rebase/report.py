@@ -43,7 +43,9 @@ def sentence(check: Check) -> str:
         "no gain at home": f"{name} has no gain to carry over: on {rows}, {home} has {s['home_adapter']} with it, {s['home']} without it "
         f"({aside(m, c.x)}). With it {base} has {s['new_adapter']}, without it {s['new']}.",
         "too close to tell": f"Whether {name} works on {base} is too close to tell: {with_both}. {_needs(verdict)}",
-        "weaker": f"{name} still helps on {base}, but less: {with_both}.",
+        "weaker": f"{name} still helps on {base}, but less: {with_both}."
+        if (c.y.low or 0.0) > 0
+        else f"{name} serves worse on {base}, and {rows} do not tell whether anything of its gain is left: {with_both}.",
         "lost": f"{name} loses its gain on {base}: {gain}.",
         "does harm": f"{name} makes {base} worse: {gain}.",
     }

@@ -8,6 +8,8 @@ Two versions, which `workbench rebase simulate` compares:
                better by itself hides an adapter that harms it, since the user is still served better than before. And absorbed is
                said when it is shown (upper bound of kept below 0), not whenever it cannot be ruled out. And lost also needs that the
                user loses (upper bound of u below -epsilon): without it an adapter that is not needed is called lost on few rows.
+               And weaker is said wherever the user loses beyond doubt, also while it is open whether anything of the gain is
+               left: "too close to tell" over a copy that lost 85 points of 100 would let it pass.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class Decision:
 
     word: str
     metric: str
-    line: str  # "gain" | "break" | "harm" | "alone" | "served" | "lost" | "weaker" | "unharmed" | "open"
+    line: str  # "gain" | "break" | "harm" | "alone" | "served" | "lost" | "weaker" | "worse" | "unharmed" | "open"
     absorbed: bool = False
 
 
@@ -85,6 +87,8 @@ def decide(contrasts: Mapping[str, Contrasts], settings: Settings, *, breaks: bo
         return Decision("lost", metric, "lost")
     if low(c.y) > 0 and high(c.u) < -limit:
         return Decision("weaker", metric, "weaker")
+    if rule == "guarded" and high(c.u) < -limit:
+        return Decision("weaker", metric, "worse")
     return Decision("too close to tell", metric, "open")
 
 
@@ -202,6 +206,8 @@ def because(
         "lost": f"{rows}, {new}: {span(m, c.y)}, against {span(m, c.x)} at home, so at most a tenth of its gain, "
         f"or {limit}, is left, and the user loses more than {limit} ({aside(m, c.u)})",
         "weaker": f"{rows}, {new}: it still helps ({aside(m, c.y)}), but the user loses more than {limit} against home ({aside(m, c.u)})",
+        "worse": f"{rows}, {new}: the user loses more than {limit} against home ({aside(m, c.u)}), and it takes more rows to say "
+        f"whether anything is left of its gain ({aside(m, c.y)})",
         "unharmed": f"{rows}, {new}: the user loses no more than {limit} ({aside(m, c.u)}), but that the adapter makes the new base "
         f"worse is not ruled out ({_harms(contrasts)})",
         "open": f"{rows}, {new}, and {home}: the user sees {span(m, c.u)}, the adapter gives {span(m, c.y)}; "

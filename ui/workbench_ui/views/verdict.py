@@ -130,7 +130,10 @@ def sentence(cell: Cell, t: Words) -> str:
         return t.html("rebase.says.stale", was=was, **names)
     if state == "works" and check is not None and check.verdict is not None and check.verdict.absorbed:
         return t.html("rebase.says.works_absorbed", **names)
-    said = t.html(f"rebase.says.{key_of(state)}", **names)
+    if state == "weaker" and check is not None and check.verdict is not None and not _helps(check.verdict):
+        said = t.html("rebase.says.weaker_unsure", **names)
+    else:
+        said = t.html(f"rebase.says.{key_of(state)}", **names)
     if state in VERDICTS and cell.broken:
         said += " " + esc(t("rebase.retrain_it"))
         if cell.retrain_seconds is not None:
@@ -138,6 +141,12 @@ def sentence(cell: Cell, t: Words) -> str:
     if state == "too close to tell" and check is not None and check.verdict is not None and check.verdict.rows_needed:
         said += " " + t.html("rebase.rows_needed", n=t.number(check.verdict.rows_needed))
     return said
+
+
+def _helps(verdict: Verdict) -> bool:
+    """Whether it gives something on the new base beyond doubt."""
+    contrasts = verdict.contrasts.get(verdict.metric)
+    return contrasts is not None and contrasts.y.above_zero
 
 
 def figures(check: Check, t: Words) -> str:
