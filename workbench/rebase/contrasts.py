@@ -113,7 +113,7 @@ def _arms(home: Evidence, new: Evidence) -> list[list[ItemScore]]:
             who = "new" if name.startswith("new") else "old"
             raise UsageError(
                 f"The {who} base{' with the adapter' if name.endswith('adapter') else ''} gives {bad.nll} as the loss of row {bad.id}.",
-                hint="Its weights or the adapter's hold NaN or infinite numbers, or its dtype overflows: workbench base verify BASE",
+                hint="Its weights or the adapter's hold NaN or infinite numbers, or its dtype overflows: workbench doctor --deep",
             )
     return arms
 
