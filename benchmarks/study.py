@@ -12,6 +12,7 @@ stopped goes on; `--live` checks the newest stored version and two quick control
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sysconfig
 import tempfile
@@ -29,13 +30,18 @@ from workbench.records import BaseRef
 
 FAMILY = "smollm2-135m-instruct"
 BASE = f"{FAMILY}@1"
-RUNGS = (20, 60, 150, 300)  # optimiser steps in all, at each later version
+# (optimiser steps in all, learning rate, schedule) of each later version: first far at a high rate, then healed at falling ones
+LADDER = (
+    (20, 5e-4, "constant_with_warmup"),
+    (60, 5e-4, "constant_with_warmup"),
+    (120, 2e-4, "cosine"),
+    (200, 2e-4, "cosine"),
+)
 BATCH, TOKENS = 2, 256  # rows a step, tokens a row
-RATE = 5e-4  # of continued training: a higher one than a vendor's, so that few steps go far
 PASSAGE = 950  # characters: about TOKENS tokens of code and prose
 PASSAGES = 4000
 LIVE_ROWS = 48
-ROWS = 200  # test rows of each adapter that are scored
+ROWS = 100  # test rows of each adapter that are scored
 QUICK = {"max_steps": 60, "learning_rate": 2e-3, "lora_r": 16, "lora_alpha": 32}
 ADAPTERS: dict[str, dict[str, Any]] = {
     "order-codes": {"dataset": "order-codes", **QUICK},
@@ -52,8 +58,7 @@ def main() -> None:
     parser.add_argument(
         "--banking77", type=Path, help="folder with banking77-train.csv and banking77-test.csv; without it that adapter is left out"
     )
-    parser.add_argument("--rungs", type=int, nargs="+", default=list(RUNGS), help="steps in all at each later version")
-    parser.add_argument("--rate", type=float, default=RATE, help="learning rate of the continued training")
+    parser.add_argument("--rungs", type=int, default=len(LADDER), help="how many later versions")
     parser.add_argument("--base-source", help="where to take the base from, as in `workbench base add --source`")
     parser.add_argument("--live", action="store_true", help="only the newest stored version and two controls, in minutes")
     parser.add_argument("--collect", action="store_true", help="run nothing: only the checks that are there")
@@ -83,7 +88,7 @@ def study(bench: Workbench, chosen: argparse.Namespace) -> list[Check]:
     """The whole of it: base, adapters, later versions, controls, checks."""
     have(bench.bases.has(BASE), f"the base {BASE}", lambda: bench.bases.add(BASE, source=chosen.base_source))
     adapters = [name for name in ADAPTERS if train(bench, name, chosen.banking77)]
-    versions = list(ladder(bench, chosen.text, chosen.rungs, chosen.rate))
+    versions = list(ladder(bench, chosen.text, chosen.rungs))
     versions += list(make_controls(bench, versions[-1]))
     for version in versions:
         check(bench, adapters, version)
@@ -115,7 +120,9 @@ def have(there: bool, what: str, make: Callable[[], Any]) -> None:
 
 
 def submit(bench: Workbench, recipe: dict[str, Any]) -> None:
-    bench.jobs.wait(bench.train(recipe).id)
+    """Train, or wait for the job that an earlier run of the study left behind."""
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    bench.jobs.wait(bench.train(recipe, key=f"study-{digest[:16]}").id)
 
 
 def train(bench: Workbench, name: str, banking77: Path | None) -> bool:
@@ -132,11 +139,11 @@ def train(bench: Workbench, name: str, banking77: Path | None) -> bool:
     return True
 
 
-def ladder(bench: Workbench, text: Path, rungs: list[int], rate: float) -> Iterator[str]:
+def ladder(bench: Workbench, text: Path, rungs: int) -> Iterator[str]:
     """Later versions @2, @3, …: each continues the one before by the steps that are missing. Yields their references."""
     have(any(d.name == "later-text" for d in bench.datasets.list()), f"passages of {text.name}", lambda: add_text(bench, text))
     before, done = BASE, 0
-    for number, steps in enumerate(rungs, start=2):
+    for number, (steps, rate, schedule) in enumerate(LADDER[:rungs], start=2):
         version = f"{FAMILY}@{number}"
         recipe = {
             "base": before,
@@ -145,7 +152,7 @@ def ladder(bench: Workbench, text: Path, rungs: list[int], rate: float) -> Itera
             "publish_as": version,
             "max_steps": steps - done,
             "learning_rate": rate,
-            "lr_scheduler_type": "constant_with_warmup",
+            "lr_scheduler_type": schedule,
             "per_device_train_batch_size": BATCH,
             "max_length": TOKENS,
             "weight_decay": 0.01,
@@ -175,11 +182,10 @@ def add_text(bench: Workbench, source: Path) -> None:
         bench.datasets.add(lines, name="later-text", test_rows=32, drop=["overlap", "duplicate"])
 
 
-def make_controls(bench: Workbench, newest: str, wanted: tuple[str, ...] = ("int8", "int4", "int3", "noise", "permuted")) -> Iterator[str]:
+def make_controls(bench: Workbench, newest: str, wanted: tuple[str, ...] = ("int4", "int3", "noise", "permuted")) -> Iterator[str]:
     """Bases whose verdict is known or instructive, published beside the ladder. Yields their references."""
     base, last = bench.bases.get(BASE).path, bench.bases.get(newest).path
     makers: dict[str, Callable[[Path], Any]] = {
-        "int8": lambda out: controls.requantise(base, out, bits=8),
         "int4": lambda out: controls.requantise(base, out, bits=4),
         "int3": lambda out: controls.requantise(base, out, bits=3),
         "noise": lambda out: controls.add_noise(base, out, like=last),
