@@ -34,7 +34,7 @@ def page(checks: list[Check]) -> str:
             "",
             f"{len(adapters)} adapters made for `{FAMILY}@1` (135 million parameters), checked on {bases} other bases: versions",
             "@2, @3, … are the same model trained on, by the workbench itself, on the sources and docstrings of Python's standard",
-            "library; int8, int4, int3, noise and permuted are controls. Every line is one `workbench rebase check`. Scores are of the",
+            "library; int4, int3, noise and permuted are controls. Every line is one `workbench rebase check`. Scores are of the",
             "frozen test rows: a share of right answers, or nats per token where the adapter's gain at home is not in those.",
             "Intervals are 95 %.",
             f"Computed on: {', '.join(device) or 'unknown'}. Made by `make study`; this page is what it prints.",

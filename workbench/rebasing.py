@@ -18,6 +18,7 @@ from workbench.records import Adapter, AdapterRef, BaseRef, Job
 if TYPE_CHECKING:
     from workbench.api import Workbench
     from workbench.rebase.result import Check
+    from workbench.rebase.store import Checks
 
 __all__ = ["DEFAULT_STAGES", "Rebase"]
 
@@ -146,7 +147,7 @@ class Rebase:
 
     # ---------------------------------------------------------------- inside
 
-    def _checks(self) -> Any:
+    def _checks(self) -> Checks:
         from workbench.rebase.store import Checks
 
         return Checks()

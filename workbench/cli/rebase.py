@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,11 +13,14 @@ from workbench.cli.follow import watch
 from workbench.cli.groups import LazyGroup, bench, json_option
 from workbench.cli.output import ago, fields, note, print_json, say, short, table
 from workbench.errors import NotFound, WorkbenchError
+from workbench.rebasing import DEFAULT_STAGES
 
 if TYPE_CHECKING:
     from workbench.rebase.result import Check, Contrasts
 
 __all__ = ["matrix", "rebase", "show"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXIT_FAILED = 3  # --fail-on was met; 1 is an error, 2 a wrong call
 FAIL_ON = ("too close to tell", "weaker", "lost", "does harm", "cannot load")
@@ -41,7 +45,7 @@ def rebase() -> None:
     """
 
 
-def _limit(name: str, default: str, text: str) -> Any:
+def _limit(name: str, default: str, text: str) -> Callable[[Command], Command]:
     return click.option(f"--{name}", type=float, metavar="X", help=f"{text} Default: {default}.")
 
 
@@ -81,8 +85,8 @@ def check(
     """
     work = bench()
     given = {key: value for key, value in limits.items() if value is not None}
-    chosen = {"stages": [part.strip() for part in stages.split(",") if part.strip()]} if stages is not None else {}
-    job = work.rebase.check(adapters, onto=onto, probes=probes, retrain=retrain, rows=rows, settings=given, **chosen)
+    wanted = DEFAULT_STAGES if stages is None else [part.strip() for part in stages.split(",") if part.strip()]
+    job = work.rebase.check(adapters, onto=onto, stages=wanted, probes=probes, retrain=retrain, rows=rows, settings=given)
     if detach:
         say(f"Job {job.id}: {job.title}. Follow it: workbench jobs follow {job.id}")
         return 0

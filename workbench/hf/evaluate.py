@@ -206,8 +206,8 @@ class Evaluator:
         }
         if serve:
             facts["served"] = arm.serve(scores, serve)
-        rows = list(ask(scores)) if ask else []
-        asked = {arm.test.items[i].id: text for i, text in zip(rows, arm.show(scores, rows), strict=True)}
+        chosen = list(ask(scores)) if ask else []
+        asked = {arm.test.items[i].id: text for i, text in zip(chosen, arm.show(scores, chosen), strict=True)}
         return ArmScores(scores, facts, arm.show(scores, self._shown(arm.test)), asked)
 
     def _shown(self, test: TestSet) -> list[int]:
