@@ -16,8 +16,8 @@ from workbench.rebase.result import BROKEN, VERDICTS
 __all__ = ["page"]
 
 TASKS = {
-    "orders": "Read three things out of a sentence and write their codes. The combinations of the test were never seen.",
-    "recall": "A fixed random table of 39 words and codes, learned by heart; the test asks in other words.",
+    "orders": "Read a colour and a place out of a sentence and write their codes. The sentences of the test were never seen.",
+    "recall": "A fixed random table of words and their one-digit codes, learned by heart; the test asks in other words.",
     "words": "The missing word of a line of real text that no model was pre-trained on: one of 16, about equally frequent.",
 }
 
@@ -36,7 +36,8 @@ def page(
     parts = [
         "<!-- Printed by `make lab`: do not edit. -->",
         "# The lineage lab",
-        f"Small Llama-shaped models ({bases['s1'].facts['parameters']:,} parameters), pre-trained from scratch on real text: "
+        f"Small Llama-shaped models ({bases['s1'].facts['parameters']:,} parameters), pre-trained from scratch on real text, a third of "
+        "its documents as little conversations: "
         f"{len(sizes.marks)} releases of one run, and s1, another seed that read the same text as long as the last of them. An adapter is "
         f"trained on each, and every adapter is copied onto every base: {len(cells)} cells, {sum(not c.home for c in cells)} of them away "
         f"from home, each judged on {sizes.test_rows} test rows by the rule of the rebase check.",
