@@ -17,7 +17,7 @@ from workbench.jobs import queue
 from workbench.jobs.endings import Ending
 from workbench.jobs.store import Jobs
 from workbench.jobs.tasks import TaskContext, load
-from workbench.records import Adapter, Base, Progress
+from workbench.records import Adapter, Base, Dataset, Progress
 
 # What the tiny adapter learned by heart, so at home it is right everywhere; twice, since 24 rows prove no loss
 ROWS = [{**row, "id": f"{row['id']}{half}"} for half in "ab" for row in order_rows(24)]
@@ -78,7 +78,18 @@ def make_world(pico: Path, room: Path) -> World:
     return World(bench, base, publish(bench, base, trained, found, room, "orders"), room)
 
 
-def publish(bench: Workbench, base: Base, trained: Path, found: Any, room: Path, name: str) -> Adapter:
+def publish(
+    bench: Workbench,
+    base: Base,
+    trained: Path,
+    found: Any,
+    room: Path,
+    name: str,
+    *,
+    rows: Sequence[dict[str, Any]] = ROWS,
+    dataset: Dataset | None = None,
+    recipe: str = RECIPE,
+) -> Adapter:
     """Publish an adapter folder with its evidence, as a training job does."""
     import shutil
 
@@ -86,9 +97,9 @@ def publish(bench: Workbench, base: Base, trained: Path, found: Any, room: Path,
     shutil.copytree(trained, draft)
     evidence = draft / "evidence"
     evidence.mkdir()
-    (evidence / "test.jsonl").write_text("".join(dumps({**row, "split": "test"}) + "\n" for row in ROWS), encoding="utf-8")
+    (evidence / "test.jsonl").write_text("".join(dumps({**row, "split": "test"}) + "\n" for row in rows), encoding="utf-8")
     (evidence / "samples.jsonl").write_text("", encoding="utf-8")
     (evidence / "how.json").write_text(json.dumps(found.report), encoding="utf-8")
     write_scores(evidence / "scores.jsonl", found)
     scores = summary(found.base, found.adapter).as_dict()
-    return bench.adapters.publish(draft, name=name, base=base, dataset=None, method="lora", recipe_yaml=RECIPE, scores=scores)
+    return bench.adapters.publish(draft, name=name, base=base, dataset=dataset, method="lora", recipe_yaml=recipe, scores=scores)

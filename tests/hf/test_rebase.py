@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.hf.rebase_world import ROWS, World, make_world, publish
 from tests.hf.tiny_adapter import tiny_adapter
 from workbench.errors import DataError, NotFound, UsageError
 from workbench.evidence import Evidence
 from workbench.hf.arms import NewBase, Test
+from workbench.hf.evaluate import evaluate
 from workbench.rebase import controls, verdict
 from workbench.rebase.recoordinate import Coordinates
 
@@ -137,3 +139,21 @@ def test_what_cannot_be_checked_is_said_before_a_job_starts(world: World, tmp_pa
     assert found.verdict is None and found.word is None and found.weights is not None and found.weights.change == "identical"
     assert result["checks"] == [{"adapter": plain.ref, "word": None}]
     assert not world.bench.jobs.list(state="queued")
+
+
+def test_training_anew_on_the_new_base_gives_the_ceiling(world: World, tmp_path: Path) -> None:
+    bench, file = world.bench, tmp_path / "letters.csv"
+    words = [f"{a}{b}" for a in "abcdefgh" for b in "klmnopqr"]
+    file.write_text("question,answer\n" + "".join(f"say {w},{w}\n" for w in words), encoding="utf-8")
+    dataset = bench.datasets.add(file, name="letters", test_rows=12, scorer="exact")
+    rows = bench.datasets.rows("letters", split="test")
+    recipe = "base: pico@1\ndataset: letters\nmax_steps: 6\nlearning_rate: 0.01\nmax_length: 64\nbf16: false\neval_rows: 0\nthreads: 1\n"
+    found = evaluate(world.base.path, world.adapter.path, rows, scorer="exact", max_length=64, dtype=torch.float32)
+    publish(bench, world.base, tiny_adapter(world.base.path, seed=3), found, tmp_path, "letters", rows=rows, dataset=dataset, recipe=recipe)
+    onto = world.add("again", world.base.path)
+    world.check(onto, ["letters@1"], retrain=True)
+    again = bench.rebase.get("letters@1", onto).retrained
+    assert again is not None and again.seconds > 0
+    assert again.headroom.low is not None and again.headroom.high is not None and again.headroom.low <= again.headroom.high
+    if again.recovered is not None and again.recovered_low is not None and again.recovered_high is not None:
+        assert again.recovered_low <= again.recovered <= again.recovered_high
