@@ -123,14 +123,18 @@ class Rebase:
             return True
         return (adapter.manifest_sha256, base.lock_sha256) != (check.adapter_sha256, check.base_lock_sha256)
 
-    def candidates(self, onto: str | BaseRef) -> Sequence[Adapter]:
-        """The newest version of every adapter that was made for another base than `onto`."""
-        newest: dict[str, Adapter] = {}
+    def newest(self) -> Sequence[Adapter]:
+        """The newest version of every adapter, by name."""
+        found: dict[str, Adapter] = {}
         for adapter in self._bench.adapters.list():
-            if adapter.name not in newest or adapter.version > newest[adapter.name].version:
-                newest[adapter.name] = adapter
+            if adapter.name not in found or adapter.version > found[adapter.name].version:
+                found[adapter.name] = adapter
+        return [found[name] for name in sorted(found)]
+
+    def candidates(self, onto: str | BaseRef) -> Sequence[Adapter]:
+        """The newest versions that were made for another base than `onto`."""
         target = BaseRef.parse(onto)
-        return sorted((a for a in newest.values() if a.base != target), key=lambda a: a.name)
+        return [adapter for adapter in self.newest() if adapter.base != target]
 
     def estimate(self, adapters: Sequence[str | AdapterRef], onto: str | BaseRef) -> float | None:
         """Seconds that a check of these adapters will take here, roughly, from their test rows and this machine's measured speed.

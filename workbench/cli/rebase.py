@@ -151,7 +151,7 @@ def matrix(adapters: tuple[str, ...], run: bool, as_json: bool) -> None:
     """Adapters against bases: the word of the newest check, and what share of the test set is right without and with the adapter."""
     work = bench()
     bases = sorted((base.ref for base in work.bases.list()), key=lambda ref: (ref.family, _number(ref.version), ref.version))
-    rows = [work.adapters.get(ref) for ref in adapters] if adapters else _newest(work.adapters.list())
+    rows = [work.adapters.get(ref) for ref in adapters] if adapters else list(work.rebase.newest())
     if run:
         _check_missing(work, rows, bases)
     cells = {(a.ref, str(b)): work.rebase.find(a.ref, b) for a in rows for b in bases}
@@ -165,14 +165,6 @@ def matrix(adapters: tuple[str, ...], run: bool, as_json: bool) -> None:
     table(("adapter", *map(str, bases)), body, empty="No adapters yet. Make one: workbench train --base … --dataset …")
     if safe := _safe(cells, rows, bases):
         say(safe)
-
-
-def _newest(adapters: Any) -> list[Any]:
-    found: dict[str, Any] = {}
-    for adapter in adapters:
-        if adapter.name not in found or adapter.version > found[adapter.name].version:
-            found[adapter.name] = adapter
-    return sorted(found.values(), key=lambda a: str(a.name))
 
 
 def _number(version: str) -> int:

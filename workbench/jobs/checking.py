@@ -266,6 +266,7 @@ class _Work:
             if base.ref != self.base.ref:
                 from workbench.hf.arms import NewBase
 
+                self._release()  # never two bases in memory
                 arms = NewBase(base.path, base.lock_sha256)
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(f".{self.ctx.job_id}.tmp")
