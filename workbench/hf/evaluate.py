@@ -223,7 +223,8 @@ class Evaluator:
         ]
 
     def _progress(self, name: str, rows: int, of: int, tokens: int, seconds: float) -> Progress:
-        done, total = self._arms_done * of + rows, self._arms * of
+        done = self._arms_done * of + rows
+        total = max(done, self._arms * of)  # adapters with test sets of their own make the count an estimate
         return Progress(
             t=time.time(),
             phase="testing",

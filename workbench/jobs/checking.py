@@ -237,7 +237,7 @@ class _Work:
 
         if self._arms is None:
             set_threads()
-            arms = 1 + len(self.ctx.spec["adapters"])
+            arms = 2 * len(self.ctx.spec["adapters"])  # fewer where test sets coincide
             self._arms = NewBase(self.base.path, self.base.lock_sha256, arms=arms, report=self.ctx.report, stopping=self.ctx.stopping)
         return self._arms
 
