@@ -259,13 +259,15 @@ def print_check(found: Check) -> None:
 
 
 def _print_numbers(found: Check) -> None:
+    from workbench.rebase.report import shown_metrics
+
     verdict = found.verdict
     assert verdict is not None
     say(f"Because: {verdict.because}")
     units = f"{verdict.n} test rows" + (f" in {verdict.groups} groups" if verdict.groups else "")
     say(f"\n{units}; 95 % intervals; decided by {verdict.metric}.")
     names = (("home", found.home), ("home_adapter", "  + adapter"), ("new", found.base), ("new_adapter", "  + adapter"))
-    metrics = list(verdict.contrasts)
+    metrics = shown_metrics(verdict)
     table(("", *metrics), [(label, *(f"{verdict.arms[arm][m]:.3f}" for m in metrics)) for arm, label in names], right=metrics)
     contrasts: tuple[tuple[str, str], ...] = (
         ("x", "gain at home"), ("y", "gain on the new base"), ("u", "what the user feels"), ("w", "the new base alone"),

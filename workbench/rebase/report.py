@@ -15,7 +15,7 @@ from workbench.rebase.result import BROKEN, VERDICTS, Check, Contrasts, Verdict
 from workbench.rebase.rule import SUCCESS, aside, score, span
 from workbench.rebase.verdict import broken, safe_for_all
 
-__all__ = ["headline", "html", "sentence"]
+__all__ = ["headline", "html", "sentence", "shown_metrics"]
 
 
 def sentence(check: Check) -> str:
@@ -166,13 +166,19 @@ def _scores(check: Check) -> str:
     if verdict is None or not verdict.arms:
         return ""
     names = [(arm, _fill(_ARM_NAMES[arm], check)) for arm in ARMS if arm in verdict.arms]
-    metrics = [m for m in (verdict.metric, *verdict.contrasts) if all(m in values for values in verdict.arms.values())]
     blocks = []
-    for metric in dict.fromkeys(metrics):
+    for metric in shown_metrics(verdict):
         blocks.append(parts.bars(metric, [(name, verdict.arms[arm][metric]) for arm, name in names], verdict))
         if metric in verdict.contrasts:
             blocks.append(_differences(check, metric, verdict.contrasts[metric], verdict))
     return "\n".join(blocks)
+
+
+def shown_metrics(verdict: Verdict) -> list[str]:
+    """The metric that decided, then the others; an exact match that says the same as the dataset's scorer is left out."""
+    known = [m for m in (verdict.metric, *verdict.contrasts) if all(m in values for values in verdict.arms.values())]
+    twice = "right" in known and all(values["right"] == values.get("exact_match") for values in verdict.arms.values())
+    return [m for m in dict.fromkeys(known) if not (twice and m == "exact_match" != verdict.metric)]
 
 
 def _differences(check: Check, metric: str, c: Contrasts, verdict: Verdict) -> str:
