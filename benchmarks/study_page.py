@@ -26,7 +26,8 @@ def page(checks: list[Check]) -> str:
     adapters = list(dict.fromkeys(one.adapter for one in checks))
     words = {word: sum(one.word == word for one in checks) for word in dict.fromkeys(one.word for one in checks)}
     counted = ", ".join(f"{count} {word}" for word, count in sorted(words.items(), key=lambda item: -item[1]))
-    bases = len({one.base for one in checks})
+    versions = list(dict.fromkeys(one.base.split("@")[1] for one in checks))
+    bases, controls = len(versions), ", ".join(version for version in versions if not version.isdigit())
     device = sorted({str(one.how.get("device")) for one in checks if one.how.get("device")})
     return "\n".join(
         [
@@ -34,7 +35,7 @@ def page(checks: list[Check]) -> str:
             "",
             f"{len(adapters)} adapters made for `{FAMILY}@1` (135 million parameters), checked on {bases} other bases: versions",
             "@2, @3, … are the same model trained on, by the workbench itself, on the sources and docstrings of Python's standard",
-            "library; int4, int3, noise and permuted are controls. Every line is one `workbench rebase check`. Scores are of the",
+            f"library; {controls} are controls. Every line is one `workbench rebase check`. Scores are of the",
             "frozen test rows: a share of right answers, or nats per token where the adapter's gain at home is not in those.",
             "Intervals are 95 %.",
             f"Computed on: {', '.join(device) or 'unknown'}. Made by `make study`; this page is what it prints.",

@@ -58,15 +58,16 @@ class NewBase:
         self._evaluator: Evaluator | None = None
         self._bare_scores: dict[str, tuple[list[ItemScore], dict[str, Any]]] = {}
 
-    def score(self, test: Test, adapter: Path, *, ask: Ask | None = None) -> Evidence:
-        """The two arms B and B + adapter on the rows of `test` that fit. `ask` picks, by the scores, rows to be answered in words.
+    def score(self, test: Test, adapter: Path, *, ask: Ask | None = None, serve: int = SERVED) -> Evidence:
+        """The two arms B and B + adapter on the rows of `test` that fit. `ask` picks, by the scores, rows to be answered in words;
+        `serve` exact rows are answered once more as a server would.
 
         Raises `DataError` when no row can be scored, `IntegrityError` when the adapter does not fit.
         """
         evaluator = self._for(test)
         prepared = evaluator.prepare(test.rows, test.scorer, max_length=test.max_length)
         bare, facts = self._bare(evaluator, test, prepared)
-        arm = evaluator.score(prepared, adapter, ask=ask, serve=SERVED)
+        arm = evaluator.score(prepared, adapter, ask=ask, serve=serve)
         self._done += 1
         scores = [replace(s, answer=arm.asked.get(s.id, s.answer)) for s in arm.scores]
         report = {

@@ -198,7 +198,7 @@ class _Bench:
         return Test(self.rows[:rows], self.scorer, 256)
 
     def _score(self, arms: NewBase, adapter: Path, rows: int) -> Evidence:
-        return arms.score(self._test(rows), adapter)
+        return arms.score(self._test(rows), adapter, serve=0)
 
     def _few(self, arms: NewBase, adapter: Path) -> tuple[Evidence, Evidence]:
         """The first rows only, at home and under `arms`."""
