@@ -193,7 +193,7 @@ def _home_score(adapter: Any) -> str:
 def _cell(found: Check | None) -> str:
     if found is None:
         return "-"
-    if found.verdict is None or not found.verdict.arms:
+    if found.verdict is None or "new_adapter" not in found.verdict.arms:
         return found.word or "no verdict"
     metric = found.verdict.metric
     before, after = (found.verdict.arms[arm][metric] for arm in ("new", "new_adapter"))

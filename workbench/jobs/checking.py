@@ -22,7 +22,7 @@ from workbench.jobs.tasks import TaskContext
 from workbench.jobs.training import frozen_base, frozen_dataset
 from workbench.rebase import calibration, report, structure, verdict, weights
 from workbench.rebase.ceiling import recovered
-from workbench.rebase.result import Check, Finding, Health, Probes, Retrained, Settings, Verdict, Weights, Witness
+from workbench.rebase.result import Check, Finding, Health, Probes, Retrained, Settings, Structure, Verdict, Weights, Witness
 from workbench.rebase.store import Checks, neutral_passages
 from workbench.rebase.tokenizers import same_tokenizer
 from workbench.recipe import Recipe
@@ -172,7 +172,7 @@ class _Work:
 
     # ------------------------------------------------------------ stages 0 to 2
 
-    def _structure(self, subject: Subject) -> Any:
+    def _structure(self, subject: Subject) -> Structure:
         home_folder = subject.home.path if subject.home else None
         return structure.examine(
             subject.adapter.path, subject.lock, self.lock, home_folder=home_folder, new_folder=self.base.path, texts=subject.texts
@@ -200,7 +200,7 @@ class _Work:
 
     def _behaviour(self, subject: Subject, check: Check, breaks: tuple[Finding, ...]) -> tuple[Check, Evidence | None]:
         if breaks:
-            return dataclasses.replace(check, verdict=verdict.cannot_load(breaks, settings=self.settings)), None
+            return dataclasses.replace(check, verdict=verdict.cannot_load(breaks, subject.evidence, settings=self.settings)), None
         if subject.evidence is None:
             raise DataError(f"{subject.adapter.ref} was never scored, so nobody knows what it gives at home.", hint=_SCORE_FIRST)
         home, test = subject.evidence, subject.test
