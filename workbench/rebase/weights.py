@@ -87,7 +87,7 @@ def _other_shape(*, exact: bool) -> Weights:
 
 
 def _finish(weights: Weights, started: float) -> Weights:
-    """The last step of every record: how long it took. A colour (`band`) belongs here too, and needs a calibration."""
+    """The last step of every record: how long it took. Its colour is for the caller to add (calibration.py)."""
     return dataclasses.replace(weights, seconds=time.perf_counter() - started)
 
 
