@@ -11,12 +11,14 @@ from pathlib import Path
 __all__ = [
     "adapters_dir",
     "bases_dir",
+    "become",
     "bundled_datasets_dir",
     "checks_dir",
     "child_environment",
     "config_file",
     "database_url",
     "datasets_dir",
+    "foreign_environment",
     "home",
     "hub_offline",
     "jobs_dir",
@@ -125,3 +127,20 @@ def private_uploads() -> Path:
 def child_environment(**extra: str) -> dict[str, str]:
     """The environment for a child process: this one's, changed by `extra`."""
     return {**os.environ, **extra}
+
+
+_HARMLESS = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "WORKBENCH_HOME")
+
+
+def foreign_environment() -> dict[str, str]:
+    """The environment of a process that reads strangers' files: no tokens, no database password, one thread, no network."""
+    kept = {name: value for name, value in os.environ.items() if name in _HARMLESS or name.startswith("OPENBLAS_")}
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return kept | one_thread | quiet | {"MALLOC_ARENA_MAX": "2", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+
+
+def become(environment: dict[str, str]) -> None:
+    """Replace this process's environment; for a child that was forked before it was known."""
+    os.environ.clear()
+    os.environ.update(environment)
