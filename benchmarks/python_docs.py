@@ -62,7 +62,7 @@ def _prose(documented: Any) -> str:
     """A docstring; its indented paragraphs become code."""
     made = []
     for paragraph in (inspect.getdoc(documented) or "").split("\n\n"):
-        if paragraph.startswith("    "):
+        if paragraph.startswith(("    ", ">>> ")):
             code = textwrap.dedent(paragraph)
             # doctest takes what follows for output up to an empty line, so one stands before the fence
             paragraph = f"```python\n{code}\n\n```" if ">>>" in code else f"```text\n{code}\n```"
