@@ -54,7 +54,7 @@ def _signature(method: Callable[..., Any]) -> str:
     """`add(file, *, name=None) -> Dataset`: without the types of the arguments, which the docstring explains."""
     found = inspect.signature(method)
     bare = [p.replace(annotation=inspect.Parameter.empty) for name, p in found.parameters.items() if name != "self"]
-    shown = re.sub(r"=<function .*?>", "=…", str(found.replace(parameters=bare, return_annotation=inspect.Signature.empty)))
+    shown = re.sub(r"=<function .+? at 0x\w+>", "=…", str(found.replace(parameters=bare, return_annotation=inspect.Signature.empty)))
     return f"{method.__name__}{shown}" + (f" → {found.return_annotation}" if found.return_annotation != "None" else "")
 
 
