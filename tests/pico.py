@@ -6,6 +6,7 @@ It trains in seconds, saves like any other base, and needs no hub.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
@@ -21,11 +22,10 @@ CORPUS = [
 ]
 
 
-def make_pico_base(folder: Path, *, seed: int = 0, hidden_size: int = 64, layers: int = 2, dtype: str = "float32") -> Path:
-    """Write a base of about 100,000 parameters to `folder` and return it."""
-    import torch
+def make_tokenizer() -> Any:
+    """A byte-level BPE tokenizer of about 400 tokens, with ends of turn and a chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE(unk_token=None))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -37,7 +37,15 @@ def make_pico_base(folder: Path, *, seed: int = 0, hidden_size: int = 64, layers
         tokenizer_object=bpe, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token="<|endoftext|>"
     )
     tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
 
+
+def make_pico_base(folder: Path, *, seed: int = 0, hidden_size: int = 64, layers: int = 2, dtype: str = "float32") -> Path:
+    """Write a base of about 100,000 parameters to `folder` and return it."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = make_tokenizer()
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
