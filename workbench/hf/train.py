@@ -194,7 +194,7 @@ class _Run:
         trial = preflight.probe(self.model, self.data.train, self.dtype)
         longest = max(len(ids) for ids, _ in self.data.train)
         needed = weights + learning + longest * trial.bytes_per_token
-        self.packs = trial.packs
+        self.packs = trial.packs and not self.recipe.neftune_noise_alpha  # its noise is scaled by the length of a row
         self.checkpointing = self.recipe.gradient_checkpointing
         if self.checkpointing is None:
             self.checkpointing = needed > 0.8 * self.machine.memory_bytes
@@ -216,7 +216,8 @@ class _Run:
             "bytes_per_token": trial.bytes_per_token,
             "machine": self.machine.as_dict(),
             "libraries": {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")},
-            "notes": self.notes + ([] if self.packs else [f"Rows are padded, not packed: {trial.why_not}."]),
+            "notes": self.notes
+            + ([] if self.packs else [f"Rows are padded, not packed: {trial.why_not or 'NEFTune scales its noise by their length'}."]),
         }
 
     def trainer(self, report: Report, stopping: Callable[[], bool]) -> tuple[AnswerTrainer, Follower]:
@@ -294,6 +295,9 @@ def _arguments(run: _Run, steps: int, *, evaluates: bool) -> SFTConfig:
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.lr_scheduler_type,
+        lr_scheduler_kwargs=recipe.lr_scheduler_kwargs,
+        optim=recipe.optim,
+        neftune_noise_alpha=recipe.neftune_noise_alpha,
         warmup_steps=min(math.ceil(recipe.warmup_ratio * steps), steps - 1),
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
