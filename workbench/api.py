@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,6 +129,7 @@ class Workbench:
         Raises `RecipeError` for a malformed recipe and `NotFound` for a base or dataset that is not here;
         what would make the run useless is listed in `Plan.problems`.
         """
+        from workbench import planning
         from workbench.estimate import estimate
         from workbench.recipe import Recipe, Resolved
 
@@ -139,14 +140,17 @@ class Workbench:
             origin = {key: "given" if key in recipe.model_fields_set else "default" for key in Recipe.model_fields}
         base, dataset = self.bases.get(recipe.base), self.datasets.get(recipe.dataset)
         lengths = self.lengths(dataset, base, recipe, split="train")
-        problems, warnings = _judge_lengths(lengths, recipe)
+        problems, warnings = planning.judge_lengths(lengths, recipe)
+        problems += planning.without_effect(recipe, dataset.form) + planning.missing_loggers(recipe)
+        if recipe.method != "sft" and recipe.lora_target_modules != ("all-linear",):
+            problems += planning.unknown_targets(recipe, self.bases.lock(base.ref))
         return Plan(
             recipe=recipe,
             origin=origin,
             base=base,
             dataset=dataset,
             publishes=self._publishes(recipe, base),
-            lengths=_sum_lengths(lengths),
+            lengths=planning.sum_lengths(lengths),
             estimate=estimate(recipe, base, [length.total for length in lengths]),
             problems=problems,
             warnings=warnings,
@@ -177,7 +181,7 @@ class Workbench:
         from workbench.data.checks import RowLength
 
         choices = (recipe.max_length, recipe.assistant_only_loss, recipe.completion_only_loss)
-        parts = (dataset.sha256[:16], base.lock_sha256[:16], split or "all", *(str(int(c)) for c in choices))
+        parts = ("2", dataset.sha256[:16], base.lock_sha256[:16], split or "all", *(str(int(c)) for c in choices))
         cache = paths.home() / "cache" / "lengths" / ("-".join(parts) + ".json")
         if cache.is_file():
             return [RowLength(*values) for values in json.loads(cache.read_text(encoding="utf-8"))]
@@ -194,7 +198,7 @@ class Workbench:
         )
         cache.parent.mkdir(parents=True, exist_ok=True)
         partial = cache.with_suffix(f".{id(found)}.tmp")
-        partial.write_text(json.dumps([[r.total, r.supervised, r.cut, r.answer_lost] for r in found]), encoding="utf-8")
+        partial.write_text(json.dumps([astuple(r) for r in found]), encoding="utf-8")
         partial.replace(cache)
         return found
 
@@ -339,34 +343,3 @@ def _existing(folder: Path) -> Path:
     while not folder.exists():
         folder = folder.parent
     return folder
-
-
-def _sum_lengths(lengths: Sequence[RowLength]) -> dict[str, int]:
-    return {
-        "rows": len(lengths),
-        "tokens": sum(r.total for r in lengths),
-        "supervised": sum(r.supervised for r in lengths),
-        "longest": max((r.total for r in lengths), default=0),
-        "cut": sum(r.cut for r in lengths),
-        "answer_lost": sum(r.answer_lost for r in lengths),
-        "unlearnable": sum(r.supervised == 0 for r in lengths),
-    }
-
-
-def _judge_lengths(lengths: Sequence[RowLength], recipe: Recipe) -> tuple[list[str], list[str]]:
-    """What in the token counts blocks the run, and what the user should know."""
-    total = _sum_lengths(lengths)
-    rows = total["rows"]
-    problems, warnings = [], []
-    if not rows:
-        problems.append("The dataset has no training rows.")
-    elif not total["supervised"]:
-        problems.append(f"None of the {rows} training rows has a token to learn from: raise max_length, or check the answers.")
-    if total["answer_lost"] and total["supervised"]:
-        share = 100 * total["answer_lost"] / rows
-        warnings.append(f"{total['answer_lost']} rows ({share:.0f} %) lose their whole answer at max_length {recipe.max_length}.")
-    if total["cut"] > total["answer_lost"]:
-        warnings.append(f"{total['cut']} rows are cut at max_length {recipe.max_length} tokens.")
-    if total["unlearnable"] and total["supervised"]:
-        warnings.append(f"{total['unlearnable']} rows have nothing to learn from and are left out.")
-    return problems, warnings

@@ -160,6 +160,8 @@ def test_qlora_trains_on_a_base_in_four_bits(run: Any, kind: str) -> None:
         {"packing": True, "max_length": 150, "per_device_train_batch_size": 2, "max_steps": -1},
         {"gradient_checkpointing": True},
         {"bf16": True, "lora_dropout": 0.1},
+        {"optim": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}},
+        {"optim": "adafactor", "lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 3}},
         {"gradient_accumulation_steps": 3, "eval_rows": 0, "lr_scheduler_type": "linear", "weight_decay": 0.1},
     ],
 )
@@ -167,6 +169,30 @@ def test_the_recipes_other_keys_train_too(run: Any, given: dict[str, Any]) -> No
     result = run(**given)
     assert result.steps > 0 and math.isfinite(result.final_loss) and result.report["packed"]
     assert (result.best_eval_loss is None) is (given.get("eval_rows") == 0)
+
+
+def test_noise_on_the_embeddings_changes_training_and_nothing_after_it(run: Any) -> None:
+    plain = run(report_to="none")
+    quiet = losses(run)
+    noisy = run(neftune_noise_alpha=5.0)
+    assert losses(run)[1] != pytest.approx(quiet[1], abs=1e-3) and weights_sha(noisy) != weights_sha(plain)
+    assert not noisy.report["packed"] and "NEFTune" in noisy.report["notes"][0]
+
+
+def test_each_schedule_takes_what_the_recipe_says_it_takes() -> None:
+    """Upstream's own functions have those arguments, and one that the recipe does not ask for has a default."""
+    from inspect import signature
+
+    from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+    from transformers.trainer_utils import SchedulerType
+
+    from workbench.recipe import _NEEDED, _SCHEDULES
+
+    given = {"optimizer", "num_warmup_steps", "num_training_steps"}
+    for name, takes in _SCHEDULES.items():
+        known = signature(TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(name)]).parameters
+        assert set(takes) <= known.keys(), name
+        assert {p for p in known if known[p].default is known[p].empty} - given <= _NEEDED.get(name, set()), name
 
 
 def test_raw_prompts_and_plain_texts_are_trained_on(run: Any) -> None:

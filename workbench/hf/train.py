@@ -27,6 +27,7 @@ from workbench.hf.load import compute_dtype, load_base, load_tokenizer, set_thre
 from workbench.hf.packed import Row
 from workbench.hf.render import render
 from workbench.hf.trainer import AnswerTrainer, Collator, Shuffled
+from workbench.planning import judge_lengths, missing_loggers, sum_lengths
 from workbench.recipe import Recipe
 from workbench.records import Progress
 
@@ -82,7 +83,8 @@ def train(
     them that is whole. `report` is called at every step; when `stopping` turns true the run saves and raises `JobError`.
     Raises `TrainingError` when going on would be a waste, and says what to change.
     """
-    _check_loggers(recipe)
+    if missing := missing_loggers(recipe):
+        raise MissingDependency(" ".join(missing))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between transformers, TRL and PEFT, which are pinned together
         return _train(recipe, base, rows, out, earlier, report, stopping)
@@ -151,7 +153,7 @@ class _Run:
         set_seed(recipe.seed)
         self.model = self._load(base)
         preflight.check_fit(self.model, data.train + data.held)
-        self.notes = preflight.check_end_of_turn(self.model, tokenizer, data.train, chat=data.chat)
+        self.notes = preflight.stop_at_end_of_turn(self.model, tokenizer, chat=data.chat)
         self.machine = machine.facts()
         self._fit_memory()
         self._watched = (data.held or data.train)[:8]
@@ -192,7 +194,7 @@ class _Run:
         trial = preflight.probe(self.model, self.data.train, self.dtype)
         longest = max(len(ids) for ids, _ in self.data.train)
         needed = weights + learning + longest * trial.bytes_per_token
-        self.packs = trial.packs
+        self.packs = trial.packs and not self.recipe.neftune_noise_alpha  # its noise is scaled by the length of a row
         self.checkpointing = self.recipe.gradient_checkpointing
         if self.checkpointing is None:
             self.checkpointing = needed > 0.8 * self.machine.memory_bytes
@@ -214,7 +216,8 @@ class _Run:
             "bytes_per_token": trial.bytes_per_token,
             "machine": self.machine.as_dict(),
             "libraries": {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")},
-            "notes": self.notes + ([] if self.packs else [f"Rows are padded, not packed: {trial.why_not}."]),
+            "notes": self.notes
+            + ([] if self.packs else [f"Rows are padded, not packed: {trial.why_not or 'NEFTune scales its noise by their length'}."]),
         }
 
     def trainer(self, report: Report, stopping: Callable[[], bool]) -> tuple[AnswerTrainer, Follower]:
@@ -292,6 +295,9 @@ def _arguments(run: _Run, steps: int, *, evaluates: bool) -> SFTConfig:
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.lr_scheduler_type,
+        lr_scheduler_kwargs=recipe.lr_scheduler_kwargs,
+        optim=recipe.optim,
+        neftune_noise_alpha=recipe.neftune_noise_alpha,
         warmup_steps=min(math.ceil(recipe.warmup_ratio * steps), steps - 1),
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
@@ -339,19 +345,16 @@ def _prepare(recipe: Recipe, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> 
     """Render every row, leave out those with nothing to learn, and hold some back to watch the loss."""
     only = {"assistant_only": recipe.assistant_only_loss, "completion_only": recipe.completion_only_loss}
     found: list[tuple[dict[str, Any], Row]] = []
-    cut = lost = unlearnable = 0
+    lengths = []
     for row in rows:
         one = render(tokenizer, row, max_length=recipe.max_length, **only)
-        cut, lost = cut + one.cut, lost + one.answer_lost
+        lengths.append(one.length)
         if one.supervised:
             found.append((row, (one.input_ids, one.labels)))
-        else:
-            unlearnable += 1
-    if not found:
-        raise TrainingError(
-            f"None of the {len(rows)} rows has a token to learn from; {lost} lose their whole answer at max_length {recipe.max_length}.",
-            hint="Raise max_length, or look at the rows: workbench data preview",
-        )
+    problems, _ = judge_lengths(lengths, recipe)
+    if problems:
+        raise TrainingError(" ".join(problems), hint="Look at the rows: workbench data preview")
+    total = sum_lengths(lengths)
     # by their ids, so that the same rows are held back however the file is ordered
     ranked = sorted(range(len(found)), key=lambda i: hashlib.sha256(f"{recipe.seed}:{found[i][0].get('id', i)}".encode()).digest())
     held = set(ranked[: held_back(recipe, len(found))])
@@ -368,9 +371,9 @@ def _prepare(recipe: Recipe, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> 
             "rows": len(rows),
             "train_rows": len(trained),
             "eval_rows": len(held),
-            "rows_cut": cut,
-            "rows_answer_lost": lost,
-            "rows_left_out": unlearnable,
+            "rows_cut": total["cut"],
+            "rows_answer_lost": total["answer_lost"],
+            "rows_left_out": total["unlearnable"],
             "tokens_per_epoch": sum(len(ids) for ids, _ in trained),
             "supervised_tokens": preflight.supervised(trained),
         },
@@ -383,14 +386,6 @@ def _fingerprint(recipe: Recipe, base: Path, data: _Rows) -> str:
     digest.update((base / "config.json").read_bytes())
     digest.update(json.dumps([data.train, data.held]).encode())
     return digest.hexdigest()[:16]
-
-
-def _check_loggers(recipe: Recipe) -> None:
-    for name in recipe.report_to:
-        try:
-            metadata.version(name)
-        except metadata.PackageNotFoundError:
-            raise MissingDependency(f"report_to: {name} is not installed.", hint=f"Install it: pip install {name}") from None
 
 
 def _preparing(message: str) -> Progress:

@@ -1,0 +1,86 @@
+"""What a recipe will meet in its rows, its base and this installation: found before anything is loaded, without torch.
+
+Each function returns sentences; a problem blocks the start, a warning does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from workbench.recipe import Recipe
+
+if TYPE_CHECKING:
+    from workbench.bases.lock import Lock
+    from workbench.data.checks import RowLength
+
+__all__ = ["judge_lengths", "missing_loggers", "sum_lengths", "unknown_targets", "without_effect"]
+
+
+def sum_lengths(lengths: Sequence[RowLength]) -> dict[str, int]:
+    """rows, tokens, supervised, longest, cut, answer_lost and unlearnable: the figures of a plan."""
+    return {
+        "rows": len(lengths),
+        "tokens": sum(r.total for r in lengths),
+        "supervised": sum(r.supervised for r in lengths),
+        "longest": max((r.total for r in lengths), default=0),
+        "cut": sum(r.cut for r in lengths),
+        "answer_lost": sum(r.answer_lost for r in lengths),
+        "unlearnable": sum(r.supervised == 0 for r in lengths),
+    }
+
+
+def judge_lengths(lengths: Sequence[RowLength], recipe: Recipe) -> tuple[list[str], list[str]]:
+    """(problems, warnings) in the token counts of the training rows."""
+    total = sum_lengths(lengths)
+    rows, lost, cut, limit = total["rows"], total["answer_lost"], total["cut"], recipe.max_length
+    if not rows:
+        return ["The dataset has no training rows."], []
+    if not total["supervised"]:
+        return [f"None of the {rows} rows has a token to learn from; {lost} lose their whole answer at max_length {limit}."], []
+    if not any(r.ends for r in lengths):
+        # tokens of a prompt can be learned too, and may hold the very token that ends an answer: only answers count
+        why = "raise max_length" if cut else "the base's chat template writes no end of turn: use another base"
+        found = f"{cut} of the {rows} rows are cut at max_length {limit}, {lost} lose their whole answer"
+        return [f"No training row teaches the model to end its answer, so it would never stop; {found}: {why}."], []
+    warnings = []
+    if lost:
+        warnings.append(f"{lost} rows ({100 * lost / rows:.0f} %) lose their whole answer at max_length {limit}.")
+    if cut > lost:
+        warnings.append(f"{cut} rows are cut at max_length {limit} tokens.")
+    if total["unlearnable"]:
+        warnings.append(f"{total['unlearnable']} rows have nothing to learn from and are left out.")
+    if altered := sum(r.altered for r in lengths):
+        warnings.append(f"{altered} rows have white space around an answer, such as an indent, which this base's chat template drops.")
+    if tools_lost := sum(r.tools_lost for r in lengths):
+        warnings.append(f"{tools_lost} rows offer tools, which this base's chat template does not show: they are learned without them.")
+    return [], warnings
+
+
+def without_effect(recipe: Recipe, form: str) -> list[str]:
+    """Choices of what is learned that rows of this form (see `workbench.data.rows`) would silently ignore."""
+    found = []
+    if not recipe.completion_only_loss and form != "prompt_completion":
+        to_do = "assistant_only_loss: false learns the questions too" if form == "messages" else "leave it out"
+        found.append(f"completion_only_loss: false changes nothing here: it is for raw prompts and completions (data add --raw); {to_do}.")
+    if not recipe.assistant_only_loss and form != "messages":
+        to_do = "completion_only_loss: false learns the prompts too" if form == "prompt_completion" else "leave it out"
+        found.append(f"assistant_only_loss: false changes nothing here: it is for conversations; {to_do}.")
+    return found
+
+
+def missing_loggers(recipe: Recipe) -> list[str]:
+    """Loggers to report to that are not installed."""
+    return [f"report_to: {name} is not installed: pip install {name}" for name in recipe.report_to if find_spec(name) is None]
+
+
+def unknown_targets(recipe: Recipe, lock: Lock) -> list[str]:
+    """Target modules that this base has no linear layer for, by the names and shapes of its tensors."""
+    config = lock.config.get("text_config") or lock.config
+    matrices = {name.removesuffix(".weight"): t.shape for name, t in lock.tensors.items() if name.endswith(".weight") and len(t.shape) == 2}
+    # one row a token: an embedding or the output layer, which no adapter here is put on
+    modules = [name for name, shape in matrices.items() if shape[0] != config.get("vocab_size")]
+    unknown = [t for t in recipe.lora_target_modules if not any(f".{name}".endswith(f".{t}") for name in modules)]
+    have = ", ".join(sorted({name.rpartition(".")[2] for name in modules}))
+    return [f"lora_target_modules: this base has no {name}; it has {have}; all-linear takes them all." for name in unknown]
