@@ -128,6 +128,9 @@ class Workbench:
         problems += planning.without_effect(recipe, dataset.form) + planning.missing_loggers(recipe)
         if recipe.method != "sft" and recipe.lora_target_modules != ("all-linear",):
             problems += planning.unknown_targets(recipe, self.bases.lock(base.ref))
+        if recipe.resume_from_checkpoint:
+            problems += planning.check_start(recipe)
+            warnings.append("Only weights are taken from resume_from_checkpoint: steps, schedule and optimiser begin anew.")
         return Plan(
             recipe=recipe,
             origin=origin,
@@ -140,11 +143,14 @@ class Workbench:
             warnings=warnings,
         )
 
-    def train(self, recipe: Recipe | Resolved | Mapping[str, Any], *, key: str | None = None) -> Job:
+    def train(self, recipe: Recipe | Resolved | Mapping[str, Any], *, publish: bool = True, key: str | None = None) -> Job:
         """Submit a training job and make sure a dispatcher is running; returns at once.
 
+        With `publish` false it is a trial: trained and scored, and its result stays in the job's folder.
         The same `key` twice gives the same job. Raises `RecipeError` with all of the plan's problems.
         """
+        from workbench import planning
+
         plan = self.plan(recipe)
         if plan.problems:
             raise RecipeError("This run would be wasted:", plan.problems, hint="Look at the rows: workbench data preview")
@@ -153,8 +159,12 @@ class Workbench:
             "base_lock_sha256": plan.base.lock_sha256,
             "dataset_sha256": plan.dataset.sha256,
             "total_steps": plan.estimate.steps,
+            "publish": publish,
         }
-        title = f"{plan.recipe.adapter_name}: {plan.recipe.method} on {plan.base.ref}"
+        if plan.recipe.resume_from_checkpoint:
+            file = planning.start_file(plan.recipe)
+            spec["start"] = {"file": str(file), "sha256": planning.sha256_of(file)}
+        title = f"{'Trial of ' * (not publish)}{plan.recipe.adapter_name}: {plan.recipe.method} on {plan.base.ref}"
         return self._submit("train", spec, title=title, key=key)
 
     def lengths(self, dataset: Dataset, base: Base, recipe: Recipe, *, split: str | None = None) -> list[RowLength]:
