@@ -88,6 +88,15 @@ def test_the_way_of_an_adapter(pico: str, letters: str, tmp_path: Path) -> None:
     assert "letters@1" in ok("adapter", "list").out
 
 
+def test_a_recipe_is_exported_for_plain_trl(pico: str, letters: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train = ["train", "--base", pico, "--dataset", letters, "--preset", "quick", "--export", "trl"]
+    assert "Written to letters-trl" in ok(*train).out
+    written = yaml.safe_load((tmp_path / "letters-trl" / "sft.yaml").read_text())
+    assert written["learning_rate"] == 2e-3 and written["max_steps"] == 60 and written["lora_target_modules"] == ["all-linear"]
+    assert cli(*train).status == 1, "nothing is written over"
+
+
 def test_a_trial_is_scored_and_not_published_and_another_run_begins_with_it(pico: str, letters: str, tmp_path: Path) -> None:
     train = ["train", "--base", pico, "--dataset", letters, "--max_steps", "3", "--eval_rows", "0", "--threads", "1", "--lora_r", "4"]
     trial = ok(*train, "--no-publish", "--json").json

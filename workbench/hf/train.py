@@ -30,7 +30,7 @@ from workbench.planning import missing_loggers
 from workbench.recipe import Recipe
 from workbench.records import Progress
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["TrainResult", "schedule", "train"]
 
 _EVALUATIONS = 5  # in a run, unless the recipe says otherwise
 _ROUNDED_AWAY = 0.05  # share of what was learned that saving in the base's dtype may cost
@@ -302,26 +302,22 @@ class _Run:
         return folder
 
 
+def schedule(recipe: Recipe, steps: int) -> dict[str, Any]:
+    """What of the recipe decides each of `steps` optimiser steps, under transformers' names."""
+    same = "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate lr_scheduler_type"
+    same += " lr_scheduler_kwargs optim neftune_noise_alpha weight_decay max_grad_norm seed"
+    warmup = min(math.ceil(recipe.warmup_ratio * steps), steps - 1)
+    return {name: getattr(recipe, name) for name in same.split()} | {"warmup_steps": warmup}
+
+
 def _arguments(run: _Run, steps: int, *, evaluates: bool) -> SFTConfig:
     """The recipe as TRL's configuration."""
     recipe = run.recipe
     every = recipe.eval_steps or max(1, -(-steps // _EVALUATIONS))
     args = SFTConfig(
         output_dir=str(run.out / "checkpoints"),
-        num_train_epochs=recipe.num_train_epochs,
-        max_steps=recipe.max_steps,
-        per_device_train_batch_size=recipe.per_device_train_batch_size,
+        **schedule(recipe, steps),
         per_device_eval_batch_size=32,
-        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.lr_scheduler_type,
-        lr_scheduler_kwargs=recipe.lr_scheduler_kwargs,
-        optim=recipe.optim,
-        neftune_noise_alpha=recipe.neftune_noise_alpha,
-        warmup_steps=min(math.ceil(recipe.warmup_ratio * steps), steps - 1),
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
-        seed=recipe.seed,
         bf16=run.dtype == torch.bfloat16,
         gradient_checkpointing=run.checkpointing,
         use_cpu=run.machine.device == "cpu",
