@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
-from workbench.errors import TrainingError
+from workbench.errors import IntegrityError, TrainingError
 from workbench.hf.packed import ATTENTION, Row, forward, pack, pad, padded_forward, split, trim
 from workbench.hf.render import IGNORED, end_of_turn_id
 
-__all__ = ["Footprint", "check_change", "check_fit", "check_targets", "learned_log_probs", "probe", "stop_at_end_of_turn", "supervised"]
+__all__ = [
+    "Footprint",
+    "check_change",
+    "check_fit",
+    "check_targets",
+    "learned_log_probs",
+    "load_start",
+    "probe",
+    "stop_at_end_of_turn",
+    "supervised",
+]
 
 _SAME_WITHIN = {torch.float32: 2e-3, torch.bfloat16: 0.25, torch.float16: 0.1}  # nats, the worst of some dozen tokens
 
@@ -50,6 +64,28 @@ def check_targets(model: Any, targets: Sequence[str]) -> None:
             f"lora_target_modules: this base has no {' and no '.join(unknown)}.",
             hint=f"It has: {', '.join(sorted({name.rpartition('.')[2] for name in linear}))}; all-linear takes them all.",
         )
+
+
+def load_start(model: Any, weights: Path) -> None:
+    """Put the weights of `weights`.safetensors into what is trained; raises `IntegrityError` unless every one has its place."""
+    try:
+        state = load_file(weights.with_suffix(".safetensors"))
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(f"The checkpoint to begin with cannot be read: {error}") from None
+    whole = not hasattr(model, "peft_config")
+    wanted = model.state_dict() if whole else get_peft_model_state_dict(model, save_embedding_layers=False)
+    tied = {key for key in model.all_tied_weights_keys if key not in state} if whole else set()  # saved once
+    wrong = sorted((wanted.keys() - tied) ^ state.keys())
+    wrong += sorted(key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape)
+    if wrong:
+        raise IntegrityError(
+            f"The checkpoint to begin with is not of this base and recipe: {len(wrong)} weights are missing, surplus or of another shape: "
+            f"{', '.join(wrong[:4])}{', …' if len(wrong) > 4 else ''}."
+        )
+    if whole:
+        model.load_state_dict(state, strict=False)
+    else:
+        set_peft_model_state_dict(model, state)
 
 
 def check_fit(model: Any, rows: Sequence[Row]) -> None:
