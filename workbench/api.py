@@ -142,7 +142,7 @@ class Workbench:
         lengths = self.lengths(dataset, base, recipe, split="train")
         problems, warnings = planning.judge_lengths(lengths, recipe)
         problems += planning.without_effect(recipe, dataset.form) + planning.missing_loggers(recipe)
-        if recipe.method != "sft" and recipe.lora_target_modules != ("all-linear",):
+        if recipe.method != "sft" and (recipe.lora_target_modules != ("all-linear",) or recipe.target_parameters):
             problems += planning.unknown_targets(recipe, self.bases.lock(base.ref))
         if recipe.resume_from_checkpoint:
             problems += planning.check_start(recipe)

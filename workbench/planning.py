@@ -83,14 +83,30 @@ def missing_loggers(recipe: Recipe) -> list[str]:
 
 
 def unknown_targets(recipe: Recipe, lock: Lock) -> list[str]:
-    """Target modules that this base has no linear layer for, by the names and shapes of its tensors."""
-    config = lock.config.get("text_config") or lock.config
-    matrices = {name.removesuffix(".weight"): t.shape for name, t in lock.tensors.items() if name.endswith(".weight") and len(t.shape) == 2}
-    # one row a token: an embedding or the output layer, which no adapter here is put on
-    modules = [name for name, shape in matrices.items() if shape[0] != config.get("vocab_size")]
-    unknown = [t for t in recipe.lora_target_modules if not any(f".{name}".endswith(f".{t}") for name in modules)]
-    have = ", ".join(sorted({name.rpartition(".")[2] for name in modules}))
-    return [f"lora_target_modules: this base has no {name}; it has {have}; all-linear takes them all." for name in unknown]
+    """Target modules that this base has no linear layer for, and target parameters that it does not have."""
+    from workbench.bases.layout import Layout
+
+    layout, config = Layout(lock), lock.config.get("text_config") or lock.config
+
+    def have(modules: set[str]) -> list[str]:
+        """One row a token: an embedding or the output layer, which no adapter here is put on."""
+        return [name for name in modules if (p := layout.weight(name)) is None or p.shape[0] != config.get("vocab_size")]
+
+    found = []
+    targets = [name for name in recipe.lora_target_modules if name != "all-linear"]
+    for modules in (layout.stored_modules, layout.modules) if targets else ():
+        there = have(modules())
+        targets = [t for t in targets if not any(f".{name}".endswith(f".{t}") for name in there)]
+        if not targets:
+            break
+    else:
+        names = ", ".join(sorted({name.rpartition(".")[2] for name in there})) if targets else ""
+        found = [f"lora_target_modules: this base has no {name}; it has {names}; all-linear takes them all." for name in targets]
+    for name in recipe.target_parameters:
+        if not layout.targeted([name]):
+            experts = sorted({".".join(p.name.split(".")[-2:]) for p in layout.parameters.values() if p.experts > 1})
+            found.append(f"target_parameters: this base has no {name}; it has {', '.join(experts) or 'no experts in one parameter'}.")
+    return found
 
 
 def start_file(recipe: Recipe) -> Path:

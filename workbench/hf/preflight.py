@@ -11,6 +11,7 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers.pytorch_utils import Conv1D
 
 from workbench.errors import IntegrityError, TrainingError
 from workbench.hf.packed import ATTENTION, Row, forward, pack, pad, padded_forward, split, trim
@@ -52,18 +53,21 @@ def stop_at_end_of_turn(model: Any, tokenizer: Any, *, chat: bool) -> list[str]:
     return [f"The base's generation_config.json does not stop at {name}; generation_config.json beside the result does."]
 
 
-def check_targets(model: Any, targets: Sequence[str]) -> None:
-    """Each of `targets` must name a linear module of the model; raises `TrainingError` with those there are."""
-    if tuple(targets) == ("all-linear",):
-        return
+def check_targets(model: Any, targets: Sequence[str], parameters: Sequence[str] = ()) -> None:
+    """Each of `targets` must name a linear module of the model and each of `parameters` one of its parameters; raises
+    `TrainingError` with those there are."""
     head = model.get_output_embeddings()
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head]
-    unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in linear)]
-    if unknown:
-        raise TrainingError(
-            f"lora_target_modules: this base has no {' and no '.join(unknown)}.",
-            hint=f"It has: {', '.join(sorted({name.rpartition('.')[2] for name in linear}))}; all-linear takes them all.",
-        )
+    linear = [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head]
+    held = [name for name, parameter in model.named_parameters() if parameter.ndim == 3 or name.endswith("gate.weight")]
+    for key, wanted, have in (("lora_target_modules", targets, linear), ("target_parameters", parameters, held)):
+        unknown = [name for name in wanted if name != "all-linear" and not any(f".{one}".endswith(f".{name}") for one in have)]
+        if unknown:
+            parts = 1 if key == "lora_target_modules" else 2
+            short = ", ".join(sorted({".".join(name.split(".")[-parts:]) for name in have}))
+            raise TrainingError(
+                f"{key}: this base has no {' and no '.join(unknown)}.",
+                hint=f"It has: {short}; all-linear takes them all." if parts == 1 else f"It has: {short or 'none'}.",
+            )
 
 
 def load_start(model: Any, weights: Path) -> None:

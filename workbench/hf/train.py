@@ -162,7 +162,7 @@ class _Run:
         self.base_dtype = json.loads((base / "config.json").read_text(encoding="utf-8")).get("dtype") or "float32"
         if whole:
             return model.requires_grad_(True)
-        preflight.check_targets(model, recipe.lora_target_modules)
+        preflight.check_targets(model, recipe.lora_target_modules, recipe.target_parameters)
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=recipe.lora_r,
@@ -171,8 +171,15 @@ class _Run:
             target_modules="all-linear" if recipe.lora_target_modules == ("all-linear",) else list(recipe.lora_target_modules),
             use_rslora=recipe.use_rslora,
             use_dora=recipe.use_dora,
+            target_parameters=list(recipe.target_parameters) or None,
         )
-        wrapped = get_peft_model(model, config)
+        try:
+            wrapped = get_peft_model(model, config)
+        except (NotImplementedError, ValueError) as error:  # what PEFT cannot do to this kind of model
+            raise TrainingError(
+                f"PEFT cannot put such an adapter on this base: {str(error).splitlines()[0]}",
+                hint="Name other modules in lora_target_modules, or leave out use_dora and lora_dropout.",
+            ) from None
         if self.dtype != torch.float32:
             # PEFT would cast every input to the adapter's float32, and autocast at once back again
             for module in wrapped.modules():
