@@ -19,6 +19,8 @@ from workbench import Workbench
 from workbench.hf.load import load_adapter, load_base, load_tokenizer
 from workbench.hf.merge import merge
 from workbench.hf.render import render
+from workbench.rebase import structure, weights
+from workbench.rebase.controls import add_noise
 from workbench.records import Adapter, Base
 
 EXPERTS = {
@@ -108,3 +110,32 @@ def test_experts_that_do_not_fit_are_refused(zoo: Path, tmp_path: Path) -> None:
         (bad / "adapter_config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(ImportRefused, match=message):
             bench.import_adapter(bad, name="bad", base=base.ref)
+
+
+@pytest.mark.parametrize(("family", "other"), [("gpt-2", "gpt-2-hub"), ("bloom-hub", "bloom")])
+def test_the_same_weights_under_other_names_are_the_same_base(zoo: Path, tmp_path: Path, family: str, other: str) -> None:
+    bench, base, adapter = published(zoo, family, tmp_path, target_modules="all-linear")
+    again = bench.bases.add(f"{family}@2", source=f"folder:{model(zoo, other)}")
+    locks = bench.bases.lock(base.ref), bench.bases.lock(again.ref)
+    assert not locks[0].tensors.keys() <= locks[1].tensors.keys()
+    shape = structure.examine(adapter.path, *locks, home_folder=base.path, new_folder=again.path)
+    assert not shape.breaks, shape.breaks
+    moved = weights.measure(adapter.path, *locks, home_folder=base.path, new_folder=again.path)
+    assert (moved.change, moved.drift) == ("identical", 0.0)
+
+
+def test_how_far_experts_moved_is_what_the_weights_say(zoo: Path, tmp_path: Path) -> None:
+    """Against matrices built by PEFT itself: drift and update of every adapted parameter, experts by experts."""
+    bench, base, adapter = published(zoo, "mixtral", tmp_path, **EXPERTS["mixtral"])
+    noisy = bench.bases.add("mixtral@2", source=f"folder:{add_noise(base.path, tmp_path / 'noisy', relative=0.02)}")
+    locks = bench.bases.lock(base.ref), bench.bases.lock(noisy.ref)
+    assert not structure.examine(adapter.path, *locks, home_folder=base.path, new_folder=noisy.path).breaks
+    seen = weights.measure(adapter.path, *locks, home_folder=base.path, new_folder=noisy.path)
+    plain, moved = (dict(AutoModelForCausalLM.from_pretrained(b.path).named_parameters()) for b in (base, noisy))
+    merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.path), adapter.path).merge_and_unload()
+    changed = {name: p for name, p in merged.named_parameters() if not torch.equal(p, plain[name])}
+    assert len(changed) == 8 and sum("experts" in name for name in changed) == 4
+    drift, update = (sum(float((side[n] - plain[n]).pow(2).sum()) for n in changed) for side in (moved, changed))
+    size = sum(float(plain[n].pow(2).sum()) for n in changed)
+    assert seen.drift == pytest.approx((drift / size) ** 0.5, rel=1e-4) and seen.ratio == pytest.approx((drift / update) ** 0.5, rel=1e-4)
+    assert seen.change != "other_shape" and len(seen.modules) == 4 + 2 * 4 * 3

@@ -7,11 +7,12 @@ model without its weights in a child process, once per base: what it says is kep
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from workbench import paths
 from workbench.errors import IntegrityError
@@ -20,8 +21,9 @@ from workbench.foreign import GIB, Limits
 if TYPE_CHECKING:
     from workbench.bases.lock import Lock
 
-__all__ = ["Layout", "Parameter"]
+__all__ = ["Layout", "Parameter", "Part"]
 
+T = TypeVar("T")
 Shape = tuple[int, ...]
 
 
@@ -44,6 +46,16 @@ class Parameter:
         """(out, in) of the product of LoRA factors that is added to each of its matrices."""
         rows, columns = self.shape[-2:]
         return (columns, rows) if self.turned else (rows, columns)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor on disk of a parameter that holds all experts: rows `start` to `end` of the matrix of `expert`."""
+
+    tensor: str
+    expert: int
+    start: int
+    end: int
 
 
 class Layout:
@@ -71,6 +83,25 @@ class Layout:
             return name
         found = self.parameters.get(name)
         return found.tensors[0] if found is not None and len(found.tensors) == 1 else name
+
+    def named(self, tensors: Mapping[str, T]) -> dict[str, T]:
+        """What is known by names on disk, by those in memory. Tensors that only together make a parameter keep their names."""
+        whole = {p.tensors[0]: p.name for p in reversed(self.parameters.values()) if len(p.tensors) == 1}
+        return {whole.get(name, name): value for name, value in tensors.items()}
+
+    def parts(self, parameter: Parameter) -> list[Part]:
+        """The tensors that a parameter of experts is made of: its experts one by one, in each the matrices that stand below each
+        other in it. [] where they do not stand so, or are one tensor on disk."""
+        found: list[Part] = []
+        ends: dict[int, int] = {}
+        for name in sorted(parameter.tensors, key=lambda name: [int(n) if n.isdigit() else n for n in re.split(r"(\d+)", name)]):
+            expert, shape = re.findall(r"\.(\d+)\.", name)[-1:], self._lock.tensors[name].shape
+            if len(shape) != 2 or not expert or shape[1] != parameter.added[1]:
+                return []
+            start = ends.get(int(expert[0]), 0)
+            ends[int(expert[0])] = start + shape[0]
+            found.append(Part(name, int(expert[0]), start, start + shape[0]))
+        return found if ends == dict.fromkeys(range(parameter.experts), parameter.added[0]) and not parameter.turned else []
 
     def targeted(self, names: Sequence[str]) -> dict[str, Parameter]:
         """What PEFT's `target_parameters` adapts, by the path under which its factors stand.
