@@ -143,7 +143,9 @@ class Workbench:
         problems, warnings = planning.judge_lengths(lengths, recipe)
         problems += planning.without_effect(recipe, dataset.form) + planning.missing_loggers(recipe)
         if recipe.method != "sft" and (recipe.lora_target_modules != ("all-linear",) or recipe.target_parameters):
-            problems += planning.unknown_targets(recipe, self.bases.lock(base.ref))
+            from workbench.bases.layout import Layout
+
+            problems += planning.unknown_targets(recipe, Layout(self.bases.lock(base.ref)))
         if recipe.resume_from_checkpoint:
             problems += planning.check_start(recipe)
             warnings.append("Only weights are taken from resume_from_checkpoint: steps, schedule and optimiser begin anew.")

@@ -17,7 +17,7 @@ from workbench.foreign import open_regular, read_regular
 from workbench.recipe import Recipe
 
 if TYPE_CHECKING:
-    from workbench.bases.lock import Lock
+    from workbench.bases.layout import Layout
     from workbench.data.checks import RowLength
 
 __all__ = ["check_start", "judge_lengths", "missing_loggers", "sha256_of", "start_file", "sum_lengths", "unknown_targets", "without_effect"]
@@ -82,11 +82,9 @@ def missing_loggers(recipe: Recipe) -> list[str]:
     return [f"report_to: {name} is not installed: pip install {name}" for name in recipe.report_to if find_spec(name) is None]
 
 
-def unknown_targets(recipe: Recipe, lock: Lock) -> list[str]:
+def unknown_targets(recipe: Recipe, layout: Layout) -> list[str]:
     """Target modules that this base has no linear layer for, and target parameters that it does not have."""
-    from workbench.bases.layout import Layout
-
-    layout, config = Layout(lock), lock.config.get("text_config") or lock.config
+    config = layout.lock.config.get("text_config") or layout.lock.config
 
     def have(modules: set[str]) -> list[str]:
         """One row a token: an embedding or the output layer, which no adapter here is put on."""

@@ -62,7 +62,7 @@ class Layout:
     """What adapters find on the base of `lock`."""
 
     def __init__(self, lock: Lock) -> None:
-        self._lock = lock
+        self.lock = lock
 
     def weight(self, module: str, *, like: Shape | None = None) -> Parameter | None:
         """The matrix of the module at that path; None where the base has none there.
@@ -71,7 +71,7 @@ class Layout:
         is looked up in memory, where it is also known which way round it stands.
         """
         name = f"{module}.weight"
-        stored = self._lock.tensors.get(name)
+        stored = self.lock.tensors.get(name)
         if stored is not None and len(stored.shape) == 2 and like in (None, stored.shape):
             return Parameter(name, stored.shape, tensors=(name,))
         found = self.parameters.get(name) or (Parameter(name, stored.shape, tensors=(name,)) if stored is not None else None)
@@ -79,7 +79,7 @@ class Layout:
 
     def stored(self, name: str) -> str:
         """The tensor on disk that the parameter `name` is, where it is one; else the name itself."""
-        if name in self._lock.tensors:
+        if name in self.lock.tensors:
             return name
         found = self.parameters.get(name)
         return found.tensors[0] if found is not None and len(found.tensors) == 1 else name
@@ -95,7 +95,7 @@ class Layout:
         found: list[Part] = []
         ends: dict[int, int] = {}
         for name in sorted(parameter.tensors, key=lambda name: [int(n) if n.isdigit() else n for n in re.split(r"(\d+)", name)]):
-            expert, shape = re.findall(r"\.(\d+)\.", name)[-1:], self._lock.tensors[name].shape
+            expert, shape = re.findall(r"\.(\d+)\.", name)[-1:], self.lock.tensors[name].shape
             if len(shape) != 2 or not expert or shape[1] != parameter.added[1]:
                 return []
             start = ends.get(int(expert[0]), 0)
@@ -125,15 +125,15 @@ class Layout:
 
     def stored_modules(self) -> set[str]:
         """The same by the names of the checkpoint."""
-        return _with_matrix(self._lock.tensors)
+        return _with_matrix(self.lock.tensors)
 
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
         """Every parameter by its name in memory; {} for a model that transformers does not know."""
-        key = f"{self._lock.weights_sha256[:32]}-{self._lock.config_sha256[:16]}-{version('transformers')}"
+        key = f"{self.lock.weights_sha256[:32]}-{self.lock.config_sha256[:16]}-{version('transformers')}"
         file = paths.home() / "cache" / "layouts" / f"{key}.json"
         if not file.is_file():
-            found = _CHILD.run(_lay_out, self._lock.config, sorted(self._lock.tensors))
+            found = _CHILD.run(_lay_out, self.lock.config, sorted(self.lock.tensors))
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(f".{id(self)}.tmp")
             partial.write_text(json.dumps(found), encoding="utf-8")
@@ -143,7 +143,7 @@ class Layout:
 
     def _shape(self, row: dict[str, Any]) -> Shape:
         """Of what is one tensor on disk, the size it has there, whatever the configuration says."""
-        stored = self._lock.tensors[row["tensors"][0]].shape if len(row["tensors"]) == 1 else ()
+        stored = self.lock.tensors[row["tensors"][0]].shape if len(row["tensors"]) == 1 else ()
         return stored if len(stored) == len(row["shape"]) else tuple(row["shape"])
 
 

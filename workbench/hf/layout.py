@@ -14,9 +14,15 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 
-__all__ = ["lay_out"]
+__all__ = ["known", "lay_out"]
+
+
+def known(model_type: str) -> bool:
+    """Whether transformers has a causal language model of that type in its own code."""
+    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
 def lay_out(config: dict[str, Any], tensors: Sequence[str]) -> list[dict[str, Any]] | None:
