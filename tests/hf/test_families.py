@@ -139,3 +139,33 @@ def test_how_far_experts_moved_is_what_the_weights_say(zoo: Path, tmp_path: Path
     size = sum(float(plain[n].pow(2).sum()) for n in changed)
     assert seen.drift == pytest.approx((drift / size) ** 0.5, rel=1e-4) and seen.ratio == pytest.approx((drift / update) ** 0.5, rel=1e-4)
     assert seen.change != "other_shape" and len(seen.modules) == 4 + 2 * 4 * 3
+
+
+HAS = {
+    "gemma-2": (["window of 16 tokens in 1 of 2 layers", "attention scores capped (50)", "logits capped (30)"], ""),
+    "llama-4-text": (["attention in chunks of 16 tokens in 1 of 2 layers", "4 experts, 1 of them for each token"], ""),
+    "gpt-oss": (["attention sinks", "experts held in one parameter (experts.down_proj, experts.gate_up_proj: target_parameters)"], ""),
+    "qwen2-moe": (["window of 16 tokens", "4 experts, 2 of them for each token"], ""),
+    "phi-3-longrope": (["rotary positions stretched by longrope"], ""),
+    "gpt-2": (["dropout in training (attn_pdrop 0.1, embd_pdrop 0.1, resid_pdrop 0.1)"], ""),
+    "bloom": (["ALiBi in place of positions"], "its attention does not go through transformers' attention interface"),
+    "jamba": (["state-space layers"], "some of its layers hand a state on"),
+    "lfm2": (["short convolutions in 1 of 2 layers"], "some of its layers hand a state on"),
+    "llama-3": ([], ""),
+}
+
+
+@pytest.mark.parametrize("family", HAS)
+def test_what_a_base_has_and_how_it_is_trained_is_said_and_true(zoo: Path, family: str) -> None:
+    from workbench.hf.proof import prove
+
+    wanted, reason = HAS[family]
+    bench = Workbench()
+    base = bench.bases.add(f"{family}@1", source=f"folder:{model(zoo, family)}")
+    has, padded = bench.bases.mechanisms(base.ref)
+    assert set(wanted) <= set(has) and (wanted or not has), has
+    assert padded.startswith(reason) and bool(padded) == bool(reason)
+    tokenizer = load_tokenizer(base.path)
+    rows = [render(tokenizer, row, max_length=512) for row in order_rows(8)]
+    proof = prove(load_base(base.path, dtype=torch.float32), [(row.input_ids, row.labels) for row in rows])
+    assert bool(proof.why_not) == bool(padded), proof.why_not

@@ -127,9 +127,27 @@ class Layout:
         """The same by the names of the checkpoint."""
         return _with_matrix(self.lock.tensors)
 
+    @property
+    def padded_because(self) -> str:
+        """Why rows for this model are padded instead of packed, as far as its kind tells; empty where it speaks for packing.
+
+        What is done in the end, `hf.proof` decides on the rows and the weights of each run.
+        """
+        if not self._known:
+            return "transformers does not know this kind of model"
+        if self._known["carries"]:
+            return "some of its layers hand a state on from token to token, which would run on from row to row"
+        return "" if self._known["attends"] else "its attention does not go through transformers' attention interface"
+
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
         """Every parameter by its name in memory; {} for a model that transformers does not know."""
+        rows = self._known.get("parameters", [])
+        return {r["name"]: Parameter(r["name"], self._shape(r), r["turned"], tuple(r["tensors"])) for r in rows}
+
+    @cached_property
+    def _known(self) -> dict[str, Any]:
+        """What `hf.layout` says, kept for the next time."""
         key = f"{self.lock.weights_sha256[:32]}-{self.lock.config_sha256[:16]}-{version('transformers')}"
         file = paths.home() / "cache" / "layouts" / f"{key}.json"
         if not file.is_file():
@@ -138,8 +156,7 @@ class Layout:
             partial = file.with_suffix(f".{id(self)}.tmp")
             partial.write_text(json.dumps(found), encoding="utf-8")
             partial.replace(file)
-        rows = json.loads(file.read_text(encoding="utf-8"))
-        return {r["name"]: Parameter(r["name"], self._shape(r), r["turned"], tuple(r["tensors"])) for r in rows}
+        return dict(json.loads(file.read_text(encoding="utf-8")))
 
     def _shape(self, row: dict[str, Any]) -> Shape:
         """Of what is one tensor on disk, the size it has there, whatever the configuration says."""
@@ -161,7 +178,7 @@ _CHILD = Limits(
 )
 
 
-def _lay_out(config: dict[str, Any], tensors: list[str]) -> list[dict[str, Any]]:
+def _lay_out(config: dict[str, Any], tensors: list[str]) -> dict[str, Any]:
     from workbench.hf.layout import lay_out
 
-    return lay_out(config, tensors) or []
+    return lay_out(config, tensors)

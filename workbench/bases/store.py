@@ -120,6 +120,18 @@ class Bases:
             return entry.license
         return self.catalogue().licenses.get(base.license)
 
+    def mechanisms(self, ref: str | BaseRef) -> tuple[Sequence[str], str]:
+        """What a base does beside plain attention (windows, experts, caps, …), and why its rows would be padded in training; empty
+        where they are packed."""
+        from workbench.bases.configuration import mechanisms
+        from workbench.bases.layout import Layout
+
+        lock = self.lock(ref)
+        layout = Layout(lock)
+        experts = sorted({".".join(p.name.split(".")[-2:]) for p in layout.parameters.values() if p.experts > 1 and "expert" in p.name})
+        found = mechanisms(lock) + ([f"experts held in one parameter ({', '.join(experts)}: target_parameters)"] if experts else [])
+        return found, layout.padded_because
+
     def next_version(self, family: str) -> BaseRef:
         """The lowest whole number above every numbered version of a family, on disk or in the catalogue."""
         refs = [base.ref for base in self.list()] + list(self.catalogue().entries)

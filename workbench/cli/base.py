@@ -74,8 +74,10 @@ def show(ref: str, as_json: bool) -> None:
     """Show one base: what it is, where it came from, what its lock says."""
     found = bench().bases.get(whole_ref(ref))
     lock = bench().bases.lock(ref)
+    has, padded = bench().bases.mechanisms(found.ref)
     if as_json:
-        print_json({"base": found, "lock": {key: value for key, value in lock.as_dict().items() if key != "tensors"}})
+        about = {key: value for key, value in lock.as_dict().items() if key != "tensors"}
+        print_json({"base": found, "lock": about, "mechanisms": has, "padded_because": padded})
         return
     fields(
         [
@@ -89,6 +91,8 @@ def show(ref: str, as_json: bool) -> None:
             ("folder", found.path),
             ("lock", found.lock_sha256),
             ("model", f"{', '.join(lock.architectures) or lock.model_type}, {count(len(lock.tensors))} tensors"),
+            ("has", "; ".join(has) or "plain attention and layers, nothing else"),
+            ("trained", f"rows padded: {padded}" if padded else "rows packed without padding, once that is proven on a run's own rows"),
             ("stops at", ", ".join(map(str, lock.eos_token_ids))),
             ("chat template", lock.chat_template_sha256 or "none"),
         ]
