@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from workbench.hf.load import load_base
-from workbench.hf.packed import ATTENTION, Row, common_beginning, forward, pack, pad, padded_forward, split, trim
+from workbench.hf.packed import ATTENTION, Row, common_beginning, forward, pack, pad, padded_forward, row_mask, split, trim
 from workbench.hf.preflight import probe
 from workbench.hf.render import IGNORED
 
@@ -105,7 +105,7 @@ def tiny(kind: str) -> Any:
         ("qwen3", True),
         ("mistral, window", True),
         ("gemma3, window", True),
-        ("gemma2, soft capping", False),
+        ("gemma2, soft capping", True),
         ("phi3", True),
         ("opt, learned positions", None),
         ("bloom, no interface", False),
@@ -126,21 +126,22 @@ def test_the_trial_tells_which_models_can_pack(kind: str, packs: bool | None) ->
 
 
 def test_the_trial_notices_attention_that_crosses_rows(pico_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import AttentionInterface
+    from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     def careless(module: Any, q: Any, k: Any, v: Any, mask: Any, packed_layout: Any = None, **others: Any) -> Any:
         return sdpa_attention_forward(module, q, k, v, None if packed_layout else mask, is_causal=packed_layout is not None, **others)
 
     AttentionInterface.register("careless", careless)
-    monkeypatch.setattr("workbench.hf.preflight.ATTENTION", "careless")
+    AttentionMaskInterface.register("careless", row_mask)
+    monkeypatch.setattr("workbench.hf.proof.ATTENTION", "careless")
     model = load_base(pico_base, dtype=torch.float32)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 2:
                 weight.mul_(8)
     found = probe(model, rows(), torch.float32)
-    assert not found.packs and "nats apart" in found.why_not and model.config._attn_implementation == "sdpa"
+    assert not found.packs and "another row's tokens" in found.why_not and model.config._attn_implementation == "sdpa"
 
 
 def test_long_rows_and_large_outputs_take_other_paths_to_the_same_loss(pico_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

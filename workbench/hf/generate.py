@@ -7,7 +7,7 @@ Greedy means the most likely token at every step and nothing else: the penalties
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from workbench.errors import JobError, UsageError
 from workbench.hf.prefix import Prefix, plain_cache
 from workbench.hf.render import end_of_turn_id, prompt_text
+from workbench.hf.rope import length_kind
 
 __all__ = ["answer", "decode", "decoded", "greedy", "stop_ids"]
 
@@ -82,18 +83,23 @@ def greedy(
 
     Prompts of like length go together; the result keeps their order. Raises `JobError` when `stopping` says so.
     """
-    if prefix is not None and not prefix.plain:
-        # Padding between the prefix and the prompts would use up a sliding window.
-        prompts, prefix = [[*prefix.ids, *prompt] for prompt in prompts], None
+    kind, skipped = length_kind(model), prefix.length if prefix else 0
     found: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), batch_size):
-        if stopping is not None and stopping():
-            raise JobError("Generating was stopped as asked.")
-        batch = order[start : start + batch_size]
-        answers = _continue(model, [prompts[i] for i in batch], max_new_tokens, stop, prefix, ended)
-        for i, tokens in zip(batch, answers, strict=True):
-            found[i] = tokens
+    kinds: dict[Hashable, list[int]] = {}
+    for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+        kinds.setdefault(kind(skipped + len(prompts[i])), []).append(i)
+    for one, order in kinds.items():
+        start = prefix
+        if prefix is not None and (not prefix.plain or kind(prefix.length) != one):
+            # Padding between the prefix and the prompts would use up a sliding window.
+            start, prompts = None, [[*prefix.ids, *prompt] if i in order else prompt for i, prompt in enumerate(prompts)]
+        for at in range(0, len(order), batch_size):
+            if stopping is not None and stopping():
+                raise JobError("Generating was stopped as asked.")
+            batch = order[at : at + batch_size]
+            answers = _continue(model, [prompts[i] for i in batch], max_new_tokens, stop, start, ended)
+            for i, tokens in zip(batch, answers, strict=True):
+                found[i] = tokens
     return found
 
 

@@ -10,13 +10,18 @@ up to rounding (`tests/hf/test_packed.py`), and no work is spent on padding, on 
 tokens after the last learned one. The linear layers see one long sequence; only attention knows about rows, and only
 positions that predict a learned token pass through the output layer.
 
+What a model's own mask says is kept, whatever it is (windows, chunks): all rows begin at position 0, so the mask of a
+single row of the longest length is the mask of each, and transformers builds that one from the model's mask functions.
+
 It works for every model that calls transformers' attention interface and passes its keyword arguments on;
-`workbench.hf.preflight` tries it on real rows before a run relies on it.
+`workbench.hf.proof` proves it on real rows before a run relies on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +34,14 @@ from transformers.masking_utils import sdpa_mask
 
 from workbench.hf.render import IGNORED
 
-__all__ = ["ATTENTION", "Layout", "Pack", "Row", "common_beginning", "forward", "pack", "pad", "padded_forward", "split", "trim"]
+__all__ = ["ATTENTION", "Layout", "Pack", "Row", "attend", "common_beginning", "forward", "inputs_of", "masks_for", "pack"]
+__all__ += ["pad", "padded_forward", "row_mask", "scored", "split", "trim"]
 
 ATTENTION = "workbench_packed"  # the name under which transformers finds `attend`
 Row = tuple[list[int], list[int]]  # (input_ids, labels), equally long
 _PLAIN_ATTENTION_UP_TO = 1024  # keys; beyond it the fused kernel's smaller memory is worth its slower backward on a CPU
 _WHOLE_LOGITS_UP_TO = 256 * 1024**2  # bytes of float32 logits; beyond it TRL's fused head works in tiles
+_row_length: ContextVar[int | None] = ContextVar("_row_length", default=None)  # of the packed batch whose masks are being made
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,11 @@ class Layout:
     gather: Tensor
     scatter: Tensor
 
+    @property
+    def row_length(self) -> int:
+        """Tokens of the longest row, the common ones included."""
+        return self.prefix + self.gather.shape[1]
+
 
 @dataclass(frozen=True)
 class Pack:
@@ -57,6 +69,7 @@ class Pack:
     input_ids: Tensor  # [1, T]
     position_ids: Tensor  # [1, T]: each token's position in its own row
     next_labels: Tensor  # [1, T]: the learned token that follows, else IGNORED
+    stands_for: Tensor  # [1, T]: in how many rows the token is; 1 but for the common beginning
     layout: Layout
 
 
@@ -77,43 +90,52 @@ def common_beginning(rows: Sequence[Row]) -> int:
     return max(0, possible)
 
 
-def split(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
-    """Consecutive groups of at most `tokens` tokens each, the common beginning counted once; a longer row stands alone."""
-    prefix = common_beginning(rows)
+def split(rows: Sequence[Row], tokens: int, *, kind: Callable[[int], Hashable] = lambda length: 0) -> list[list[Row]]:
+    """Groups of at most `tokens` tokens each, the common beginning counted once; a longer row stands alone.
+
+    Rows are taken in order, and those of whose length `kind` says something else go into another group.
+    """
     groups: list[list[Row]] = []
-    used = 0
-    for row in rows:
-        own = len(row[0]) - prefix
-        if not groups or used + own > tokens:
-            groups.append([])
-            used = prefix
-        groups[-1].append(row)
-        used += own
+    for one in {kind(len(ids) - 1): None for ids, _ in rows}:
+        alike = [row for row in rows if kind(len(row[0]) - 1) == one]
+        prefix = common_beginning(alike)
+        used = tokens + 1
+        for row in alike:
+            own = len(row[0]) - prefix
+            if used + own > tokens:
+                groups.append([])
+                used = prefix
+            groups[-1].append(row)
+            used += own
     return groups
 
 
-def pack(rows: Sequence[Row], *, device: torch.device, share: bool = True) -> Pack:
-    """Lay out trimmed `rows`, each with a learned token; with `share` their common beginning stands once."""
+def pack(rows: Sequence[Row], *, device: torch.device, share: bool = True, whole: bool = False) -> Pack:
+    """Lay out `rows`, each with a learned token; with `share` their common beginning stands once.
+
+    The last token of each is only predicted, and goes into the model with `whole` alone, where all tokens count.
+    """
     prefix = common_beginning(rows) if share and len(rows) > 1 else 0
     ids = list(rows[0][0][:prefix])
     positions = list(range(prefix))
     follows = [IGNORED] * prefix
     gather: list[list[int]] = []
     scatter: list[int] = []
-    longest = max(len(row_ids) for row_ids, _ in rows) - 1 - prefix
+    longest = max(len(row_ids) for row_ids, _ in rows) - (not whole) - prefix
     for n, (row_ids, labels) in enumerate(rows):
-        own = len(row_ids) - 1 - prefix  # the last token is only predicted
+        own = len(row_ids) - (not whole) - prefix
         start = len(ids)
-        ids += row_ids[prefix:-1]
+        ids += row_ids[prefix : prefix + own]
         positions += range(prefix, prefix + own)
-        follows += labels[prefix + 1 :]
+        follows += [*labels[prefix + 1 :], IGNORED][:own]
         gather.append([start + (i if i < own else 0) for i in range(longest)])
         scatter += range(n * longest, n * longest + own)
 
     def tensor(values: Any) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
-    return Pack(tensor([ids]), tensor([positions]), tensor([follows]), Layout(prefix, tensor(gather), tensor(scatter)))
+    stands_for = tensor([[len(rows)] * prefix + [1] * len(scatter)])
+    return Pack(tensor([ids]), tensor([positions]), tensor([follows]), stands_for, Layout(prefix, tensor(gather), tensor(scatter)))
 
 
 def forward(model: Any, batch: Pack, *, tiles: bool = False) -> Tensor:
@@ -121,44 +143,74 @@ def forward(model: Any, batch: Pack, *, tiles: bool = False) -> Tensor:
 
     `tiles` says that TRL's fused output layer is on the model, for batches whose logits would take too much memory.
     """
-    inputs = {
-        "input_ids": batch.input_ids,
-        "position_ids": batch.position_ids,
-        # transformers takes a mask of four dimensions as ready and hands it to `attend`, which needs none
-        "attention_mask": torch.zeros(1, 1, 1, 1, device=batch.input_ids.device),
-        "packed_layout": batch.layout,
-    }
-    return _log_probs(model, inputs, batch.next_labels, tiles)
+    return scored(model, batch, tiles=tiles)[0]
 
 
-def pad(rows: Sequence[Row], *, device: torch.device) -> dict[str, Tensor]:
-    """Trimmed rows as an ordinary batch [n, S], padded on the right; for models that `forward` does not fit."""
-    width = max(len(ids) for ids, _ in rows) - 1
-    ids = [row_ids[:-1] + [0] * (width + 1 - len(row_ids)) for row_ids, _ in rows]
-    mask = [[1] * (len(row_ids) - 1) + [0] * (width + 1 - len(row_ids)) for row_ids, _ in rows]
-    follows = [labels[1:] + [IGNORED] * (width + 1 - len(labels)) for _, labels in rows]
+def pad(rows: Sequence[Row], *, device: torch.device, whole: bool = False) -> dict[str, Tensor]:
+    """Rows as an ordinary batch [n, S], padded on the right; for models that `forward` does not fit. `whole` as in `pack`."""
+    fed = [len(ids) - (not whole) for ids, _ in rows]
+    width = max(fed)
+    ids = [row_ids[:own] + [0] * (width - own) for own, (row_ids, _) in zip(fed, rows, strict=True)]
+    mask = [[1] * own + [0] * (width - own) for own in fed]
+    follows = [([*labels[1:], IGNORED][:own]) + [IGNORED] * (width - own) for own, (_, labels) in zip(fed, rows, strict=True)]
     values = {"input_ids": ids, "attention_mask": mask, "next_labels": follows}
     return {name: torch.tensor(value, dtype=torch.long, device=device) for name, value in values.items()}
 
 
 def padded_forward(model: Any, batch: dict[str, Tensor], *, tiles: bool = False) -> Tensor:
     """As `forward`, for the batch of `pad`."""
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    return _log_probs(model, inputs, batch["next_labels"], tiles)
+    return scored(model, batch, tiles=tiles)[0]
 
 
-def _log_probs(model: Any, inputs: dict[str, Any], next_labels: Tensor, tiles: bool) -> Tensor:
-    """Run the model, its output layer only where `next_labels` [n, T] asks; float32 log-probabilities in row order."""
+def inputs_of(batch: Pack | dict[str, Tensor]) -> dict[str, Any]:
+    """What the model is called with."""
+    if isinstance(batch, dict):
+        return {name: batch[name] for name in ("input_ids", "attention_mask")}
+    # the mask tells the load-balancing loss of mixtures of experts how often a token counts; attention asks `row_mask`
+    inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": batch.stands_for}
+    return {**inputs, "packed_layout": batch.layout}
+
+
+def scored(model: Any, batch: Pack | dict[str, Tensor], *, tiles: bool = False, balance: bool = False) -> tuple[Tensor, Tensor | None]:
+    """(log-probabilities [N], float32, of the learned tokens in row order; with `balance` the load-balancing loss of the experts).
+
+    The output layer runs only where something is learned.
+    """
+    packed = isinstance(batch, Pack)
+    inputs, next_labels = inputs_of(batch), batch.next_labels if packed else batch["next_labels"]
+    if balance:
+        inputs["output_router_logits"] = True
     learned = next_labels != IGNORED
     columns = learned.any(dim=0).nonzero().flatten()
     logits_bytes = 4 * len(columns) * len(next_labels) * model.get_output_embeddings().weight.shape[0]
-    if tiles and logits_bytes > _WHOLE_LOGITS_UP_TO:
-        found = model(**inputs, shift_labels=next_labels, fused_lm_head=True).log_probs
-        return found[learned].float()
-    logits = model(**inputs, use_cache=False, logits_to_keep=columns).logits
+    tiled = tiles and logits_bytes > _WHOLE_LOGITS_UP_TO
+    how = {"shift_labels": next_labels, "fused_lm_head": True} if tiled else {"use_cache": False, "logits_to_keep": columns}
+    with masks_for(batch):
+        out = model(**inputs, **how)
+    aux = out.aux_loss if balance else None
+    if tiled:
+        return out.log_probs[learned].float(), aux
     here = learned[:, columns]
-    wanted = logits.flatten(0, 1) if bool(here.all()) else logits[here]
-    return -F.cross_entropy(wanted.float(), next_labels[:, columns][here], reduction="none")
+    wanted = out.logits.flatten(0, 1) if bool(here.all()) else out.logits[here]
+    return -F.cross_entropy(wanted.float(), next_labels[:, columns][here], reduction="none"), aux
+
+
+@contextmanager
+def masks_for(batch: Pack | dict[str, Tensor]) -> Iterator[None]:
+    """While a model is called with `inputs_of(batch)`: its masks are made for the rows of `batch`."""
+    token = _row_length.set(batch.layout.row_length if isinstance(batch, Pack) else None)
+    try:
+        yield
+    finally:
+        _row_length.reset(token)
+
+
+def row_mask(*, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **how: Any) -> Tensor | None:
+    """transformers' mask of True where a token looks [1, 1, S, S]; for a packed batch that of its longest row. None: plain causal."""
+    length = _row_length.get()
+    if length is not None:
+        q_length, kv_length, attention_mask = length, length, None
+    return sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **how)  # type: ignore[no-any-return]
 
 
 def attend(
@@ -170,51 +222,83 @@ def attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     packed_layout: Layout | None = None,
-    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention over a packed sequence; transformers' own where there is no layout.
 
     `query` is [1, H, T, D], `key` and `value` [1, K, T, D] with H a multiple of K; the result is [1, T, H, D].
-    Raises `NotImplementedError` for what some models ask for and this does not do.
+    `attention_mask` is what `row_mask` gave, `softcap` bounds the scores (Gemma 2), `s_aux` [H] are sinks (gpt-oss).
     """
+    extras = _Extras(query.shape[-1] ** -0.5 if scaling is None else scaling, dropout, softcap or None, s_aux)
     if packed_layout is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others)
-    if dropout or others.get("softcap") or others.get("s_aux") is not None:
-        raise NotImplementedError("attention with dropout, soft capping or sinks")
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        if extras.fused:
+            return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others)
+        return _attention(query, key, value, attention_mask, extras), None
     # token first: gathering rows then copies whole lines of memory
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     p, (n, longest) = packed_layout.prefix, packed_layout.gather.shape
     flat = packed_layout.gather.reshape(-1)
     own_q, own_k, own_v = (x.index_select(0, flat).view(n, longest, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
     parts = []
+    mask = attention_mask
     if p:
         first_q, first_k, first_v = (x[None, :p].transpose(1, 2) for x in (q, k, v))
-        parts.append(_attention(first_q, first_k, first_v, scale, sliding_window)[0])
+        parts.append(_attention(first_q, first_k, first_v, None if mask is None else mask[..., :p, :p], extras)[0])
         own_k, own_v = (torch.cat([x.expand(n, -1, -1, -1), own], dim=2) for x, own in ((first_k, own_k), (first_v, own_v)))
-    rest = _attention(own_q, own_k, own_v, scale, sliding_window)
+    rest = _attention(own_q, own_k, own_v, None if mask is None else mask[..., p:, :], extras)
     parts.append(rest.reshape(n * longest, *rest.shape[2:]).index_select(0, packed_layout.scatter))
     return torch.cat(parts)[None], None
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
-    """Causal attention of the last S of L tokens: `q` [n, H, S, D], `k` and `v` [n, K, L, D] -> [n, S, H, D].
+@dataclass(frozen=True)
+class _Extras:
+    """What attention does beside products and a mask."""
 
-    Plain products: on a CPU and short rows the backward pass of the fused kernel takes longer.
+    scale: float
+    dropout: float
+    softcap: float | None
+    sinks: Tensor | None  # [H]
+
+    @property
+    def fused(self) -> bool:
+        """torch's fused kernel can do it."""
+        return self.softcap is None and self.sinks is None
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, extras: _Extras) -> Tensor:
+    """Attention of the last S of L tokens: `q` [n, H, S, D], `k` and `v` [n, K, L, D] -> [n, S, H, D].
+
+    `seen` [1 or n, 1, S, L] is True where a token looks; None is causal. Plain products: on a CPU and short rows the
+    backward pass of the fused kernel takes longer.
     """
     (n, heads, s, d), (_, groups, length, _) = q.shape, k.shape
-    distance = torch.arange(length - s, length, device=q.device)[:, None] - torch.arange(length, device=q.device)[None]
-    hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
-    if length > _PLAIN_ATTENTION_UP_TO:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=~hidden, scale=scale, enable_gqa=heads != groups).transpose(1, 2)
-    mask = torch.zeros(s, length, dtype=q.dtype, device=q.device).masked_fill_(hidden, float("-inf"))
+    if seen is None:
+        places = torch.arange(length, device=q.device)
+        seen = places[length - s :, None] >= places
+    if length > _PLAIN_ATTENTION_UP_TO and extras.fused:
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=seen, dropout_p=extras.dropout, scale=extras.scale, enable_gqa=heads != groups
+        )
+        return out.transpose(1, 2)
+    mask = torch.zeros(seen.shape, dtype=q.dtype, device=q.device).masked_fill_(~seen, torch.finfo(q.dtype).min)
+    if mask.ndim == 4:
+        mask = mask[:, :, None]  # a group of heads shares its keys
     each = heads // groups
-    scores = torch.matmul(q.reshape(n, groups, each * s, d) * scale, k.transpose(2, 3))
-    weights = (scores.view(n, groups, each, s, length) + mask).softmax(dim=-1, dtype=torch.float32).to(q.dtype)
-    out = torch.matmul(weights.view(n, groups, each * s, length), v)
+    scores = torch.matmul(q.reshape(n, groups, each * s, d) * extras.scale, k.transpose(2, 3)).view(n, groups, each, s, length)
+    if extras.softcap is not None:
+        scores = extras.softcap * torch.tanh(scores / extras.softcap)
+    scores = scores + mask
+    if extras.sinks is not None:
+        sinks = extras.sinks.to(scores.dtype).view(1, groups, each, 1, 1).expand(n, -1, -1, s, 1)
+        scores = torch.cat([scores, sinks], dim=-1)
+    weights = scores.softmax(dim=-1, dtype=torch.float32)[..., :length].to(q.dtype)
+    if extras.dropout:
+        weights = F.dropout(weights, extras.dropout)
+    out = torch.matmul(weights.reshape(n, groups, each * s, length), v)
     return out.view(n, heads, s, v.shape[-1]).transpose(1, 2)
 
 
 AttentionInterface.register(ATTENTION, attend)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+AttentionMaskInterface.register(ATTENTION, row_mask)

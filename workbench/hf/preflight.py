@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from transformers.pytorch_utils import Conv1D
 
 from workbench.errors import IntegrityError, TrainingError
-from workbench.hf.packed import ATTENTION, Row, forward, pack, pad, padded_forward, split, trim
+from workbench.hf.packed import Row, pack, pad, scored, split, trim
+from workbench.hf.proof import Proof, prove
 from workbench.hf.render import IGNORED, end_of_turn_id
+from workbench.hf.rope import length_kind
 
 __all__ = [
     "Footprint",
@@ -29,16 +31,21 @@ __all__ = [
     "supervised",
 ]
 
-_SAME_WITHIN = {torch.float32: 2e-3, torch.bfloat16: 0.25, torch.float16: 0.1}  # nats, the worst of some dozen tokens
-
 
 @dataclass(frozen=True)
 class Footprint:
     """What a trial forward pass showed."""
 
-    packs: bool  # packed rows give what padded rows give
-    why_not: str  # else, the reason
+    proof: Proof  # that packed rows give what each row gives alone
     bytes_per_token: int  # kept for the backward pass
+
+    @property
+    def packs(self) -> bool:
+        return not self.proof.why_not
+
+    @property
+    def why_not(self) -> str:
+        return self.proof.why_not
 
 
 def stop_at_end_of_turn(model: Any, tokenizer: Any, *, chat: bool) -> list[str]:
@@ -109,32 +116,21 @@ def check_fit(model: Any, rows: Sequence[Row]) -> None:
 
 
 def probe(model: Any, rows: Sequence[Row], dtype: torch.dtype) -> Footprint:
-    """Run two or three short rows both ways: packed and padded must agree; and count what is kept for the backward pass.
+    """Prove that rows may be packed, and count on a few short ones what is kept for the backward pass.
 
-    Leaves the model with packed attention where that works, else with its own.
+    Leaves the model with packed attention where that is proven, else with its own.
     """
-    shortest = sorted(rows, key=lambda row: len(row[0]))[:3]
-    few = [trim(row) for row in (shortest[-1], *shortest[:-1])]  # the longest first
+    proof = prove(model, rows)
+    few = [trim(row) for row in sorted(rows, key=lambda row: len(row[0]))[:3]]
     on = next(model.parameters()).device
-    own = model.config._attn_implementation
-    padded, packed = pad(few, device=on), pack(few, device=on)
-    tokens = sum(len(ids) - 1 for ids, _ in few)
+    batch = pad(few, device=on) if proof.why_not else pack(few, device=on)
     with torch.autocast(on.type, dtype=dtype, enabled=dtype != torch.float32):
-        wanted, kept = _kept(model, lambda: padded_forward(model, padded))
-        try:
-            model.set_attn_implementation(ATTENTION)
-            found, kept = _kept(model, lambda: forward(model, packed))
-            apart = float((found - wanted).abs().max())
-            why_not = "" if apart <= _SAME_WITHIN[dtype] else f"packed rows score up to {apart:.3g} nats apart from padded ones"
-        except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            why_not = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if why_not:
-        model.set_attn_implementation(own)
-    return Footprint(not why_not, why_not, kept // tokens)
+        kept = _kept(model, lambda: scored(model, batch)[0])
+    return Footprint(proof, kept // sum(len(ids) - 1 for ids, _ in few))
 
 
-def _kept(model: Any, run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, int]:
-    """The result of `run`, and the bytes that it keeps for the backward pass beside the weights."""
+def _kept(model: Any, run: Callable[[], torch.Tensor]) -> int:
+    """The bytes that `run` keeps for the backward pass beside the weights."""
     kept: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -143,9 +139,9 @@ def _kept(model: Any, run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, in
         return tensor.detach()  # the tensor itself would tie the graph to itself, and nothing would ever be freed
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        found = run()
+        run()
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    return found.detach(), sum(size for pointer, size in kept.items() if pointer not in weights)
+    return sum(size for pointer, size in kept.items() if pointer not in weights)
 
 
 def learned_log_probs(model: Any, rows: Sequence[Row], *, packs: bool, tokens: int = 1024) -> torch.Tensor:
@@ -153,8 +149,8 @@ def learned_log_probs(model: Any, rows: Sequence[Row], *, packs: bool, tokens: i
     on = next(model.parameters()).device
     parts = []
     with torch.no_grad():
-        for part in split([trim(row) for row in rows], tokens):
-            parts.append(forward(model, pack(part, device=on)) if packs else padded_forward(model, pad(part, device=on)))
+        for part in split([trim(row) for row in rows], tokens, kind=length_kind(model)):
+            parts.append(scored(model, pack(part, device=on) if packs else pad(part, device=on))[0])
     return torch.cat(parts).cpu()
 
 

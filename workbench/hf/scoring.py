@@ -1,7 +1,7 @@
 """One arm over one test set: teacher-forced scores, and greedy answers where a dataset's scorer needs them.
 
 The head of the model runs at the answer's positions only, rows of like length go together, and what all rows have in
-common at their start is computed once. A row that has to be answered goes on from the keys and values of its own
+common at their start is computed once. Rows that the model turns by other angles (`workbench.hf.rope`) stand in other batches. A row that has to be answered goes on from the keys and values of its own
 teacher-forced pass, with the expected answer hidden by the attention mask, so its prompt is read once, not twice.
 """
 
@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 from workbench.data.scorers import score as is_right
 from workbench.hf.generate import decode, decoded, greedy, stop_ids
 from workbench.hf.prefix import Prefix, plain_cache
+from workbench.hf.rope import length_kind
 from workbench.records import ItemScore
 
 __all__ = ["Arm", "TestItem", "TestSet", "spread"]
@@ -45,6 +46,11 @@ class TestItem:
     @property
     def answer(self) -> list[int]:
         return self.ids[self.start :]
+
+    @property
+    def fed(self) -> int:
+        """Tokens that go through the model: the answer's last one predicts nothing we ask for."""
+        return len(self.ids) - 1
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,17 @@ class Arm:
         self.test = test
         self.generated = self.checked = self.agreed = 0
         self._stop = stop_ids(model, tokenizer)
-        self._prefix = Prefix.compute(model, test.items[0].ids[: test.prefix])
-        self._shared = self._prefix.length if self._prefix else 0
+        self._kind = length_kind(model)
+        self._start = Prefix.compute(model, test.items[0].ids[: test.prefix])
         self._foreseen: dict[str, list[int]] = {}  # row id -> what greedy decoding will say, up to its first slip
+
+    def _prefix(self, tokens: int) -> Prefix | None:
+        """The common start for rows of `tokens` tokens, where they have it as it was computed."""
+        return self._start if self._start and self._kind(tokens) == self._kind(self._start.length) else None
+
+    def _shared(self, tokens: int) -> int:
+        prefix = self._prefix(tokens)
+        return prefix.length if prefix else 0
 
     def score(self, advance: Callable[[int, int], None]) -> list[ItemScore]:
         """The scores in the order of the items. `advance(rows, tokens)` is called after each batch and may raise."""
@@ -88,7 +102,7 @@ class Arm:
         for batch in self._batches():
             items = [self.test.items[i] for i in batch]
             found.update(zip(batch, self._score_batch(items), strict=True))
-            advance(len(items), sum(len(item.ids) - self._shared for item in items))
+            advance(len(items), sum(len(item.ids) - self._shared(item.fed) for item in items))
         return [found[i] for i in range(len(self.test.items))]
 
     def _batches(self) -> Iterator[list[int]]:
@@ -103,7 +117,9 @@ class Arm:
             longest = longest or len(items[i].ids)  # all rows are padded to the first, the longest
             answers += len(items[i].answer)
             size = len(batch) + 1
-            if batch and ((longest - self._shared) * size > budget or longest * size > 4 * budget or answers * vocabulary > _CELLS):
+            own = longest - self._shared(longest - 1)
+            full = own * size > budget or longest * size > 4 * budget or answers * vocabulary > _CELLS
+            if batch and (full or self._kind(items[i].fed) != self._kind(longest - 1)):
                 yield batch
                 batch, answers, longest = [], len(items[i].answer), len(items[i].ids)
             batch.append(i)
@@ -112,17 +128,19 @@ class Arm:
     @torch.inference_mode()
     def _score_batch(self, items: list[TestItem]) -> list[ItemScore]:
         """One forward pass for `items`, and greedy answers for those whose scorer needs them."""
-        longest = max(len(item.ids) for item in items) - 1 - self._shared
+        fed = max(item.fed for item in items)
+        prefix, shared = self._prefix(fed), self._shared(fed)
+        longest = fed - shared
         ids = torch.zeros(len(items), longest, dtype=torch.long)
         asked = torch.zeros(len(items), longest, dtype=torch.bool)
         for row, item in enumerate(items):
-            inputs = item.ids[self._shared : -1]  # the answer's last token predicts nothing we ask for
+            inputs = item.ids[shared:-1]
             ids[row, : len(inputs)] = torch.tensor(inputs)
-            asked[row, item.start - 1 - self._shared : len(inputs)] = True
+            asked[row, item.start - 1 - shared : len(inputs)] = True
         out = self.model(
             input_ids=ids.to(self.model.device),  # padded on the right, where causal attention never looks
-            past_key_values=self._prefix.expanded(len(items)) if self._prefix else None,
-            use_cache=self.test.scorer is not None or self._prefix is not None,
+            past_key_values=prefix.expanded(len(items)) if prefix else None,
+            use_cache=self.test.scorer is not None or prefix is not None,
             logits_to_keep=asked.to(self.model.device),
         )
         logits = out.logits.reshape(-1, out.logits.shape[-1])
@@ -162,7 +180,8 @@ class Arm:
             return []
         self.generated += len(items)
         limit, ended = self.test.longest_answer, self._ended()
-        if plain_cache(cache):
+        alike = len({self._kind(tokens) for item in items for tokens in (item.fed, item.start, item.start + limit)}) == 1
+        if plain_cache(cache) and alike:
             on = self.model.device
             cache.batch_select_indices(torch.tensor(rows, device=on))
             mask = torch.zeros(len(rows), cache.get_seq_length(), dtype=torch.long)
@@ -178,8 +197,9 @@ class Arm:
     def _greedy(
         self, items: Sequence[TestItem], limit: int, stop: frozenset[int], ended: Callable[[list[int]], bool] | None = None
     ) -> list[list[int]]:
-        prompts = [item.ids[self._shared : item.start] for item in items]
-        return greedy(self.model, prompts, max_new_tokens=limit, stop=stop, prefix=self._prefix, ended=ended)
+        skipped = self._start.length if self._start else 0
+        prompts = [item.ids[skipped : item.start] for item in items]
+        return greedy(self.model, prompts, max_new_tokens=limit, stop=stop, prefix=self._start, ended=ended)
 
     def _ended(self) -> Callable[[list[int]], bool] | None:
         """A label is judged by its first line: what follows need not be generated."""

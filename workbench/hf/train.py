@@ -195,6 +195,7 @@ class _Run:
         trial = preflight.probe(self.model, self.data.train, self.dtype)
         longest = max(len(ids) for ids, _ in self.data.train)
         needed = weights + learning + longest * trial.bytes_per_token
+        self.random = trial.proof.random
         self.packs = trial.packs and not self.recipe.neftune_noise_alpha  # its noise is scaled by the length of a row
         self.checkpointing = self.recipe.gradient_checkpointing
         if self.checkpointing is None:
@@ -213,6 +214,7 @@ class _Run:
             "dtype": str(self.dtype).removeprefix("torch."),
             "gradient_checkpointing": self.checkpointing,
             "packed": self.packs,
+            "packing_proof": {"layers": trial.proof.layers, "seconds": round(trial.proof.seconds, 2)},
             "tokens_at_once": self.tokens_at_once,
             "bytes_per_token": trial.bytes_per_token,
             "machine": self.machine.as_dict(),
@@ -240,6 +242,7 @@ class _Run:
             data_collator=Collator(pad_token_id=self.tokenizer.pad_token_id),
             callbacks=[checkpoints.CommitCheckpoints(self.of)],
             packs=self.packs,
+            random=self.random,
             tokens_at_once=self.tokens_at_once,
             order=Shuffled(len(examples), recipe.seed, lengths=lengths, batch=batch),
             of=self.of,

@@ -7,6 +7,7 @@ optimiser and its schedule to checkpoints, evaluation and loggers, is transforme
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,8 +20,9 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from workbench.errors import TrainingError
 from workbench.hf import checkpoints
-from workbench.hf.packed import Row, forward, pack, pad, padded_forward, split, trim
+from workbench.hf.packed import Row, pack, pad, scored, split, trim
 from workbench.hf.render import IGNORED
+from workbench.hf.rope import length_kind
 
 __all__ = ["AnswerTrainer", "Collator", "Shuffled"]
 
@@ -73,14 +75,27 @@ class Collator(DataCollatorForLanguageModeling):  # type: ignore[misc]
 
 
 class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
-    """`packs` and `tokens_at_once` are what `preflight.probe` found; `order` is the training rows' sampler."""
+    """`packs`, `random` and `tokens_at_once` are what `preflight.probe` found; `order` is the training rows' sampler.
+
+    Where a mixture of experts has a load-balancing loss, it is added as TRL adds it: over every real token of a batch,
+    once for each row that the token is in, and by its share where a batch goes through in parts.
+    """
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args: Any, packs: bool, tokens_at_once: int, order: Shuffled, of: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, packs: bool, random: bool, tokens_at_once: int, order: Shuffled, of: str, **kwargs: Any) -> None:
         self._order = order
+        config = kwargs["model"].config.get_text_config()
+        asks = {key: getattr(config, key) for key in ("output_router_logits",) if hasattr(config, key)}
         super().__init__(*args, **kwargs)
+        config.__dict__.update(asks)  # TRL switches it on in the config, which is saved with the weights; `_loss` asks by itself
         self.packs, self.tokens_at_once, self.of = packs, tokens_at_once, of
+        plain = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self.balances = self.aux_loss_enabled and "output_router_logits" in inspect.signature(type(plain).forward).parameters
+        self._kind = length_kind(self.model)
+        # dropout falls on each row by itself, so a shared beginning would not be the same thing
+        adapter = getattr(self.model, "peft_config", {}).get("default")
+        self._shares_in_training = not random and not (adapter is not None and adapter.lora_dropout)
         # every label is one of ours, none stands first, and the loss below is divided by their number
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
         self.step_losses: list[float] = []
@@ -97,8 +112,8 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         model.train()
         total = torch.zeros((), device=self.args.device)
         items = num_items_in_batch or int((inputs["labels"] != IGNORED).sum())
-        for part in split(_rows(inputs), self.tokens_at_once):
-            loss = self._nll(model, part) / items
+        steps = self.current_gradient_accumulation_steps if num_items_in_batch else 1
+        for loss in self._losses(model, inputs, self.tokens_at_once, items=items, steps=steps):
             self.accelerator.backward(loss)
             total += loss.detach()
         value = float(total)
@@ -114,10 +129,9 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         return total
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """Mean negative log-likelihood of the learned tokens of a batch, for evaluation."""
-        rows = _rows(inputs)
-        total = sum(self._nll(model, part) for part in split(rows, 4 * self.tokens_at_once))
-        loss = total / (num_items_in_batch or max(1, int((inputs["labels"] != IGNORED).sum())))
+        """Mean negative log-likelihood of the learned tokens of a batch (and the load-balancing loss), for evaluation."""
+        items = num_items_in_batch or max(1, int((inputs["labels"] != IGNORED).sum()))
+        loss = sum(self._losses(model, inputs, 4 * self.tokens_at_once, items=items), torch.zeros((), device=self.args.device))
         return (loss, None) if return_outputs else loss
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
@@ -125,19 +139,18 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         with torch.no_grad():
             return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
 
-    def _nll(self, model: Any, rows: list[Row]) -> torch.Tensor:
-        """Summed negative log-likelihood of the learned tokens of `rows`."""
-        on = self.args.device
-        if self.packs:
-            # dropout falls on each row by itself, so a shared beginning would not be the same thing
-            share = not (model.training and self._has_dropout)
-            return -forward(model, pack(rows, device=on, share=share), tiles=True).sum()
-        return -padded_forward(model, pad(rows, device=on), tiles=True).sum()
-
-    @property
-    def _has_dropout(self) -> bool:
-        config = getattr(self.model, "peft_config", {}).get("default")
-        return bool(config is not None and config.lora_dropout)
+    def _losses(self, model: Any, inputs: dict[str, Any], tokens: int, *, items: Any, steps: int = 1) -> Iterator[torch.Tensor]:
+        """The loss of a batch in parts of at most `tokens` tokens, which add up to it."""
+        rows, on = _rows(inputs, whole=self.balances), self.args.device
+        share = self._shares_in_training or not model.training
+        for part in split(rows, tokens, kind=self._kind):
+            batch = pack(part, device=on, share=share, whole=self.balances) if self.packs else pad(part, device=on, whole=self.balances)
+            log_probs, balance = scored(model, batch, tiles=True, balance=self.balances)
+            loss = -log_probs.sum() / items
+            if balance is not None:
+                of_batch = sum(len(ids) for ids, _ in part) / sum(len(ids) for ids, _ in rows)
+                loss = loss + self.router_aux_loss_coef * balance * of_batch / steps
+            yield loss
 
     def check_course(self) -> None:
         """Raises `TrainingError` when the loss of the last steps lies well above what it had been."""
@@ -193,9 +206,9 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         super().log(logs, start_time)
 
 
-def _rows(inputs: dict[str, Any]) -> list[Row]:
-    """A padded batch as trimmed rows; those without a learned token drop out, since they have no loss."""
+def _rows(inputs: dict[str, Any], *, whole: bool = False) -> list[Row]:
+    """A padded batch as rows, trimmed unless `whole`; those without a learned token drop out, since they have no loss."""
     lengths = inputs["attention_mask"].sum(dim=1).tolist()
     ids, labels = inputs["input_ids"].tolist(), inputs["labels"].tolist()
-    rows = [trim((ids[i][:n], labels[i][:n])) for i, n in enumerate(lengths)]
-    return [row for row in rows if any(label != IGNORED for label in row[1])]
+    rows = [(ids[i][:n], labels[i][:n]) for i, n in enumerate(lengths)]
+    return [row if whole else trim(row) for row in rows if any(label != IGNORED for label in row[1])]
