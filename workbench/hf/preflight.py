@@ -21,6 +21,7 @@ from workbench.hf.rope import length_kind
 
 __all__ = [
     "Footprint",
+    "beside_all_linear",
     "check_change",
     "check_fit",
     "check_targets",
@@ -30,6 +31,8 @@ __all__ = [
     "stop_at_end_of_turn",
     "supervised",
 ]
+
+_STATE_SPACE = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})  # as `_check_lora_target_modules_mamba` has them
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,17 @@ def check_targets(model: Any, targets: Sequence[str], parameters: Sequence[str] 
                 f"{key}: this base has no {' and no '.join(unknown)}.",
                 hint=f"It has: {short}; all-linear takes them all." if parts == 1 else f"It has: {short or 'none'}.",
             )
+
+
+def beside_all_linear(model: Any) -> list[str]:
+    """Modules that PEFT's all-linear takes for linear layers although they do more, such as a router that also chooses (it returns
+    a pair), and those of state-space models whose weights are used without their forward pass, which PEFT refuses."""
+    own = [
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, torch.nn.Linear) and type(m).__module__.startswith("transformers.models.")
+    ]
+    return own + (["out_proj"] if model.config.model_type in _STATE_SPACE else [])
 
 
 def load_start(model: Any, weights: Path) -> None:

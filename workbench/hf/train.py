@@ -163,12 +163,14 @@ class _Run:
         if whole:
             return model.requires_grad_(True)
         preflight.check_targets(model, recipe.lora_target_modules, recipe.target_parameters)
+        every = recipe.lora_target_modules == ("all-linear",)
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=recipe.lora_r,
             lora_alpha=recipe.lora_alpha,
             lora_dropout=recipe.lora_dropout,
-            target_modules="all-linear" if recipe.lora_target_modules == ("all-linear",) else list(recipe.lora_target_modules),
+            target_modules="all-linear" if every else list(recipe.lora_target_modules),
+            exclude_modules=(preflight.beside_all_linear(model) or None) if every else None,
             use_rslora=recipe.use_rslora,
             use_dora=recipe.use_dora,
             target_parameters=list(recipe.target_parameters) or None,
@@ -192,7 +194,13 @@ class _Run:
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         learning = 12 * sum(p.numel() for p in self.model.parameters() if p.requires_grad)  # gradient and Adam's two moments
         room = machine.activation_room(self.machine, weights + learning)
-        trial = preflight.probe(self.model, self.data.train, self.dtype)
+        try:
+            trial = preflight.probe(self.model, self.data.train, self.dtype)
+        except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            raise TrainingError(
+                f"A first pass through this base fails with method {self.recipe.method}: {str(error).splitlines()[0]}",
+                hint="Use method lora." if self.recipe.quantized else "Name other modules in lora_target_modules, or use another base.",
+            ) from error
         longest = max(len(ids) for ids, _ in self.data.train)
         needed = weights + learning + longest * trial.bytes_per_token
         self.random = trial.proof.random
