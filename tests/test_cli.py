@@ -352,7 +352,9 @@ def test_bases_from_folder_to_trash(tmp_path: Path, home: Path) -> None:
     assert set(added) == shapes["base"] and added["continues"] == "tiny@1"
     assert re.search(r"tiny@2 +[\d,]+ +bfloat16 +\w+ +folder +tiny@1", ok("base", "list").out)
     shown = ok("base", "show", "tiny@2", "--json").json
-    assert set(shown) == {"base", "lock"} and shown["base"] == added and set(shown["lock"]) == shapes["lock"]
+    assert (
+        set(shown) == {"base", "lock", "mechanisms", "padded_because"} and shown["base"] == added and set(shown["lock"]) == shapes["lock"]
+    )
     assert added["lock_sha256"] in ok("base", "show", "tiny@2").out
     assert "You have: tiny@1, tiny@2." in cli("base", "show", "tiny").err
     assert set(ok("base", "diff", "tiny@1", "tiny@2", "--json").json) == shapes["difference"]
