@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from benchmarks.families import ALLOWED, ALLOWED_BF16, difference, recipe_for, rows
@@ -95,6 +96,29 @@ def test_an_adapter_of_experts_is_published_and_means_the_same_everywhere(zoo: P
     bench.adapters.export(adapter.ref, tmp_path / "out.zip")
     back = bench.import_adapter(tmp_path / "out.zip", name="back")
     assert back.base == adapter.base
+
+
+def test_experts_saved_one_by_one_mean_what_they_did(zoo: Path, tmp_path: Path) -> None:
+    """As every adapter of Mixtral was until transformers 5: beside the same updates added to the tensors on disk by hand."""
+    source, made = model(zoo, "mixtral"), tmp_path / "made"
+    stored = load_file(source / "model.safetensors")
+    generator, factors = torch.Generator().manual_seed(0), dict[str, torch.Tensor]()
+    for name in [name for name in stored if ".experts." in name]:
+        a, b = (torch.randn(*shape, generator=generator) * 0.2 for shape in ((2, stored[name].shape[1]), (stored[name].shape[0], 2)))
+        path = f"base_model.model.{name.removesuffix('.weight')}"
+        factors |= {f"{path}.lora_A.weight": a, f"{path}.lora_B.weight": b}
+        stored[name] += 2.0 * b @ a
+    made.mkdir()
+    save_file(factors, made / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["w1", "w2", "w3"]}
+    (made / "adapter_config.json").write_text(json.dumps(config))
+    shutil.copytree(source, tmp_path / "summed")
+    save_file(stored, tmp_path / "summed" / "model.safetensors", metadata={"format": "pt"})
+    bench = Workbench()
+    base = bench.bases.add("mixtral@1", source=f"folder:{source}")
+    adapter = bench.import_adapter(made, name="made", base=base.ref)
+    wanted = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "summed"), source)
+    assert torch.allclose(logits(load_adapter(load_base(base.path, dtype=torch.float32), adapter.path), source), wanted, atol=1e-4)
 
 
 def test_experts_that_do_not_fit_are_refused(zoo: Path, tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     module and each module its weight: PEFT itself would go on with an adapter that does nothing.
     """
     from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
     from safetensors.torch import load_file
 
     weights = folder / "adapter_model.safetensors"
@@ -133,7 +134,8 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     except ValueError as error:
         raise IntegrityError(f"The adapter in {folder} does not fit this base: {error}") from None
     wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    state = load_file(weights)
+    # experts saved one by one, as transformers 4 held them, become what this version holds; anything else stays as it is
+    state = convert_peft_adapter_state_dict_for_transformers(wrapped, wrapped.peft_config["default"], load_file(weights))
     problems = [f"no weight for {key}" for key in sorted(wanted.keys() - state.keys())]
     problems += [f"no module for {key}" for key in sorted(state.keys() - wanted.keys())]
     problems += [
