@@ -302,7 +302,7 @@ BROKEN_FOLDERS: dict[str, tuple[Any, type[WorkbenchError], str]] = {
     "values are not numbers": (_tensors(w=("F32", (8,), NAN)), IntegrityError, "not finite"),
     "index points outside": (_index('{"weight_map": {"w": "../x.safetensors"}}'), IntegrityError, "not a weight file beside it"),
     "index points to a pickle": (_index('{"weight_map": {"w": "x.bin"}}'), IntegrityError, "not a weight file beside it"),
-    "index names a missing shard": (_index('{"weight_map": {"w": "model-2.safetensors"}}'), IntegrityError, "are missing"),
+    "index names a missing shard": (_index('{"metadata": {}, "weight_map": {"w": "model-2.safetensors"}}'), IntegrityError, "are missing"),
     "index is not an index": (_index('{"weight_map": 3}'), IntegrityError, "not a weight index"),
 }  # fmt: skip
 
