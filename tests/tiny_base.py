@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,13 @@ def shard(folder: Path) -> Path:
     index = {"metadata": {}, "weight_map": {n: file for file, members in shards.items() for n in members}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder
+
+
+def edit_json(name: str, **values: Any) -> Callable[[Path], None]:
+    """A change that sets keys of a JSON file of a folder."""
+
+    def change(folder: Path) -> None:
+        path = folder / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return change

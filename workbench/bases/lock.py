@@ -196,7 +196,7 @@ def check_tokenizer(folder: Path) -> None:
     if not (folder / "tokenizer.json").is_file():
         return
     try:
-        Tokenizer.from_file(str(folder / "tokenizer.json")).encode("A word, 2 numbers: 10")
+        Tokenizer.from_file(str(folder / "tokenizer.json")).encode("Two words, 2 numbers: 10\n" + "x" * 64)
     except MemoryError:
         raise
     except BaseException as error:  # noqa: B036 - a panic of the library is none of Exception
