@@ -14,6 +14,8 @@ from workbench.records import Base
 
 __all__ = ["lengths", "spans"]
 
+_SECONDS = 20  # to read a tokenizer on a busy machine
+
 
 def lengths(base: Base, rows: Sequence[dict[str, Any]], **choices: Any) -> list[RowLength]:
     """The length of every row in the base's tokens; `choices` as for `render.measure`. Raises `DataError`, `UsageError`."""
@@ -31,7 +33,7 @@ def _limits(base: Base, rows: Sequence[dict[str, Any]]) -> Limits:
     return Limits(
         f"The chat template or tokenizer of {base.ref}",
         memory=GIB + 100 * size,
-        seconds=20 + len(rows) / 100 + size / 50_000,
+        seconds=round(_SECONDS + len(rows) / 100 + size / 50_000),
         preload=("workbench.hf.load",),
         error=DataError,
         hint="It is a program that came with the base. Add the base again with a plain chat_template.jinja, or use another base.",

@@ -109,8 +109,11 @@ def _split_digits(tokenizer: Any, splitting: str | None) -> None:
         )
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    """The file's short text entries; raises `IntegrityError` when it is no whole GGUF file."""
+def _metadata(path: Path) -> tuple[dict[str, Any], int]:
+    """The file's short text entries, and how many numbers its weights are; raises `IntegrityError` when it is no whole GGUF file.
+
+    Factors of rotary positions (`rope_freqs` and such) are no weights: transformers makes them from the configuration.
+    """
     try:
         if path.read_bytes()[:4] != b"GGUF" if path.stat().st_size < 64 else False:
             raise ValueError("too short")
@@ -123,7 +126,8 @@ def _metadata(path: Path) -> dict[str, Any]:
         _refuse_part(path, reader)
     except (ValueError, IndexError, KeyError, TypeError, struct.error, OSError, OverflowError, RecursionError) as error:
         raise IntegrityError(f"{path.name} is not a whole GGUF file: {error}.", hint="Fetch it again.") from None
-    return {key: str(field.contents()) for key, field in found.items() if field is not None}
+    have = sum(int(tensor.n_elements) for tensor in reader.tensors if not tensor.name.startswith("rope_"))
+    return {key: str(field.contents()) for key, field in found.items() if field is not None}, have
 
 
 def _refuse_part(path: Path, reader: gguf.GGUFReader) -> None:
@@ -152,7 +156,7 @@ def convert_gguf(path: Path, out: Path, dtype: str = "bfloat16", *, say: Callabl
     if dtype not in DTYPES:
         raise UsageError(f"'{dtype}' is no type for weights.", hint=f"Use one of {', '.join(DTYPES)}.")
     with _quick_gguf():
-        facts = _metadata(path)
+        facts, have = _metadata(path)
         try:
             say("Reading the tokenizer")
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, trust_remote_code=False)
@@ -173,7 +177,10 @@ def convert_gguf(path: Path, out: Path, dtype: str = "bfloat16", *, say: Callabl
                 hint="Use the model's safetensors instead: workbench base add NAME --source hub:ORG/MODEL",
             ) from error
         _check_tokenizer(tokenizer, path)
-    if wrong := misfits(info) + [f"unexpected {key}" for key in sorted(info["unexpected_keys"])]:
+    wrong = misfits(info) + [f"unexpected {key}" for key in sorted(info["unexpected_keys"])]
+    if have != model.num_parameters():  # tensors that it has no place for are dropped without a word
+        wrong.append(f"it holds {have:,} numbers and the model has {model.num_parameters():,}")
+    if wrong:
         raise IntegrityError(
             f"{path.name} does not hold the model that it describes: {', '.join(wrong[:8])}.", hint="Fetch it again, in full."
         )
