@@ -49,7 +49,7 @@ def lock(folder: Path, source: dict[str, Any], say: Say) -> Lock:
 
 def _limits(what: str, size: int, preload: tuple[str, ...], error: type[WorkbenchError]) -> Limits:
     """Room and time for reading or writing `size` bytes of weights, on a slow disk, beside whatever a small model needs."""
-    return Limits(what, memory=3 * GIB + size, seconds=90 + size / (4 * MIB), writes=GIB + size, preload=preload, error=error, hint=_HINT)
+    return Limits(what, memory=2 * GIB + size, seconds=90 + size / (4 * MIB), writes=GIB + size, preload=preload, error=error, hint=_HINT)
 
 
 def _size(folder: Path) -> int:
