@@ -227,6 +227,28 @@ def test_crashes_wait_longer_each_time_and_end_for_good(jobs: Jobs) -> None:
     assert queue.finish(_claim().token, Ending("crashed", error="boom")) is JobState.queued  # counted anew
 
 
+WILD = "half a character: \ud83d, and the byte that ends a C string: \0."
+
+
+def test_any_text_can_be_kept(database: str, jobs: Jobs) -> None:
+    """PostgreSQL takes no NUL, and no database takes half a surrogate pair; an error message may hold both."""
+    job = _add(jobs, title=WILD, key=WILD, spec={"steps": 1, WILD: WILD})
+    assert _add(jobs, key=WILD, spec={"steps": 1, WILD: WILD}).id == job.id
+    assert queue.finish(_claim().token, Ending("failed", 1, error=WILD)) is JobState.failed
+    after = jobs.get(job.id)
+    assert after.error == after.attempts[0].error == after.title == "half a character: \\ud83d, and the byte that ends a C string: \u2400."
+    assert after.spec == {"steps": 1, WILD: WILD}
+
+
+def test_an_ending_that_cannot_be_kept_is_an_ending_all_the_same(database: str, jobs: Jobs) -> None:
+    """Or the attempt would run for ever in the books, and hold its slot."""
+    for ending in (Ending("succeeded", 0, result={"loss": float("nan")}), Ending("failed", 2**70, error="x")):
+        job = _add(jobs)
+        assert queue.finish(_claim().token, ending) is JobState.failed
+        assert f"It {ending.how}, but how cannot be recorded" in (jobs.get(job.id).error or "")
+    assert rows("SELECT count(*) AS n FROM slots WHERE token IS NOT NULL") == [{"n": 0}]
+
+
 def _wait_until(t: float) -> None:
     from sqlalchemy import update
 
@@ -406,6 +428,13 @@ def test_progress_survives_a_torn_line(tmp_path: Path) -> None:
     lines, end = progress.read(path, offset)
     assert [line.step for line in lines] == [2] and end == path.stat().st_size
     assert progress.last(path) == lines[0]
+
+
+def test_wild_text_survives_the_files_of_an_attempt(tmp_path: Path) -> None:
+    progress.append(tmp_path / "metrics.jsonl", _line(1, message=WILD))
+    folder.write_json(tmp_path / "outcome.json", {"ok": False, "error": WILD})
+    assert progress.read(tmp_path / "metrics.jsonl")[0][0].message == WILD
+    assert endings.after_child(tmp_path, 1, asked=None).error == WILD
 
 
 def test_the_newest_progress_is_read_from_the_end(tmp_path: Path) -> None:

@@ -473,6 +473,18 @@ def test_a_shim_that_cannot_start_is_a_crash_with_a_reason(bench: Bench, monkeyp
     assert done.state is JobState.succeeded and "could not start" in (done.attempts[0].error or "")
 
 
+def test_an_attempt_that_cannot_be_judged_does_not_stop_the_others(bench: Bench) -> None:
+    """The database takes no ending of the first; the second has a slot of its own."""
+    bench.dispatcher.slots = ["cpu-0", "cpu-1"]
+    stuck = bench.submit()
+    bench.order(bench.claim(lease=0.0))
+    with session.transaction() as connection:
+        refuse = f"CREATE TRIGGER t BEFORE UPDATE ON jobs WHEN OLD.id = '{stuck.id}' BEGIN SELECT RAISE(ABORT, 'no'); END"
+        connection.exec_driver_sql(refuse)
+    assert bench.finish(bench.submit()).state is JobState.succeeded
+    assert bench.jobs.get(stuck.id).state is JobState.running
+
+
 # ---------------------------------------------------------------- the database goes away
 
 

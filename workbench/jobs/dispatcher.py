@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from workbench import paths
 from workbench.db.reading import rows
 from workbench.db.session import clock, sqlite_file
-from workbench.errors import Conflict, Fenced
+from workbench.errors import Conflict, DatabaseError, Fenced
 from workbench.jobs import endings, launch, processes
 from workbench.jobs.endings import Ending
 from workbench.jobs.folder import LOCK, ORDER, PROCESSES, SHIM_LOG, attempt_dir, read_json, write_json
@@ -109,7 +109,7 @@ class Dispatcher:
         self.slots = list(slots) if slots else machine_slots()
         self.shims: dict[str, subprocess.Popen[bytes]] = {}  # by token; only those this process started
         self.failed: set[str] = set()  # tokens whose shim was seen to end
-        self._registered, self._said = False, ""
+        self._registered, self._said = False, dict[str, None]()
 
     def step(self) -> bool:
         """True when there is anything to do now or later. Errors of the database pass through."""
@@ -152,8 +152,10 @@ class Dispatcher:
             if row["shim_pid"] is not None or row["token"] in self.failed or row["t"] > row["lease_until"]:
                 try:
                     self._take_over_if_dead(row)
-                except (OSError, ValueError) as error:  # a folder that cannot be read must not stop the others
-                    self.say(f"job {row['job_id']}: attempt {row['n']} cannot be judged: {error}")
+                except DatabaseError:
+                    raise
+                except Exception as error:  # whatever its folder holds must not stop the others
+                    self._say_once(f"job {row['job_id']}: attempt {row['n']} cannot be judged: {type(error).__name__}: {error}")
         self.failed &= {row["token"] for row in mine}
         return bool(mine)
 
@@ -216,10 +218,14 @@ class Dispatcher:
         try:
             return self.step()
         except Exception as error:  # whatever the driver raises while the server restarts
-            if (text := f"{type(error).__name__}: {error}") != self._said:
-                self.say(text)
-            self._said = text  # an outage of a day is one line
+            self._say_once(f"{type(error).__name__}: {error}")
             return True
+
+    def _say_once(self, text: str) -> None:
+        """An outage of a day is one line."""
+        if text not in self._said:
+            self.say(text)
+        self._said = dict.fromkeys([*list(self._said)[-20:], text])
 
 
 def _take_lock() -> int | None:

@@ -20,7 +20,7 @@ _TAIL = 16 * 1024  # bytes read from the end at first
 def append(path: Path, progress: Progress) -> None:
     """Append one line with one write. Absent values are left out; NaN and infinity become null (they are not JSON)."""
     values = {key: _finite(value) for key, value in dataclasses.asdict(progress).items() if value is not None}
-    line = json.dumps(values, ensure_ascii=False) + "\n"
+    line = json.dumps(values) + "\n"
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(handle, line.encode())

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError as KeyTaken
 
 from workbench.db.session import now, transaction
 from workbench.db.tables import attempts, job_events, jobs, slots
-from workbench.errors import Conflict, Fenced, JobError, NotFound, UsageError
+from workbench.errors import Conflict, Fenced, JobError, NotFound, UsageError, WorkbenchError
 from workbench.jobs.endings import Ending
 from workbench.records import JobState
 
@@ -179,8 +179,19 @@ def cancel_wanted(token: str) -> bool:
 def finish(token: str, ending: Ending) -> JobState:
     """Record how the attempt ended, free its slots, decide what becomes of the job. Raises `Fenced`.
 
-    Work that was done counts as done, even if somebody asked to cancel a moment before.
+    Work that was done counts as done, even if somebody asked to cancel a moment before. What the database cannot keep
+    fails the job, with a reason: an attempt that never ends would hold its slot for ever.
     """
+    try:
+        return _finish(token, ending)
+    except WorkbenchError:
+        raise
+    except Exception as error:  # whatever the drivers think of a value
+        said = f"It {ending.how}, but how cannot be recorded: {type(error).__name__}. See exit.json in the attempt's folder."
+        return _finish(token, Ending("failed", error=said))
+
+
+def _finish(token: str, ending: Ending) -> JobState:
     with transaction() as connection:
         job, n = _own(connection, token)
         t = now(connection)
