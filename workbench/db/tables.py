@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Column, Dialect, Float, ForeignKey, Index, Integer, MetaData, PrimaryKeyConstraint, Table, Text, TypeDecorator
 
-__all__ = ["JsonText", "adapter_versions", "alias_log", "aliases", "attempts", "job_events", "jobs", "metadata", "slots"]
+__all__ = ["JsonText", "adapter_versions", "alias_log", "aliases", "attempts", "job_events", "jobs", "metadata", "slots", "store"]
 
 
 class JsonText(TypeDecorator[Any]):
@@ -39,6 +39,15 @@ class AnyText(TypeDecorator[str]):
 
 
 metadata = MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_name)s", "fk": "fk_%(table_name)s_%(column_0_name)s"})
+
+store = Table(
+    "store",
+    metadata,
+    Column("one", Integer, primary_key=True, autoincrement=False),  # always 1
+    Column("id", Text, nullable=False),  # of the home that the other tables speak of
+    Column("home", Text, nullable=False),  # where it was, and on which machine, to tell people
+    Column("host", Text, nullable=False),
+)
 
 jobs = Table(
     "jobs",
@@ -69,7 +78,7 @@ attempts = Table(
     Column("n", Integer, nullable=False),
     Column("token", Text, nullable=False, unique=True),  # the fencing token
     Column("state", Text, nullable=False, index=True),
-    Column("host", Text, nullable=False),
+    Column("host", Text, nullable=False),  # identity.node_id()
     Column("boot_id", Text, nullable=False),
     Column("lease_until", Float, nullable=False),
     Column("started_at", Float, nullable=False),
