@@ -361,12 +361,9 @@ def test_a_machine_of_the_same_name_or_a_clone_takes_nothing_that_lives(
     namesake, clone = Dispatcher(slots=["cpu-0"], timing=SHORT), Dispatcher(slots=["cpu-0"], timing=SHORT)
     namesake.host, namesake.boot_id, clone.boot_id = "another machine-id", "its boot", "its boot"
 
-    def look() -> JobState:
-        for other in (namesake, clone):
-            other.step()
-        return bench.jobs.get(job.id).state
-
-    assert look() is JobState.running and namesake.slots == clone.slots
+    for other in (namesake, clone):
+        other.step()
+    assert [a.state for a in bench.jobs.get(job.id).attempts] == ["running"]
     with session.transaction() as connection:
         connection.execute(update(attempts).values(lease_until=0.0))
     namesake.step()
@@ -555,7 +552,40 @@ def test_an_attempt_that_cannot_be_judged_does_not_stop_the_others(bench: Bench)
     assert bench.jobs.get(stuck.id).state is JobState.running
 
 
+def test_a_child_that_hangs_before_its_first_word_is_ended_with_a_reason(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = "import sys, time\nif 'workbench.jobs.trainer_main' in sys.orig_argv: time.sleep(600)\n"
+    (tmp_path / "sitecustomize.py").write_text(hangs)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    bench.dispatcher.timing = dataclasses.replace(SHORT, start=1.0)
+    job = bench.submit()
+    bench.step_until(lambda: rows("SELECT crashes FROM jobs WHERE crashes > 0"), seconds=20)
+    (tmp_path / "sitecustomize.py").unlink()
+    done = bench.finish(job)
+    assert done.state is JobState.succeeded and "Its process hung: not one word in 1 s." in (done.attempts[0].error or "")
+
+
 # ---------------------------------------------------------------- the database goes away
+
+
+@pytest.mark.postgres
+def test_who_cannot_renew_stops_before_the_lease_is_over(bench: Bench, postgres_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database hangs, so the renewal hangs with it; the helper in the group goes as well."""
+    monkeypatch.setenv("WORKBENCH_DB", postgres_server.url())
+    bench.dispatcher.timing = dataclasses.replace(SHORT, lease=6.0)
+    job = bench.submit(steps=10_000, seconds=0.05, helper="child")
+    bench.shim(job)
+    bench.until(lambda: len({what for _, _, what in bench.history()}) > 3)
+    (row,) = rows("SELECT token FROM attempts")
+    with session.transaction() as connection:
+        connection.exec_driver_sql("LOCK TABLE attempts IN ACCESS EXCLUSIVE MODE")
+        lease_until = connection.exec_driver_sql("SELECT lease_until FROM attempts").scalar_one()
+        bench.until(lambda: not processes.leftovers(row["token"]))
+        assert session.now(connection) < lease_until
+    bench.until(lambda: bench.jobs.get(job.id).state is JobState.queued)
+    done = bench.jobs.cancel(job.id)
+    assert "before the lease was over" in (done.attempts[0].error or "") and rows("SELECT crashes FROM jobs") == [{"crashes": 0}]
 
 
 @pytest.mark.postgres
