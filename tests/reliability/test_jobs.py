@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -449,6 +450,34 @@ def test_the_newest_progress_is_read_from_the_end(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"t": i, "phase": "training", "step": i}) + "\n" for i in range(30_000)))
     newest = progress.last(path)
     assert newest is not None and newest.step == 29_999
+
+
+def test_a_long_course_is_thinned_and_read_on_from_where_it_was(jobs: Jobs) -> None:
+    job = _add(jobs)
+    _claim()
+    path = folder.attempt_dir(job.id, 1) / folder.METRICS
+    path.parent.mkdir(parents=True)
+
+    def write(steps: range) -> None:
+        values = ({"t": i, "phase": "training", "step": i, "loss": 1.0, **({"eval_loss": 2.0} if i % 5000 == 0 else {})} for i in steps)
+        with path.open("a") as file:
+            file.writelines(json.dumps(value) + "\n" for value in values)
+
+    write(range(1, 30_001))
+    began = time.perf_counter()
+    every = jobs.metrics(job.id)
+    whole = time.perf_counter() - began
+    thin = jobs.metrics(job.id, most=500)
+    assert len(every) == 30_000 and 500 <= len(thin) <= 1010
+    write(range(30_001, 30_051))
+    began = time.perf_counter()
+    for _ in range(10):
+        thin = jobs.metrics(job.id, most=500)
+    assert time.perf_counter() - began < whole  # ten looks
+    steps = [line.step or 0 for line in thin]
+    assert steps[0] == 1 and steps[-1] == 30_050 and sorted(set(steps)) == steps and max(b - a for a, b in pairwise(steps)) <= 65
+    assert [line.step for line in thin if line.eval_loss] == list(range(5000, 30_001, 5000))
+    assert jobs.metrics(job.id, most=10**6) == jobs.metrics(job.id)
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
