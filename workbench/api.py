@@ -130,7 +130,7 @@ class Workbench:
         what would make the run useless is listed in `Plan.problems`.
         """
         from workbench import planning
-        from workbench.estimate import estimate
+        from workbench.estimate import estimate, held_back
         from workbench.recipe import Recipe, Resolved
 
         if isinstance(recipe, Resolved):
@@ -142,8 +142,10 @@ class Workbench:
         lengths = self.lengths(dataset, base, recipe, split="train")
         problems, warnings = planning.judge_lengths(lengths, recipe)
         problems += planning.without_effect(recipe, dataset.form) + planning.missing_loggers(recipe)
-        if recipe.method != "sft" and recipe.lora_target_modules != ("all-linear",):
-            problems += planning.unknown_targets(recipe, self.bases.lock(base.ref))
+        lock = self.bases.lock(base.ref)
+        problems += planning.too_long(lengths, recipe, lock) + planning.unknown_targets(recipe, lock)
+        if recipe.early_stopping_patience and not held_back(recipe, len(lengths)):
+            warnings.append("There are too few rows to hold any back, so early_stopping_patience has nothing to watch.")
         if recipe.resume_from_checkpoint:
             problems += planning.check_start(recipe)
             warnings.append("Only weights are taken from resume_from_checkpoint: steps, schedule and optimiser begin anew.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,16 @@ def test_a_recipe_is_exported_for_plain_trl(pico: str, letters: str, tmp_path: P
     written = yaml.safe_load((tmp_path / "letters-trl" / "sft.yaml").read_text())
     assert written["learning_rate"] == 2e-3 and written["max_steps"] == 60 and written["lora_target_modules"] == ["all-linear"]
     assert cli(*train).status == 1, "nothing is written over"
+
+
+def test_full_weights_are_scored_as_they_are_saved(pico: str, letters: str) -> None:
+    train = ["train", "--base", pico, "--dataset", letters, "--method", "sft", "--max_steps", "2", "--eval_rows", "0", "--threads", "1"]
+    trial = ok(*train, "--bf16", "--no-publish", "--json").json
+    assert (
+        trial["result"]["training"]["report"]["saved_dtype"] == "float32" and trial["result"]["training"]["report"]["dtype"] == "bfloat16"
+    )
+    how = json.loads((Path(trial["result"]["folder"]) / "evidence" / "how.json").read_text())
+    assert how["dtype"] == "float32"
 
 
 def test_a_trial_is_scored_and_not_published_and_another_run_begins_with_it(pico: str, letters: str, tmp_path: Path) -> None:
