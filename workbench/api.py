@@ -147,7 +147,7 @@ class Workbench:
             dataset=dataset,
             publishes=self._publishes(recipe, base),
             lengths=_sum_lengths(lengths),
-            estimate=estimate(recipe, base, [length.total for length in lengths]),
+            estimate=estimate(recipe, base, [length.total for length in lengths], test_rows=dataset.test_rows),
             problems=problems,
             warnings=warnings,
         )
