@@ -201,7 +201,7 @@ class Job:
     def worked(self, now: datetime | None = None) -> float:
         """Seconds that its attempts have run, up to `now` (else the present); waiting in the queue is no work."""
         spans = [(a.ended_at or now or datetime.now(UTC)) - a.started_at for a in self.attempts if a.started_at]
-        return sum(span.total_seconds() for span in spans)
+        return sum(max(0.0, span.total_seconds()) for span in spans)  # clocks are put back
 
     def _told(self) -> dict[str, str]:
         """What is worth a line: how far it is, or what came of it."""
