@@ -172,8 +172,8 @@ def _doing(job: Job, progress: Progress | None, t: Words) -> str:
 
 
 def _time_left(progress: Progress | None, t: Words) -> str:
-    if progress is None or progress.seconds_left is None:
-        return ""
+    if progress is None or not round(progress.seconds_left or 0):
+        return ""  # unknown, or the next phase is about to say its own
     return t("jobs.left", time=t.elapsed(progress.seconds_left))
 
 
