@@ -141,10 +141,10 @@ class Registry:
             if about.get("job_id") == job_id:  # this job was killed between the rename and the commit
                 return _enter(about, manifest.sha256_file(place / manifest.NAME), token=token)
         with staging.room() as draft:
-            declared = staging.fill(draft, folder, facts)
+            checked = staging.fill(draft, folder, facts)
             for _ in range(_RACES):
                 facts.version = rows.next_version(name)
-                sha256 = staging.seal(draft, facts, declared)
+                sha256 = staging.seal(draft, facts, checked)
                 with suppress(_Taken):
                     return _enter(facts.about(), sha256, token=token, draft=draft)
         raise Conflict(f"Others kept publishing under the name {name} at the same moment.", hint="Publish again.")
