@@ -13,6 +13,7 @@ Nothing here trains, scores or loads weights in the caller's process: that is a 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from workbench.doctor import Check
     from workbench.estimate import Estimate
     from workbench.jobs.store import Jobs
+    from workbench.prune import Leftover
     from workbench.rebasing import Rebase
     from workbench.recipe import Recipe, Resolved
     from workbench.registry.store import Registry
@@ -67,7 +69,21 @@ class Plan:
 
 
 class Workbench:
-    """Bases, datasets, jobs and adapters of one home folder (see `workbench.paths.home`)."""
+    """Bases, datasets, jobs and adapters of one home folder (see `workbench.paths.home`).
+
+    >>> from workbench import Workbench
+    >>> bench = Workbench()
+    >>> bench.bases.add("pico@1", source="folder:pico").license
+    'unknown'
+    >>> bench.datasets.add("orders.csv", name="orders", test_rows=20).train_rows
+    40
+    >>> recipe = {"base": "pico@1", "dataset": "orders", "max_steps": 30, "learning_rate": 0.02}
+    >>> bench.plan(recipe).problems
+    []
+    >>> job = bench.train(recipe)
+    >>> bench.jobs.wait(job.id).result["adapter"]
+    'orders@1'
+    """
 
     @cached_property
     def bases(self) -> Bases:
@@ -289,6 +305,18 @@ class Workbench:
             "free_disk_bytes": psutil.disk_usage(str(_existing(paths.home()))).free,
             "libraries": {name: version(name) for name in names},
         }
+
+    def prune(self, *, keep_days: float = 30, apply: bool = False) -> list[Leftover]:
+        """What of this home nothing needs any more, the largest first; removed for good only with `apply`.
+
+        The trash and what would let an ended job go on are kept for `keep_days`; second copies of published results are not.
+        """
+        from workbench import prune
+
+        found = prune.leftovers(self.jobs.list(limit=sys.maxsize), keep_days=keep_days)
+        if apply:
+            prune.remove(found)
+        return found
 
     def doctor(self, *, deep: bool = False) -> list[Check]:
         """Look for what would go wrong later: libraries, disk, database, damaged files. `deep` hashes every file again."""

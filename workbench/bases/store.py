@@ -34,7 +34,13 @@ _STALE = 3 * 86_400  # seconds after which a staging folder that nobody writes t
 
 
 class Bases:
-    """The bases of this home."""
+    """The bases of this home.
+
+    >>> [str(base.ref) for base in bench.bases.list()]
+    ['pico@1']
+    >>> bench.bases.diff("pico@1", "pico@1").identical
+    True
+    """
 
     @property
     def root(self) -> Path:

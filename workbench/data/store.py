@@ -31,7 +31,13 @@ _DATA, _META, _CARD = "data.jsonl", "dataset.json", "README.md"
 
 
 class Datasets:
-    """Add, list, read and remove datasets: those of the home first, then the examples that ship with the code."""
+    """Add, list, read and remove datasets: those of the home first, then the examples that ship with the code.
+
+    >>> [row["messages"][-1]["content"] for row in bench.datasets.rows("orders", split="test")][:2]
+    ['code 0', 'code 2']
+    >>> bench.datasets.report("orders")["problems"]
+    []
+    """
 
     def list(self) -> list[Dataset]:
         """Every dataset with a readable `dataset.json`, by name. Folders that are damaged are in `broken()`."""

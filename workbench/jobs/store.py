@@ -26,7 +26,13 @@ _ID = re.compile(r"[a-z0-9]{1,8}")
 
 
 class Jobs:
-    """Submit, look at, wait for, cancel and resume jobs. It never runs one in the caller's process."""
+    """Submit, look at, wait for, cancel and resume jobs. It never runs one in the caller's process.
+
+    >>> [(job.kind, job.state.value) for job in bench.jobs.list()]
+    [('train', 'succeeded')]
+    >>> bench.jobs.metrics(job.id)[-1].phase
+    'done'
+    """
 
     def __init__(self, *, start_dispatcher: bool = True, timing: Timing | None = None) -> None:
         """With `start_dispatcher=False` nothing is started; a `workbench worker` must run somewhere."""
