@@ -156,6 +156,7 @@ class _Run:
         self._fit_memory()
         self._watched = (data.held or data.train)[:8]
         self._before = self._scores()
+        self._noise = float((self._scores(tokens=1) - self._before).abs().max())  # row by row: other sums, the same numbers
 
     def _load(self, base: Path) -> Any:
         recipe = self.recipe
@@ -254,14 +255,14 @@ class _Run:
         trainer.add_callback(follower)
         return trainer, follower
 
-    def _scores(self) -> torch.Tensor:
+    def _scores(self, tokens: int = 1024) -> torch.Tensor:
         self.model.eval()
         with torch.autocast(self.machine.device, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            return preflight.learned_log_probs(self.model, self._watched, packs=self.packs)
+            return preflight.learned_log_probs(self.model, self._watched, packs=self.packs, tokens=tokens)
 
     def check_change(self) -> float:
         """How far training moved the answers; raises `TrainingError` when it did not, or not to numbers."""
-        return preflight.check_change(self._before, self._scores())
+        return preflight.check_change(self._before, self._scores(), self._noise)
 
     def save(self) -> Path:
         """Write the result under `out` and return its folder: safetensors, tokenizer, generation config."""
