@@ -209,9 +209,9 @@ def test_what_is_not_a_file_is_refused_and_never_waited_for(home: Path, tmp_path
     for path, words in [
         (tmp_path / "missing.jsonl", ["There is no file"]),
         (tmp_path, ["is a folder"]),
-        (tmp_path / "pipe.jsonl", ["not a regular file"]),
-        (Path("/dev/zero"), ["not a regular file"]),
-        (tmp_path / "loop.jsonl", ["cannot be read"]),
+        (tmp_path / "pipe.jsonl", ["is no plain file"]),
+        (Path("/dev/zero"), ["is no plain file"]),
+        (tmp_path / "loop.jsonl", ["is a link"]),
         (tmp_path / "zero\0byte.jsonl", ["cannot be read"]),
     ]:
         refused(home, DataError, words, lambda path=path: Datasets().add(path, name="set"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ def wanted_test_rows(rows: int, *, share: float = 0.1, test_rows: int | None = N
 
 def group_rows(rows: Sequence[Row], *, near: bool = True) -> list[int]:
     """For each row the position of the first row with the same, or nearly the same, question (or text)."""
-    return cluster([normalise(subject_of(row)) for row in rows], near=near)
+    return cluster((normalise(subject_of(row)) for row in rows), near=near)
 
 
 def split_rows(rows: Sequence[Row], *, share: float = 0.1, test_rows: int | None = None, groups: Sequence[int] | None = None) -> Split:
@@ -61,28 +62,33 @@ def split_rows(rows: Sequence[Row], *, share: float = 0.1, test_rows: int | None
     wanted = wanted_test_rows(len(rows), share=share, test_rows=test_rows)
     if groups is None:
         groups = group_rows(rows)
-    sides = _choose(rows, groups, wanted)
+    keys = array("Q", map(_key, rows))
+    sides = _choose(keys, groups, wanted)
     if sides.count("test") >= max(1, 0.8 * wanted) or wanted == 0:
         return Split(sides)
-    exact = _choose(rows, group_rows(rows, near=False), wanted)
+    exact = _choose(keys, group_rows(rows, near=False), wanted)
     if exact.count("test") <= sides.count("test"):
         return Split(sides, f"only {sides.count('test')} of {wanted} test rows could be kept apart: most rows repeat each other")
     return Split(exact, "the rows are so alike that near-duplicates had to be let onto both sides; equal questions were kept apart")
 
 
-def _choose(rows: Sequence[Row], groups: Sequence[int], wanted: int) -> list[str]:
+def _choose(keys: Sequence[int], groups: Sequence[int], wanted: int) -> list[str]:
     sizes = Counter(groups)
-    keys: dict[int, str] = defaultdict(lambda: "~")
-    for row, group in zip(rows, groups, strict=True):
-        text = normalise(subject_of(row))
-        keys[group] = min(keys[group], hashlib.sha256((_SALT + text).encode()).hexdigest())
+    first: dict[int, int] = {}
+    for key, group in zip(keys, groups, strict=True):
+        first[group] = min(key, first.get(group, key))
     left = wanted
     chosen = set()
     # A group larger than half of what is wanted stays in training: a test part of one repeated question measures nothing.
-    for group in sorted(sizes, key=lambda g: (keys[g], g)):
+    for group in sorted(sizes, key=lambda g: (first[g], g)):
         if sizes[group] <= left and (sizes[group] == 1 or 2 * sizes[group] <= wanted):
             chosen.add(group)
             left -= sizes[group]
         if not left:
             break
     return ["test" if group in chosen else "train" for group in groups]
+
+
+def _key(row: Row) -> int:
+    """Decides which rows come first; the same wherever the row stands."""
+    return int.from_bytes(hashlib.sha256((_SALT + normalise(subject_of(row))).encode()).digest()[:8], "big")

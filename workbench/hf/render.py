@@ -64,7 +64,7 @@ def render(tokenizer: Any, row: dict[str, Any], *, max_length: int, assistant_on
     Rows longer than `max_length` tokens are cut at the end. Raises `DataError` when the template cannot show the row.
     """
     if "messages" in row:
-        text, answers, contents = _conversation(tokenizer, row["messages"], row.get("tools"))
+        text, answers, contents, context = _conversation(tokenizer, row["messages"], row.get("tools"))
         learned = answers if assistant_only else [(0, len(text))]
     else:
         prompt = str(row.get("prompt", ""))
@@ -72,14 +72,15 @@ def render(tokenizer: Any, row: dict[str, Any], *, max_length: int, assistant_on
         text += "" if text.endswith(tokenizer.eos_token) else tokenizer.eos_token
         answers = [(len(prompt), len(text))]
         learned = answers if completion_only else [(0, len(text))]
-        contents = [(0, len(text))]
+        contents, context = [(0, len(text))], []
     encoded = tokenizer(text, add_special_tokens="messages" not in row, return_offsets_mapping=True, verbose=False)
     ids: list[int] = list(encoded["input_ids"])
     offsets: list[_Range] = [(start, end) for start, end in encoded["offset_mapping"]]
     if "messages" not in row and len(ids) > 1 and ids[-1] == ids[-2] == tokenizer.eos_token_id:
         ids, offsets = ids[:-1], offsets[:-1]  # the tokenizer adds one of its own
     # The first token is predicted from nothing, so it has no loss.
-    labels = [t if i and _overlaps(*offsets[i], learned) else IGNORED for i, t in enumerate(ids)]
+    known = [i > 0 and _overlaps(*span, learned) and not _overlaps(*span, context) for i, span in enumerate(offsets)]
+    labels = [t if known[i] else IGNORED for i, t in enumerate(ids)]
     starts = [i for i in range(len(ids)) if _overlaps(*offsets[i], answers[-1:])]
     answer_start = starts[0] if starts else len(ids)
     return Rendered(
@@ -134,6 +135,8 @@ def _overlaps(start: int, end: int, ranges: Sequence[_Range]) -> bool:
 def _apply(tokenizer: Any, messages: Sequence[dict[str, Any]], tools: Any, *, ask: bool = False) -> str:
     """The conversation as the chat template writes it; with `ask`, ready for the assistant's next turn."""
     plain = [{**m, "content": m.get("content") or ""} for m in messages]
+    for message in plain:
+        message.pop("train", None)  # ours, not the template's
     try:
         return str(tokenizer.apply_chat_template(plain, tools=tools or None, tokenize=False, add_generation_prompt=ask))
     except Exception as error:  # templates are programs: they raise jinja2 errors, TypeErrors, whatever they like
@@ -142,17 +145,23 @@ def _apply(tokenizer: Any, messages: Sequence[dict[str, Any]], tools: Any, *, as
         ) from None
 
 
-def _conversation(tokenizer: Any, messages: list[dict[str, Any]], tools: Any) -> tuple[str, list[_Range], list[_Range]]:
-    """(text, where the answers lie with their end-of-turn token, where the other messages' contents lie)."""
+def _conversation(tokenizer: Any, messages: list[dict[str, Any]], tools: Any) -> tuple[str, list[_Range], list[_Range], list[_Range]]:
+    """(text, where the answers lie with their end-of-turn token, where the other messages' contents lie, and of these the
+    answers with `"train": false`, which are never learned)."""
     text = _apply(tokenizer, messages, tools)
     answers: list[_Range] = []
     contents: list[_Range] = []
+    context: list[_Range] = []
     at = 0
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
             start, end = _answer(tokenizer, text, messages, i, tools)
             _check_tool_calls(message, text[start:end])
-            answers.append((start, end))
+            if message.get("train", True):
+                answers.append((start, end))
+            else:
+                contents.append((start, end))
+                context.append((start, end))
             at = max(at, end)
         else:
             content = str(message.get("content") or "").strip()
@@ -162,7 +171,7 @@ def _conversation(tokenizer: Any, messages: list[dict[str, Any]], tools: Any) ->
                 contents.append((start, at))
     if not answers:
         raise DataError("This conversation has no assistant turn, so there is nothing to learn.", hint="End it with an assistant's answer.")
-    return text, answers, contents
+    return text, answers, contents, context
 
 
 def _answer(tokenizer: Any, text: str, messages: list[dict[str, Any]], i: int, tools: Any) -> _Range:
