@@ -88,7 +88,7 @@ class Report:
     answers: dict[str, Any] | None = None  # balance, when answers are short and few
     tool_rows: int = 0
     found: Counter[str] = field(default_factory=Counter)  # kind -> findings, also those beyond `LISTED`
-    groups: list[int] = field(default_factory=list, repr=False)  # row i is nearly the same as row groups[i]; for the split
+    likeness: Likeness | None = field(default=None, repr=False)  # of the rows to each other; for the split
 
     @property
     def ok(self) -> bool:
@@ -167,8 +167,8 @@ def check(
         answer = answer_of(row)
         sizes.append(len(question_of(row)) + len(answer))
         answers = _count(answers, answer)
-    report.groups = likeness.near()
-    take(_repeats(rows, sides, likeness.same, report.groups, place))
+    report.likeness = likeness
+    take(_repeats(rows, sides, likeness.same, likeness.near, place))
     report.characters = histogram(sizes)
     report.answers = balance(answers) if answers else None
     if report.answers:

@@ -133,7 +133,7 @@ def check_files(file: Path, reading: Reading, folder: Path, *, test_file: Path |
                 for i, (line, name, row) in enumerate(zip(found.lines, names, found.rows, strict=True)):
                     if i not in bad:
                         out.write(dumps([line, name, row]) + "\n")
-        found.report.groups = []
+        found.report.likeness = None
         return found.report
 
 
@@ -148,7 +148,7 @@ def write_set(
         found = prepare(file, reading, RowFile(spool), test_file=test_file, test_rows=test_rows)
         _refuse(file, found)
         facts = write_rows(_with_sides(found, share, test_rows), to)
-        found.report.groups = []
+        found.report.likeness = None
         return found.report, found.source, facts
 
 
@@ -161,7 +161,7 @@ def _with_sides(found: Prepared, share: float, test_rows: int | None) -> Iterabl
                 hint="To freeze a part of your own, add: --column split=none",
             )
         return found.rows
-    split = split_rows(found.rows, share=share, test_rows=test_rows, groups=found.report.groups)
+    split = split_rows(found.rows, share=share, test_rows=test_rows, likeness=found.report.likeness)
     if split.note:
         found.report.notes.append(split.note)
     return ({**row, "split": side} for row, side in zip(found.rows, split.sides, strict=True))

@@ -9,12 +9,14 @@ the number of rows, whatever they hold: four bytes a shingle, and `_PATIENCE` co
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import unicodedata
 import zlib
 from array import array
 from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["THRESHOLD", "Likeness", "cluster", "normalise"]
 
 THRESHOLD = 0.8
+_SALT = "workbench test part 1\n"  # never change: it decides which rows are test rows
 _MIN_SHINGLES = 5  # shorter texts are compared by equality only: one changed word is a different question
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+|[^\w\s.,;:!?'\"()]")
 _PUNCTUATION, _SYMBOL = str.maketrans(dict.fromkeys(".,;:!?'\"()", " ")), re.compile(r"[^\w\s]")
@@ -46,19 +49,22 @@ def cluster(texts: Iterable[str], *, near: bool = True) -> list[int]:
     With `near`, groups are closed over near-duplicates, else only over equal texts. What more than a tenth of the rows
     share (a common instruction) does not count as likeness. Empty texts are each their own group.
     """
-    likeness = Likeness(near=near)
+    likeness = Likeness()
     for text in texts:
         likeness.add(text)
-    return likeness.near() if near else likeness.same
+    return likeness.near if near else likeness.same
 
 
 class Likeness:
-    """Takes in normalised texts one by one. `same[i]` is the first text equal to text i; `near()` groups the alike."""
+    """Takes in normalised texts one by one. `same[i]` is the first text equal to text i; `near` groups the alike.
 
-    def __init__(self, *, near: bool = True) -> None:
+    `keys[i]` is a number that depends on text i alone, the same in every process: their order is that of no file.
+    """
+
+    def __init__(self) -> None:
         self.same: list[int] = []
+        self.keys = array("Q")
         self._first: dict[int, int] = {}
-        self._wanted = near
         self._words: list[list[int]] = []  # of the texts not yet turned into shingles
         self._rows = array("L")  # which text each set of shingles is of
         self._sizes = array("L")  # how many shingles it has
@@ -66,9 +72,10 @@ class Likeness:
 
     def add(self, text: str) -> None:
         i = len(self.same)
-        key = hash(text)  # 64 bits
+        key = int.from_bytes(hashlib.sha256((_SALT + text).encode("utf-8", "surrogatepass")).digest()[:8], "big")
+        self.keys.append(key)
         self.same.append(self._first.setdefault(key, i) if text else i)
-        if text and self._wanted and self.same[i] == i:
+        if text and self.same[i] == i:
             words = text.encode("utf-8", "surrogatepass").split(b" ")
             if len(words) >= _MIN_SHINGLES + 2:
                 self._rows.append(i)
@@ -90,6 +97,7 @@ class Likeness:
         self._shingles.frombytes((sets & np.uint64(0xFFFFFFFF)).astype(np.uint32).tobytes())
         self._sizes.extend(np.bincount((sets >> np.uint64(32)).astype(np.int64), minlength=len(lengths)).tolist())
 
+    @cached_property
     def near(self) -> list[int]:
         """For each text the first text of its group, where the nearly same are one group."""
         import numpy as np

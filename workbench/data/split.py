@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workbench.data.rows import Row, subject_of
-from workbench.data.similar import cluster, normalise
+from workbench.data.similar import Likeness, normalise
 from workbench.errors import UsageError
 
 __all__ = ["Split", "group_rows", "split_rows", "wanted_test_rows"]
-
-_SALT = "workbench test part 1\n"  # never change: it decides which rows are test rows
 
 
 @dataclass(frozen=True)
@@ -49,24 +45,30 @@ def wanted_test_rows(rows: int, *, share: float = 0.1, test_rows: int | None = N
     return wanted
 
 
-def group_rows(rows: Sequence[Row], *, near: bool = True) -> list[int]:
+def group_rows(rows: Sequence[Row]) -> list[int]:
     """For each row the position of the first row with the same, or nearly the same, question (or text)."""
-    return cluster((normalise(subject_of(row)) for row in rows), near=near)
+    return _likeness(rows).near
 
 
-def split_rows(rows: Sequence[Row], *, share: float = 0.1, test_rows: int | None = None, groups: Sequence[int] | None = None) -> Split:
+def _likeness(rows: Sequence[Row]) -> Likeness:
+    likeness = Likeness()
+    for row in rows:
+        likeness.add(normalise(subject_of(row)))
+    return likeness
+
+
+def split_rows(rows: Sequence[Row], *, share: float = 0.1, test_rows: int | None = None, likeness: Likeness | None = None) -> Split:
     """Choose the test part: whole groups of alike rows, in the order of a hash of their content, until there are enough.
 
     Adding rows to a file moves few of the old ones to another side. Raises `UsageError` for an impossible wish.
     """
     wanted = wanted_test_rows(len(rows), share=share, test_rows=test_rows)
-    if groups is None:
-        groups = group_rows(rows)
-    keys = array("Q", map(_key, rows))
-    sides = _choose(keys, groups, wanted)
+    if likeness is None:
+        likeness = _likeness(rows)
+    sides = _choose(likeness.keys, likeness.near, wanted)
     if sides.count("test") >= max(1, 0.8 * wanted) or wanted == 0:
         return Split(sides)
-    exact = _choose(keys, group_rows(rows, near=False), wanted)
+    exact = _choose(likeness.keys, likeness.same, wanted)
     if exact.count("test") <= sides.count("test"):
         return Split(sides, f"only {sides.count('test')} of {wanted} test rows could be kept apart: most rows repeat each other")
     return Split(exact, "the rows are so alike that near-duplicates had to be let onto both sides; equal questions were kept apart")
@@ -87,8 +89,3 @@ def _choose(keys: Sequence[int], groups: Sequence[int], wanted: int) -> list[str
         if not left:
             break
     return ["test" if group in chosen else "train" for group in groups]
-
-
-def _key(row: Row) -> int:
-    """Decides which rows come first; the same wherever the row stands."""
-    return int.from_bytes(hashlib.sha256((_SALT + normalise(subject_of(row))).encode()).digest()[:8], "big")
