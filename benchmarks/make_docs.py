@@ -1,5 +1,5 @@
 """Write the pages that are derived from the code: docs/cli.md from `--help`, docs/recipe.md from the
-recipe model, docs/findings.md and docs/check.md from the catalogue and the records of the rebase check.
+recipe model, docs/python.md from docstrings, docs/findings.md and docs/check.md from the catalogue and the records of the rebase check.
 
     python -m benchmarks.make_docs            write them (or: make docs)
     python -m benchmarks.make_docs --check    exit 1 when one is out of date
@@ -18,6 +18,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.check_docs import check_page, check_schema
+from benchmarks.python_docs import python_page
 from workbench.cli import root
 from workbench.cli.recipe_options import default_text, group_of, kind_of
 from workbench.rebase.findings import CATALOGUE, LEVELS
@@ -120,6 +121,7 @@ PAGES = {
     "cli.md": cli_page,
     "recipe.md": recipe_page,
     "findings.md": findings_page,
+    "python.md": lambda: python_page(_MADE),
     "check.md": lambda: check_page(_MADE),
     "check.schema.json": check_schema,
 }

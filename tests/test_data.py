@@ -171,6 +171,17 @@ def test_plain_text_is_lines_or_blocks(tmp_path: Path) -> None:
     assert ([r["text"] for r in blocks.rows], list(blocks.lines)) == (["one\nmore", "two"], [1, 5])
 
 
+def test_an_answer_keeps_its_indent_and_a_prompt_made_of_turns_is_context(tmp_path: Path) -> None:
+    code = "    return 0\n"
+    for row in ({"prompt": " body? ", "completion": code}, {"instruction": "body?", "output": code}, {"question": "body?", "answer": code}):
+        parsed = read_rows(write(tmp_path / "rows.jsonl", [row]))
+        assert (question_of(parsed.rows[0]), answer_of(parsed.rows[0])) == ("body?", code)
+        assert "white space around an answer was kept" in parsed.notes
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    [row] = read_rows(write(tmp_path / "turns.jsonl", [{"prompt": turns, "completion": [{"role": "assistant", "content": "d"}]}])).rows
+    assert [m.get("train") for m in row["messages"]] == [None, False, None, None]
+
+
 _TEXT = (
     st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufdd0"), min_size=1, max_size=30)
     .map(str.strip)

@@ -40,7 +40,7 @@ def test_every_listing_and_show_command_prints_json() -> None:
 def test_every_recipe_key_is_an_option_and_the_other_way_round() -> None:
     options = {p.name for p in COMMANDS["workbench train"].command.params}
     assert set(Recipe.model_fields) <= options
-    own = {"words", "config", "preset", "presets", "dry_run", "detach", "key", "as_json"}
+    own = {"words", "config", "preset", "presets", "dry_run", "no_publish", "export", "detach", "key", "as_json"}
     assert options - set(Recipe.model_fields) == own
 
 
@@ -66,7 +66,7 @@ def test_commands_named_in_the_documents_exist() -> None:
 
 
 def test_hints_in_the_code_name_commands_that_exist() -> None:
-    hint = re.compile(r"(workbench (?:base|data|train|jobs|adapter|ui|worker|info|doctor|demo|help)\b[^\"'`\\{}()]*)")
+    hint = re.compile(r"(workbench (?:base|data|train|jobs|adapter|rebase|ui|worker|info|prune|doctor|demo|help)\b[^\"'`\\{}()]*)")
     for file in [*(ROOT / "workbench").rglob("*.py"), *(ROOT / "ui").rglob("*.py")]:
         for line in hint.findall(file.read_text(encoding="utf-8")):
             words = re.split(r"[.:;,]? [A-Z=→]|  |[.;,:?]( |$)", line)[0]
@@ -112,13 +112,13 @@ def test_every_json_option_is_on_the_json_page() -> None:
     assert linked <= {name.replace(" ", "-") for name in shapes}
 
 
-@pytest.mark.parametrize("shape", ["base", "dataset", "job", "attempt", "progress", "adapter", "check"])
+@pytest.mark.parametrize("shape", ["base", "dataset", "job", "attempt", "progress", "adapter", "check", "leftover"])
 def test_json_keys_of_records_are_documented(shape: str) -> None:
     import dataclasses
 
-    from workbench import doctor, records
+    from workbench import doctor, prune, records
 
-    home = doctor if shape == "check" else records
+    home = {"check": doctor, "leftover": prune}.get(shape, records)
     record = getattr(home, shape.capitalize())
     assert json_page()[1][shape] == {f.name for f in dataclasses.fields(record)}
 

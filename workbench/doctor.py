@@ -128,7 +128,7 @@ def _disk() -> Check:
     free = shutil.disk_usage(paths.home()).free
     text = f"{free / 1024**3:.1f} GiB free"
     if free < _ROOM:
-        return Check("disk", "warning", text, "Make room, or move the home with WORKBENCH_HOME; old jobs' folders are the first to go.")
+        return Check("disk", "warning", text, "Make room: workbench prune. Or move the home with WORKBENCH_HOME.")
     return Check("disk", "ok", text)
 
 

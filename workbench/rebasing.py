@@ -27,7 +27,14 @@ _TOKENS_PER_SECOND = 300.0  # scored, by a base of 135 million parameters on two
 
 
 class Rebase:
-    """Checks: submit, read, compare."""
+    """Checks: submit, read, compare.
+
+    >>> check = bench.rebase.check(["orders@champion"], onto="pico@1")
+    >>> bench.jobs.wait(check.id).state.value
+    'succeeded'
+    >>> bench.rebase.get("orders@1", "pico@1").verdict.word
+    'works'
+    """
 
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench

@@ -35,6 +35,7 @@ _COMMANDS = {
     "ui": ("workbench.cli.serve:ui", "Open the workbench in the browser."),
     "worker": ("workbench.cli.serve:worker", "Run queued jobs here, in the foreground."),
     "info": ("workbench.cli.about:info", "Where things are kept, versions, and this machine."),
+    "prune": ("workbench.cli.about:prune", "Make room: empty the trash, drop second copies and what old jobs left."),
     "doctor": ("workbench.cli.about:doctor", "Check this installation and say what to mend."),
     "help": ("workbench.cli.about:help_command", "Help on a command: workbench help train."),
 }

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from workbench.cli.groups import bench, json_option
-from workbench.cli.output import bytes_text, fields, print_json, say
+from workbench.cli.output import ago, bytes_text, fields, print_json, say, table
 
-__all__ = ["doctor", "help_command", "info"]
+__all__ = ["doctor", "help_command", "info", "prune"]
 
 _COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
 
@@ -42,6 +42,23 @@ def doctor(deep: bool, as_json: bool) -> None:
                 say(f"         {check.hint}")
     if any(check.state == "broken" for check in checks):
         raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.option("--keep-days", type=click.FloatRange(min=0), default=30, show_default=True, help="Keep the trash and ended jobs so long.")
+@click.option("--yes", is_flag=True, help="Remove it for good; without this it is only listed.")
+@json_option
+def prune(keep_days: float, yes: bool, as_json: bool) -> None:
+    """List what only takes room: the trash, second copies of published results, what ended jobs keep to go on from."""
+    found = bench().prune(keep_days=keep_days, apply=yes)
+    if as_json:
+        print_json(found)
+        return
+    rows = [(one.kind, bytes_text(one.bytes), ago(one.since), one.path) for one in found]
+    table(["what", "size", "since", "where"], rows, empty="There is nothing to prune.", right=["size"])
+    if found:
+        done = "Removed" if yes else "Nothing was removed. To remove this for good: workbench prune --yes\nIn all"
+        say(f"{done}: {bytes_text(sum(one.bytes for one in found))}.")
 
 
 @click.command("help")

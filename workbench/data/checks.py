@@ -72,6 +72,9 @@ class RowLength:
     supervised: int
     cut: bool
     answer_lost: bool
+    ends: bool = True  # an answer is learned up to its end-of-turn token
+    altered: bool = False  # the template drops white space around an answer
+    tools_lost: bool = False  # the row offers tools, and the template does not show them
 
 
 @dataclass

@@ -38,8 +38,12 @@ class Context:
     lost: Counter[str] = field(default_factory=Counter)  # what of the rows is not learned from -> rows
 
 
-def _text(row: Mapping[str, Any], key: str, ctx: Context, *, strip: bool = True) -> str:
-    """The value of a column as text: numbers and objects are written out, a missing value is empty."""
+def _text(row: Mapping[str, Any], key: str, ctx: Context, *, answer: bool = False) -> str:
+    """The value of a column as text: numbers and objects are written out, a missing value is empty.
+
+    White space around it is removed, but not around an answer: there it may be an indent, which has to be learned. One
+    space alone is what raw prompts are set apart from their completions with, and is removed there too.
+    """
     value = row.get(key, "")
     if isinstance(value, str):
         out = value
@@ -56,10 +60,11 @@ def _text(row: Mapping[str, Any], key: str, ctx: Context, *, strip: bool = True)
             ctx.noticed[f"'{key}' holds objects, which were written out as JSON"] += 1
     else:
         out = str(value)
-    if strip and not ctx.raw and out != out.strip():
-        ctx.noticed["space around the text was removed"] += 1
-        out = out.strip()
-    return out
+    if ctx.raw or out == out.strip():
+        return out
+    keep = answer and out != f" {out.strip()}"
+    ctx.noticed["white space around an answer was kept" if keep else "space around the text was removed"] += 1
+    return out if keep else out.strip()
 
 
 def _written(value: Any) -> str:
@@ -96,11 +101,13 @@ def from_prompt_completion(row: Mapping[str, Any], ctx: Context) -> Row:
         if ctx.raw:
             raise RowError("broken", "is a conversation, which has no raw form.")
         before = _turns(row[question], ctx) if isinstance(row[question], list) else [_said("user", _text(row, question, ctx))]
-        after = _turns(row[answer], ctx) if isinstance(row[answer], list) else [_said("assistant", _text(row, answer, ctx))]
+        after = _turns(row[answer], ctx) if isinstance(row[answer], list) else [_said("assistant", _text(row, answer, ctx, answer=True))]
         if any(m["role"] == "assistant" for m in before):
-            ctx.noticed["an assistant turn inside the prompt is learned too"] += 1
+            # as in TRL, where the completion alone is learned
+            before = [{**m, "train": False} if m["role"] == "assistant" else m for m in before]
+            ctx.noticed["an assistant turn inside the prompt is context, not learned; turns to be learned belong in 'messages'"] += 1
         return _conversation([*before, *after], row, ctx, _tools(row, ctx))
-    return _pair(row, ctx, _text(row, question, ctx), _text(row, answer, ctx))
+    return _pair(row, ctx, _text(row, question, ctx), _text(row, answer, ctx, answer=True))
 
 
 def from_alpaca(row: Mapping[str, Any], ctx: Context) -> Row:
@@ -109,7 +116,7 @@ def from_alpaca(row: Mapping[str, Any], ctx: Context) -> Row:
     _need(row, names["instruction"], names["output"])
     extra = _text(row, names["input"], ctx) if names["input"] in row else ""
     question = "\n".join(part for part in (_text(row, names["instruction"], ctx), extra) if part)
-    answer = _text(row, names["output"], ctx)
+    answer = _text(row, names["output"], ctx, answer=True)
     history = row.get("history") or []
     if not isinstance(history, list) or not all(
         isinstance(h, list) and len(h) == 2 and all(isinstance(t, str) for t in h) for h in history
@@ -128,7 +135,7 @@ def from_columns(row: Mapping[str, Any], ctx: Context) -> Row:
     _need(row, ctx.mapping["question"], ctx.mapping["answer"])
     context = _text(row, ctx.mapping["context"], ctx) if "context" in ctx.mapping else ""
     question = _text(row, ctx.mapping["question"], ctx)
-    return _pair(row, ctx, f"{context}\n\n{question}" if context else question, _text(row, ctx.mapping["answer"], ctx))
+    return _pair(row, ctx, f"{context}\n\n{question}" if context else question, _text(row, ctx.mapping["answer"], ctx, answer=True))
 
 
 def from_text(row: Mapping[str, Any], ctx: Context) -> Row:

@@ -37,7 +37,13 @@ _DATA, _META, _CARD = "data.jsonl", "dataset.json", "README.md"
 
 
 class Datasets:
-    """Add, list, read and remove datasets: those of the home first, then the examples that ship with the code."""
+    """Add, list, read and remove datasets: those of the home first, then the examples that ship with the code.
+
+    >>> [row["messages"][-1]["content"] for row in bench.datasets.rows("orders", split="test")][:2]
+    ['code 0', 'code 2']
+    >>> bench.datasets.report("orders")["problems"]
+    []
+    """
 
     def list(self) -> list[Dataset]:
         """Every dataset with a readable `dataset.json`, by name. Folders that are damaged are in `broken()`."""
@@ -261,7 +267,7 @@ def _measure(report: Report, kept: Path, measure: Callable[[Sequence[Row]], Sequ
 
     lengths: Lengths = []
     with kept.open(encoding="utf-8", errors="surrogatepass") as file:
-        for batch in iter(lambda: [json.loads(line) for line in itertools.islice(file, 1000)], []):
+        for batch in iter(lambda: [json.loads(line) for line in itertools.islice(file, 10_000)], []):
             for (line, name, _), length in zip(batch, measure([row for _, _, row in batch]), strict=True):
                 found = [Finding(kind, line, message, name) for kind, message in length_problems(length)]
                 if found and found[0].kind in drop:

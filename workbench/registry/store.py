@@ -41,7 +41,16 @@ class _Taken(Exception):
 
 
 class Registry:
-    """The adapters of one home folder."""
+    """The adapters of one home folder.
+
+    >>> bench.adapters.alias("orders@1", "champion").aliases
+    ('champion',)
+    >>> adapter = bench.adapters.get("orders@champion", verify=True)
+    >>> str(adapter.base), adapter.dataset, adapter.method
+    ('pico@1', 'orders', 'lora')
+    >>> bench.adapters.export("orders@1", Path("orders.zip"), zip=True).name
+    'orders.zip'
+    """
 
     # ---------------------------------------------------------------- reading
 
