@@ -31,7 +31,7 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+|[^\w\s.,;:!?'
 _PUNCTUATION, _SYMBOL = str.maketrans(dict.fromkeys(".,;:!?'\"()", " ")), re.compile(r"[^\w\s]")
 _BANDS, _DEPTH = 20, 5  # two sets that are alike by J share a band with probability 1 - (1 - J^5)^20
 _NEIGHBOURS = 4  # rows of one band that a row is compared with
-_PATIENCE = 16  # comparisons in vain after which a row is left alone
+_PATIENCE = 8  # comparisons in vain after which a row is left alone
 _BLOCK = 4096  # rows worked on at once
 _CELLS = 22  # bits of a shingle that tell it from others when they are counted
 
