@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +263,15 @@ def test_likeness_ignores_dress_and_shared_instructions_but_not_content() -> Non
     assert len(set(cluster(different))) == 60  # a long common instruction does not make rows alike
     long = "a b c d e f g h i j k l m n o p q r s t u v w x y z"
     assert cluster([long, long.replace("z", "zz"), long.replace("m", "mm").replace("g", "gg"), "", ""]) == [0, 0, 2, 3, 4]
+
+
+def test_few_words_make_no_more_comparisons_than_many() -> None:
+    rng = random.Random(1)
+    words = "amber birch cedar dune ember fjord grove heath inlet jetty knoll ledge marsh north oasis plain".split()
+    texts = [" ".join(rng.choices(words, k=95)) for _ in range(4000)]
+    began = time.process_time()
+    assert cluster([*texts, texts[7].replace("amber", "quarry", 1)]) == [*range(4000), 7]
+    assert time.process_time() - began < 4  # 9 when each row met all that share a rare shingle with it
 
 
 # ---------------------------------------------------------------- the frozen test part

@@ -16,7 +16,7 @@ from workbench.data.convert import CONVERTERS, Context, turns_in
 from workbench.data.readers import read_source
 from workbench.data.rows import Row, RowFile, texts_of
 from workbench.data.source import RowError, Source, letter, shown
-from workbench.data.wanted import WATCHED, LeftOut, doubt, wanted
+from workbench.data.wanted import WATCHED, LeftOut, Wanted, doubt, wanted
 from workbench.errors import DataError, UsageError
 
 __all__ = ["FORMATS", "Parsed", "Recognised", "read_rows", "recognise"]
@@ -91,22 +91,12 @@ def read_rows(
     lines, report, left = array("L"), Report(), Counter[str]()
     for number, value in source.read():
         try:
-            if isinstance(value, RowError):
-                raise value
-            side = role if (said := decide(value)) is None else said
-            row = CONVERTERS[found.format](value, ctx)
-            _notice_lost(row, value, ctx)
-            rows.append(row if side is None else {**row, "split": side})
+            rows.append(_convert(value, str(found.format), ctx, decide, role))
+            lines.append(number)
         except LeftOut as reason:
             left[str(reason)] += 1
-        except RowError as error:
-            report.add([Finding(error.kind, number, str(error))])
-        except RecursionError:
-            report.add([Finding("broken", number, "is nested too deeply.")])
-        except ValueError:
-            report.add([Finding("broken", number, "holds a number that is not finite.")])
-        else:
-            lines.append(number)
+        except (RecursionError, ValueError) as error:
+            report.add([_as_finding(number, error)])
     for kind, words, counter in (("left_out", "left out", left), ("lost", "of", ctx.lost)):
         for text, n in counter.most_common():
             report.add([Finding(kind, None, f"{n:,} row{'s' if n > 1 else ''} {words}: {text}.")], n)
@@ -114,6 +104,21 @@ def read_rows(
     notes = [f"{source.how}; {found.how}" + (f"; left out: {unused}" if unused else ""), *source.notes, *decide.notes]
     notes += [f"{note} ({n} times)" if n > 1 else note for note, n in ctx.noticed.most_common()]
     return Parsed(rows, lines, report, notes, found, sha256)
+
+
+def _convert(value: dict[str, Any] | RowError, format: str, ctx: Context, decide: Wanted, role: str | None) -> Row:
+    if isinstance(value, RowError):
+        raise value
+    side = decide(value) or role
+    row = CONVERTERS[format](value, ctx)
+    _notice_lost(row, value, ctx)
+    return row if side is None else {**row, "split": side}
+
+
+def _as_finding(number: int, error: Exception) -> Finding:
+    if isinstance(error, RowError):
+        return Finding(error.kind, number, str(error))
+    return Finding("broken", number, "is nested too deeply." if isinstance(error, RecursionError) else "holds a number that is not finite.")
 
 
 def _notice_lost(row: Row, value: Mapping[str, Any], ctx: Context) -> None:
