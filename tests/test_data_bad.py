@@ -23,6 +23,7 @@ from workbench.data.checks import LISTED
 from workbench.data.formats import read_rows, recognise
 from workbench.data.store import Datasets
 from workbench.errors import Conflict, DataError, NotFound, UsageError, WorkbenchError
+from workbench.foreign import Limits
 
 GOOD = [{"prompt": f"Say {i} in words, please.", "completion": f"word {i}"} for i in range(30)]
 
@@ -278,6 +279,15 @@ def test_a_file_that_unpacks_to_gigabytes_costs_its_reader_only(home: Path, tmp_
         Datasets().add(file)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
     assert list(home.rglob("*")) == []
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(lines(*GOOD * 2000))
+    monkeypatch.setattr("workbench.data.store._limits", lambda *files: Limits("rows.jsonl", writes=100_000))
+    with pytest.raises(DataError, match="cannot be written to the disk: File too large"):
+        Datasets().add(file)
+    assert not list(tmp_path.rglob(".adding-*"))
 
 
 def test_findings_are_capped_and_counted(tmp_path: Path) -> None:

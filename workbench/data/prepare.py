@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import tempfile
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,10 +123,19 @@ def _take_test_rows(found: Prepared, early: Report, most: int | None) -> None:
         early.notes.append(f"{len(out):,} rows of the test file were left out: {most:,} were asked for")
 
 
+@contextlib.contextmanager
+def _spool(folder: Path) -> Iterator[RowFile]:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            yield RowFile(file)
+    except OSError as error:
+        raise DataError(f"The rows cannot be written to the disk: {error.strerror}.", hint="Free some space: workbench prune") from None
+
+
 def check_files(file: Path, reading: Reading, folder: Path, *, test_file: Path | None, keep: Path | None) -> Report:
     """Check as `write_set` would. With `keep`, write there `[line, file, row]` of every row without a problem, one a line."""
-    with tempfile.TemporaryFile(dir=folder) as rows:
-        found = prepare(file, reading, RowFile(rows), test_file=test_file)
+    with _spool(folder) as rows:
+        found = prepare(file, reading, rows, test_file=test_file)
         if keep is not None:
             bad = {f.index for f in found.report.problems}  # a chat template may refuse these
             names = found.files or [""] * len(found.rows)
@@ -144,8 +154,8 @@ def write_set(
 
     Raises `DataError` (listing the rows at fault) and `UsageError`; then nothing was written.
     """
-    with tempfile.TemporaryFile(dir=folder) as spool:
-        found = prepare(file, reading, RowFile(spool), test_file=test_file, test_rows=test_rows)
+    with _spool(folder) as rows:
+        found = prepare(file, reading, rows, test_file=test_file, test_rows=test_rows)
         _refuse(file, found)
         facts = write_rows(_with_sides(found, share, test_rows), to)
         found.report.likeness = None

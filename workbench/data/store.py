@@ -114,7 +114,7 @@ class Datasets:
         reading = Reading(form=form, mapping=mapping, raw=raw, system=system, drop=tuple(drop))
         _sweep(paths.datasets_dir())
         with _staged(paths.datasets_dir() / name) as staged:
-            report, source, facts = _limits(file).run(
+            report, source, facts = _limits(file, test_file).run(
                 write_set,
                 _whole(file),
                 reading,
@@ -163,7 +163,7 @@ class Datasets:
         other = _whole(test_file) if test_file is not None else None
         with tempfile.TemporaryDirectory(prefix="workbench-") as folder:
             keep = Path(folder) / _DATA if measure is not None else None
-            report = _limits(file).run(check_files, _whole(file), reading, Path(folder), test_file=other, keep=keep)
+            report = _limits(file, test_file).run(check_files, _whole(file), reading, Path(folder), test_file=other, keep=keep)
             if keep is not None and measure is not None:
                 _measure(report, keep, measure, drop)
         return report
@@ -248,15 +248,15 @@ def _whole(file: str | Path) -> Path:
         return Path(file)  # its reader says what is wrong
 
 
-def _limits(file: str | Path) -> Limits:
+def _limits(file: str | Path, *others: str | Path | None) -> Limits:
     """What the reader of a data file may use: the file itself is in memory, its rows are on the disk."""
     from workbench.data.readers import MAX_BYTES
     from workbench.data.source import shown
 
-    try:
-        size = min(Path(file).stat().st_size, MAX_BYTES)
-    except (OSError, ValueError):
-        size = 0
+    size = 0
+    for path in (file, *others):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            size = max(size, min(Path(path).stat().st_size, MAX_BYTES))  # type: ignore[arg-type]
     heavy = ("numpy", "pyarrow.parquet", "workbench.data.prepare")
     return Limits(shown(Path(file).name), memory=GIB + 2 * size, seconds=600, writes=16 * GIB, preload=heavy)
 
