@@ -18,6 +18,7 @@ from benchmarks.families import ALLOWED, ALLOWED_BF16, difference, recipe_for, r
 from benchmarks.zoo import build
 from tests.hf.tiny_adapter import order_rows
 from workbench import Workbench
+from workbench.bases.layout import Layout
 from workbench.errors import ImportRefused, SourceError
 from workbench.hf.load import load_adapter, load_base, load_tokenizer
 from workbench.hf.merge import merge
@@ -187,8 +188,11 @@ def test_a_run_ends_in_an_adapter_that_fits(zoo: Path, tmp_path: Path, family: s
     base = bench.bases.add(f"{family}@1", source=f"folder:{model(zoo, family)}")
     result = train(recipe_for("lora", str(base.ref), max_steps=2, **keys), base.path, rows(), tmp_path)
     weights_file = result.folder / "adapter_model.safetensors"
-    declared, targets = check_adapter((result.folder / "adapter_config.json").read_bytes(), weights_file, bench.bases.lock(base.ref))
-    assert targets and bool(declared.target_parameters) == (family in {"mixtral", "phimoe"})
+    Layout(bench.bases.lock(base.ref)).ask()
+    config = (result.folder / "adapter_config.json").read_bytes()
+    checked = check_adapter(config, weights_file, base.path / "lock.json", str(base.ref))
+    assert checked.config["target_modules"] and bool(checked.config.get("target_parameters")) == (family in {"mixtral", "phimoe"})
+    assert checked.change and 0 < checked.change[0] <= checked.change[1] < 1
 
 
 def test_an_encoder_decoder_is_refused_with_what_would_do(zoo: Path) -> None:

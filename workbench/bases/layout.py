@@ -14,8 +14,8 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from workbench import paths
-from workbench.errors import IntegrityError
+from workbench import foreign, paths
+from workbench.errors import IntegrityError, LayoutMissing
 from workbench.foreign import GIB, Limits
 
 if TYPE_CHECKING:
@@ -77,6 +77,10 @@ class Layout:
         found = self.parameters.get(name) or (Parameter(name, stored.shape, tensors=(name,)) if stored is not None else None)
         return found if found is not None and len(found.shape) == 2 else None
 
+    def norm(self, parameter: Parameter) -> float:
+        """Frobenius norm of a parameter; 0 where the lock knows none, as of a quantised one."""
+        return float(sum((self.lock.tensors[name].norm or 0.0) ** 2 for name in parameter.tensors) ** 0.5)
+
     def stored(self, name: str) -> str:
         """The tensor on disk that the parameter `name` is, where it is one; else the name itself."""
         if name in self.lock.tensors:
@@ -127,6 +131,10 @@ class Layout:
         """The same by the names of the checkpoint."""
         return _with_matrix(self.lock.tensors)
 
+    def ask(self) -> None:
+        """Have transformers say it now, so that a child that may not ask finds it."""
+        _ = self._known
+
     @property
     def padded_because(self) -> str:
         """Why rows for this model are padded instead of packed, as far as its kind tells; empty where it speaks for packing.
@@ -151,6 +159,8 @@ class Layout:
         key = f"{self.lock.weights_sha256[:32]}-{self.lock.config_sha256[:16]}-{version('transformers')}"
         file = paths.home() / "cache" / "layouts" / f"{key}.json"
         if not file.is_file():
+            if foreign.inside():
+                raise LayoutMissing("It is not known how this base lies in memory.", hint="That is asked from outside: try again.")
             found = _CHILD.run(_lay_out, self.lock.config, sorted(self.lock.tensors))
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(f".{id(self)}.tmp")
