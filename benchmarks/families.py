@@ -311,7 +311,7 @@ def walk(home: Home, family: str, methods: Sequence[str], steps: Sequence[str]) 
     adapters.pop("sft", None)
     for name, work in (("reload", home.reload), ("merge", home.merge)):
         if name in steps:
-            for method, adapter in adapters.items():
+            for adapter in adapters.values():
                 with step(line, name) as run:
                     line.cells[name] = run(lambda w=work, a=adapter: w(base, a))
     for name in VERSIONS:
@@ -378,6 +378,7 @@ def main() -> int:
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="also write FOLDER/families.md")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # matrices of 64 columns give two threads nothing to share
     with tempfile.TemporaryDirectory() as room:
         os.environ |= {"WORKBENCH_HOME": room, "HF_HUB_OFFLINE": "1"}
         os.environ.pop("WORKBENCH_DB", None)

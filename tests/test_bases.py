@@ -257,6 +257,17 @@ def _adapter(folder: Path) -> None:
     (folder / "config.json").rename(folder / "adapter_config.json")
 
 
+def _tokenizer_code(folder: Path) -> None:
+    """One that exists as code only: without it there is no tokenizer."""
+    _json("tokenizer_config.json", auto_map={"AutoTokenizer": ["x", None]})(folder)
+    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+
+
+def _gguf_only(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "q4.gguf").write_bytes(b"GGUF")
+
+
 NAN = np.full(8, np.nan, np.float32).tobytes()
 BROKEN_FOLDERS: dict[str, tuple[Any, type[WorkbenchError], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), IntegrityError, "has no config.json"),
@@ -264,9 +275,13 @@ BROKEN_FOLDERS: dict[str, tuple[Any, type[WorkbenchError], str]] = {
     "config is a list": (_write("config.json", "[1]"), IntegrityError, "not a JSON object"),
     "config is nested too deep": (_write("config.json", '{"a":' * 20000 + "1" + "}" * 20000), IntegrityError, "config.json cannot be read"),
     "an adapter, not a base": (_adapter, SourceError, "workbench adapter import"),
-    "asks for remote code": (_json("config.json", auto_map={"AutoModel": "modeling.Evil"}), SourceError, "asks to run code"),
+    "asks for remote code": (
+        _json("config.json", model_type="internlm2", auto_map={"AutoModel": "modeling.Evil"}), SourceError, "does not know internlm2",
+    ),
+    "an encoder-decoder": (_json("config.json", model_type="t5", is_encoder_decoder=True), SourceError, "models that continue a text"),
+    "GGUF files only": (_gguf_only, SourceError, "GGUF only (q4.gguf)"),
     "nested remote code": (_json("config.json", text_config={"vision": [{"trust_remote_code": True}]}), SourceError, "asks to run code"),
-    "tokenizer asks for code": (_json("tokenizer_config.json", auto_map={"AutoTokenizer": ["x", None]}), SourceError, "asks to run code"),
+    "tokenizer asks for code": (_tokenizer_code, SourceError, "asks to run code"),
     "model_type with a newline": (_json("config.json", model_type="llama\nimport os"), IntegrityError, "no known kind of model"),
     "model_type missing": (_json("config.json", model_type=None), IntegrityError, "no known kind of model"),
     "architecture is a path": (_json("config.json", architectures=["../evil"]), IntegrityError, "no known kind of model"),
@@ -348,18 +363,13 @@ def test_a_bad_request_is_answered_in_one_sentence_and_leaves_nothing(case: str,
     assert tree(home) == [] and bases.list() == []
 
 
-def test_remote_code_needs_this_repository_at_this_commit_in_the_config_file(home: Path, tmp_path: Path) -> None:
-    from workbench.bases.files import check_folder, remote_code_allowed
-
-    folder = make_tiny_base(tmp_path / "m", config={"auto_map": {"AutoModel": "x.Y"}})
-    source = {"kind": "hub", "repo": "org/model", "commit": "a" * 40}
-    assert not remote_code_allowed(source)
-    for text in ("allow_remote_code: true", "allow_remote_code: [org/model]", "allow_remote_code: [{repo: org/model}]", ": {"):
-        (home / "config.yaml").write_text(text)
-        assert not remote_code_allowed(source)
-    (home / "config.yaml").write_text(f"allow_remote_code: [{{repo: org/model, commit: {'a' * 40}}}]")
-    assert remote_code_allowed(source)
-    assert not remote_code_allowed({**source, "commit": "b" * 40}) and not remote_code_allowed({"kind": "folder"})
-    check_folder(folder, allow_code=remote_code_allowed(source))
-    with pytest.raises(SourceError, match="allow_remote_code"):
-        check_folder(folder)
+def test_code_of_a_family_that_transformers_knows_stays_behind(bases: Bases, tmp_path: Path) -> None:
+    """Its configuration asks for that code no more, wherever it is copied from here; the file it came from is left as it was."""
+    asking = {"auto_map": {"AutoModel": "modeling.Y", "AutoConfig": "configuration.X"}}
+    source = make_tiny_base(tmp_path / "m", config=asking)
+    (source / "tokenizer_config.json").write_text(json.dumps({**json.loads((source / "tokenizer_config.json").read_text()), **asking}))
+    said: list[str] = []
+    base = bases.add("mine@1", source=f"folder:{source}", on_progress=said.append)
+    assert not [f.name for f in base.path.glob("*.json") if "auto_map" in f.read_text()]
+    assert "auto_map" in (source / "config.json").read_text()
+    assert any("transformers knows llama without" in text for text in said)

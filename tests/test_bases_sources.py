@@ -122,6 +122,18 @@ def test_of_a_sharded_repository_only_the_shards_are_fetched(tmp_path: Path, mon
     assert Bases().verify("mine@1") == base  # it does not depend on the hub's cache
 
 
+def test_a_repository_without_weights_of_a_base_is_told_for_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, files, words in (
+        ("gguf", ("config.json", "model-q4_k_m.gguf"), "holds the model as GGUF only .model-q4_k_m.gguf.*--source gguf:PATH"),
+        ("adapter", ("adapter_config.json", "adapter_model.safetensors"), "org/model holds an adapter, not a base.*adapter import"),
+    ):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_bytes(b"{}")
+        with monkeypatch.context() as patch, serving(tmp_path / name, patch), pytest.raises(SourceError, match=f"(?s){words}"):
+            Bases().add("mine@1", source="hub:org/model")
+
+
 REFUSALS: dict[str, tuple[dict[str, Any], str, type[WorkbenchError], str]] = {
     "gated": ({"refuse": 403}, "org/model", Unreachable, "asks you to accept a licence"),
     "server error": ({"refuse": 500}, "org/model", Unreachable, "hub"),

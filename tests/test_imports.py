@@ -30,6 +30,7 @@ from tests.hostile_adapters import (
     zipped,
 )
 from workbench import paths
+from workbench.bases.layout import Layout
 from workbench.bases.store import Bases
 from workbench.errors import ImportRefused, NotFound, UsageError, WorkbenchError
 from workbench.evidence import summary
@@ -45,11 +46,16 @@ def base(tmp_path: Path) -> Base:
 
 
 def everything(folder: Path) -> set[str]:
-    return {str(p.relative_to(folder)) for p in folder.rglob("*") if not p.name.startswith("workbench.db") and ".staging" != p.name}
+    return {
+        str(p.relative_to(folder))
+        for p in folder.rglob("*")
+        if not p.name.startswith("workbench.db") and ".staging" != p.name and "cache" not in p.parts
+    }
 
 
 def test_every_hostile_input_gets_one_clear_error_and_leaves_nothing(base: Base, tmp_path: Path) -> None:
     import_adapter(write_adapter(tmp_path / "good"), name="good", base=base)  # the table of adapters exists, the modules are loaded
+    assert Layout(Bases().lock(base.ref)).parameters  # transformers was asked once for the names in memory
     before = everything(paths.home())
     outside = set(tmp_path.parent.iterdir())
     wrong, slowest = [], 0.0

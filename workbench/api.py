@@ -142,8 +142,13 @@ class Workbench:
         lengths = self.lengths(dataset, base, recipe, split="train")
         problems, warnings = planning.judge_lengths(lengths, recipe)
         problems += planning.without_effect(recipe, dataset.form) + planning.missing_loggers(recipe)
-        if recipe.method != "sft" and recipe.lora_target_modules != ("all-linear",):
-            problems += planning.unknown_targets(recipe, self.bases.lock(base.ref))
+        if recipe.method != "sft" and (recipe.lora_target_modules != ("all-linear",) or recipe.target_parameters):
+            from workbench.bases.layout import Layout
+
+            problems += planning.unknown_targets(recipe, Layout(self.bases.lock(base.ref)))
+        if recipe.resume_from_checkpoint:
+            problems += planning.check_start(recipe)
+            warnings.append("Only weights are taken from resume_from_checkpoint: steps, schedule and optimiser begin anew.")
         return Plan(
             recipe=recipe,
             origin=origin,
@@ -156,22 +161,37 @@ class Workbench:
             warnings=warnings,
         )
 
-    def train(self, recipe: Recipe | Resolved | Mapping[str, Any], *, key: str | None = None) -> Job:
+    def train(self, recipe: Recipe | Resolved | Mapping[str, Any], *, publish: bool = True, key: str | None = None) -> Job:
         """Submit a training job and make sure a dispatcher is running; returns at once.
 
+        With `publish` false it is a trial: trained and scored, and its result stays in the job's folder.
         The same `key` twice gives the same job. Raises `RecipeError` with all of the plan's problems.
         """
-        plan = self.plan(recipe)
-        if plan.problems:
-            raise RecipeError("This run would be wasted:", plan.problems, hint="Look at the rows: workbench data preview")
+        from workbench import planning
+
+        plan = self._sound(recipe)
         spec = {
             "recipe": plan.recipe.model_dump(mode="json"),
             "base_lock_sha256": plan.base.lock_sha256,
             "dataset_sha256": plan.dataset.sha256,
             "total_steps": plan.estimate.steps,
+            "publish": publish,
         }
-        title = f"{plan.recipe.adapter_name}: {plan.recipe.method} on {plan.base.ref}"
+        if plan.recipe.resume_from_checkpoint:
+            file = planning.start_file(plan.recipe)
+            spec["start"] = {"file": str(file), "sha256": planning.sha256_of(file)}
+        title = f"{'Trial of ' * (not publish)}{plan.recipe.adapter_name}: {plan.recipe.method} on {plan.base.ref}"
         return self._submit("train", spec, title=title, key=key)
+
+    def export_trl(self, recipe: Recipe | Resolved | Mapping[str, Any], out: Path) -> Path:
+        """Write a recipe as files for plain TRL, with its rows, to the new folder `out`: `trl sft --config sft.yaml`, or
+        train.py for the very losses. Raises `RecipeError` with all of the plan's problems, and for what TRL does otherwise."""
+        if out.exists():
+            raise Conflict(f"{out} exists already.", hint="Name a folder that does not.")
+        plan = self._sound(recipe)
+        from workbench.hf.export_trl import export_trl
+
+        return export_trl(plan.recipe, plan.base.path, self.datasets.rows(plan.dataset.name, split="train"), out)
 
     def lengths(self, dataset: Dataset, base: Base, recipe: Recipe, *, split: str | None = None) -> list[RowLength]:
         """Token counts of each row as the trainer will see it; kept beside the home's other caches.
@@ -329,6 +349,13 @@ class Workbench:
         return examine(self, deep=deep)
 
     # ---------------------------------------------------------------- inside
+
+    def _sound(self, recipe: Recipe | Resolved | Mapping[str, Any]) -> Plan:
+        """The plan of a recipe; raises `RecipeError` when it has problems."""
+        plan = self.plan(recipe)
+        if plan.problems:
+            raise RecipeError("This run would be wasted:", plan.problems, hint="Look at the rows: workbench data preview")
+        return plan
 
     def _submit(self, kind: str, spec: dict[str, Any], *, title: str, key: str | None) -> Job:
         return self.jobs.submit(kind, spec, title=title, key=key)  # which also sees to it that a dispatcher runs

@@ -15,7 +15,6 @@ __all__ = [
     "bundled_datasets_dir",
     "checks_dir",
     "child_environment",
-    "config_file",
     "database_url",
     "datasets_dir",
     "foreign_environment",
@@ -82,11 +81,6 @@ def adapters_dir() -> Path:
 def checks_dir() -> Path:
     """`<home>/checks/<adapter>/v<N>/<base>/`: the newest rebase check of each adapter on each base."""
     return home() / "checks"
-
-
-def config_file() -> Path:
-    """`<home>/config.yaml`: the only place that can allow remote code, per repository and commit."""
-    return home() / "config.yaml"
 
 
 def machine_file() -> Path:

@@ -5,17 +5,24 @@ Each function returns sentences; a problem blocks the start, a warning does not.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.errors import RecipeError
+from workbench.foreign import open_regular, read_regular
 from workbench.recipe import Recipe
 
 if TYPE_CHECKING:
-    from workbench.bases.lock import Lock
+    from workbench.bases.layout import Layout
     from workbench.data.checks import RowLength
 
-__all__ = ["judge_lengths", "missing_loggers", "sum_lengths", "unknown_targets", "without_effect"]
+__all__ = ["check_start", "judge_lengths", "missing_loggers", "sha256_of", "start_file", "sum_lengths", "unknown_targets", "without_effect"]
+
+_MOST = 1024**4  # bytes of weights
 
 
 def sum_lengths(lengths: Sequence[RowLength]) -> dict[str, int]:
@@ -75,12 +82,53 @@ def missing_loggers(recipe: Recipe) -> list[str]:
     return [f"report_to: {name} is not installed: pip install {name}" for name in recipe.report_to if find_spec(name) is None]
 
 
-def unknown_targets(recipe: Recipe, lock: Lock) -> list[str]:
-    """Target modules that this base has no linear layer for, by the names and shapes of its tensors."""
-    config = lock.config.get("text_config") or lock.config
-    matrices = {name.removesuffix(".weight"): t.shape for name, t in lock.tensors.items() if name.endswith(".weight") and len(t.shape) == 2}
-    # one row a token: an embedding or the output layer, which no adapter here is put on
-    modules = [name for name, shape in matrices.items() if shape[0] != config.get("vocab_size")]
-    unknown = [t for t in recipe.lora_target_modules if not any(f".{name}".endswith(f".{t}") for name in modules)]
-    have = ", ".join(sorted({name.rpartition(".")[2] for name in modules}))
-    return [f"lora_target_modules: this base has no {name}; it has {have}; all-linear takes them all." for name in unknown]
+def unknown_targets(recipe: Recipe, layout: Layout) -> list[str]:
+    """Target modules that this base has no linear layer for, and target parameters that it does not have."""
+    config = layout.lock.config.get("text_config") or layout.lock.config
+
+    def have(modules: set[str]) -> list[str]:
+        """One row a token: an embedding or the output layer, which no adapter here is put on."""
+        return [name for name in modules if (p := layout.weight(name)) is None or p.shape[0] != config.get("vocab_size")]
+
+    found = []
+    targets = [name for name in recipe.lora_target_modules if name != "all-linear"]
+    for modules in (layout.stored_modules, layout.modules) if targets else ():
+        there = have(modules())
+        targets = [t for t in targets if not any(f".{name}".endswith(f".{t}") for name in there)]
+        if not targets:
+            break
+    else:
+        names = ", ".join(sorted({name.rpartition(".")[2] for name in there})) if targets else ""
+        found = [f"lora_target_modules: this base has no {name}; it has {names}; all-linear takes them all." for name in targets]
+    for name in recipe.target_parameters:
+        if not layout.targeted([name]):
+            experts = sorted({".".join(p.name.split(".")[-2:]) for p in layout.parameters.values() if p.experts > 1})
+            found.append(f"target_parameters: this base has no {name}; it has {', '.join(experts) or 'no experts in one parameter'}.")
+    return found
+
+
+def start_file(recipe: Recipe) -> Path:
+    """The weights in the folder `resume_from_checkpoint`."""
+    folder = Path(recipe.resume_from_checkpoint or "").expanduser().resolve()
+    return folder / ("model.safetensors" if recipe.method == "sft" else "adapter_model.safetensors")
+
+
+def check_start(recipe: Recipe) -> list[str]:
+    """Why the checkpoint cannot be begun with. Nothing but its safetensors and adapter_config.json is ever opened."""
+    file = start_file(recipe)
+    try:
+        open_regular(file, most=_MOST, error=RecipeError).close()
+        if recipe.method == "sft":
+            return []
+        config = json.loads(read_regular(file.with_name("adapter_config.json"), most=1_000_000, error=RecipeError))
+        wanted = {"r": recipe.lora_r, "lora_alpha": recipe.lora_alpha, "use_rslora": recipe.use_rslora, "use_dora": recipe.use_dora}
+        other = [f"{key} is {config.get(key)} there and {value} here" for key, value in wanted.items() if config.get(key, value) != value]
+    except (RecipeError, OSError, ValueError, AttributeError, RecursionError) as error:
+        return [f"resume_from_checkpoint: {error}"]
+    return [f"resume_from_checkpoint: {text}; the adapter has to keep its shape and scale." for text in other]
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a regular file, read in pieces."""
+    with open_regular(file, most=_MOST, error=RecipeError) as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()  # type: ignore[arg-type]

@@ -112,7 +112,12 @@ class Recipe(BaseModel):
         ("all-linear",),
         "Adapter",
         "Modules that get an update, by name, or all-linear.",
-        min_length=1,
+    )
+    target_parameters: tuple[str, ...] = _f(
+        (),
+        "Adapter",
+        "Parameters that get an update of their own in each expert, such as experts.gate_up_proj, for models that hold all experts of a "
+        "layer in one.",
     )
     use_rslora: bool = _f(False, "Adapter", "Scale by alpha / sqrt(r) (rank-stabilised LoRA).")
     use_dora: bool = _f(
@@ -287,8 +292,14 @@ def _cross_checks(data: dict[str, Any], recipe: Recipe | None) -> list[str]:
         problems.append("early_stopping_patience: needs eval_rows above 0.")
     if "all-linear" in recipe.lora_target_modules and len(recipe.lora_target_modules) > 1:
         problems.append("lora_target_modules: all-linear stands alone.")
-    if any(not m.replace("_", "").replace(".", "").replace("-", "").isalnum() for m in recipe.lora_target_modules):
-        problems.append("lora_target_modules: names only, no patterns.")
+    for key, names in (("lora_target_modules", recipe.lora_target_modules), ("target_parameters", recipe.target_parameters)):
+        if any(not name.replace("_", "").replace(".", "").replace("-", "").isalnum() for name in names):
+            problems.append(f"{key}: names only, no patterns.")
+    if not recipe.lora_target_modules and not recipe.target_parameters:
+        problems.append("lora_target_modules: none are named, and no target_parameters: there is nothing to train.")
+    if recipe.target_parameters and recipe.method != "sft":
+        wrong = {"lora_dropout": recipe.lora_dropout > 0, "use_dora": recipe.use_dora}
+        problems += [f"{key}: PEFT cannot do that to target_parameters." for key, given in wrong.items() if given]
     return problems
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,6 +86,33 @@ def test_the_way_of_an_adapter(pico: str, letters: str, tmp_path: Path) -> None:
     assert "letters@1" in ok("adapter", "list", "--trashed").out and "letters@1" not in ok("adapter", "list").out
     ok("adapter", "restore", "letters@1")
     assert "letters@1" in ok("adapter", "list").out
+
+
+def test_a_recipe_is_exported_for_plain_trl(pico: str, letters: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train = ["train", "--base", pico, "--dataset", letters, "--preset", "quick", "--export", "trl"]
+    assert "Written to letters-trl" in ok(*train).out
+    written = yaml.safe_load((tmp_path / "letters-trl" / "sft.yaml").read_text())
+    assert written["learning_rate"] == 2e-3 and written["max_steps"] == 60 and written["lora_target_modules"] == ["all-linear"]
+    assert cli(*train).status == 1, "nothing is written over"
+
+
+def test_a_trial_is_scored_and_not_published_and_another_run_begins_with_it(pico: str, letters: str, tmp_path: Path) -> None:
+    train = ["train", "--base", pico, "--dataset", letters, "--max_steps", "3", "--eval_rows", "0", "--threads", "1", "--lora_r", "4"]
+    trial = ok(*train, "--no-publish", "--json").json
+    assert trial["state"] == "succeeded" and "adapter" not in trial["result"] and trial["result"]["scores"]
+    assert trial["title"].startswith("Trial of ") and ok("adapter", "list", "--json").json == []
+    folder = Path(trial["result"]["folder"])
+    assert (folder / "adapter_model.safetensors").is_file() and (folder / "evidence" / "scores.jsonl").is_file()
+    assert str(folder) in ok("jobs", "show", trial["id"]).out
+
+    checkpoint = tmp_path / "checkpoint-3"
+    shutil.copytree(folder, checkpoint)
+    (checkpoint / "optimizer.pt").write_bytes(b"a pickle that nobody opens")
+    done = ok(*train, "--resume_from_checkpoint", checkpoint)
+    assert "Only weights are taken from resume_from_checkpoint" in done.err and "Published the adapter letters@1" in done.out
+    held = ok(*train, "--resume_from_checkpoint", checkpoint, "--detach", "--no-publish")
+    assert held.out.strip()
 
 
 def test_demo_shows_what_was_learned(pico: str) -> None:

@@ -81,6 +81,17 @@ def test_raw_pairs_learn_both_parts_when_asked(plan: Any) -> None:
     assert not both.problems and both.lengths["supervised"] == both.lengths["tokens"] - both.lengths["rows"]
 
 
+def test_a_checkpoint_that_cannot_be_begun_with_blocks(plan: Any, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-9").mkdir()
+    found = plan(chats(), resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
+    assert found.problems[0].startswith("resume_from_checkpoint: ") and "adapter_model.safetensors" in found.problems[0]
+    (tmp_path / "checkpoint-9" / "adapter_model.safetensors").write_bytes(b"")
+    (tmp_path / "checkpoint-9" / "adapter_config.json").write_text('{"r": 8, "lora_alpha": 32}')
+    found = Workbench().plan({**found.recipe.model_dump(), "lora_r": 16})
+    assert found.problems == ["resume_from_checkpoint: r is 8 there and 16 here; the adapter has to keep its shape and scale."]
+    assert "Only weights are taken" in found.warnings[-1]
+
+
 def test_a_logger_and_a_module_that_are_not_there_block(plan: Any) -> None:
     found = plan(chats(), report_to=["mlflow"], lora_target_modules=["q_proj", "mlp.q_proj", "wqkv", "embed_tokens"])
     assert [text.partition(";")[0] for text in found.problems] == [

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from workbench.errors import JobError, MissingDependency, TrainingError
+from workbench.errors import IntegrityError, JobError, MissingDependency, TrainingError
 from workbench.hf import checkpoints, preflight
 from workbench.hf.load import load_adapter, load_base, load_tokenizer
 from workbench.hf.packed import trim
@@ -65,7 +65,7 @@ def run(pico_base: Path, tmp_path: Path) -> Iterator[Callable[..., TrainResult]]
         nonlocal count
         count += 1
         lines.clear()
-        keys = ("earlier", "stopping")
+        keys = ("earlier", "start", "stopping")
         options = {key: given.pop(key) for key in keys if key in given}
         place = out or tmp_path / f"run-{count}"
         return train(recipe(**given), base or pico_base, rows or chats(), place, report=lines.append, **options)
@@ -143,6 +143,38 @@ def test_all_weights_learn_with_sft_and_keep_the_bases_dtype(run: Any, tmp_path:
     config, was = (json.loads((folder / "config.json").read_text()) for folder in (result.folder, base))
     assert {k: v for k, v in config.items() if was.get(k) != v} == {}
     load_base(result.folder, dtype=torch.bfloat16)
+
+
+def test_weights_that_learned_less_than_bfloat16_can_tell_are_saved_in_float32(run: Any, tmp_path: Path) -> None:
+    from tests.pico import make_pico_base
+
+    base = make_pico_base(tmp_path / "half", dtype="bfloat16")
+    little = {"base": base, "method": "sft", "learning_rate": 2e-6, "max_steps": 4, "eval_rows": 0}
+    result = run(**little)
+    state, before = load_file(result.folder / "model.safetensors"), load_file(base / "model.safetensors")
+    moved = [float((state[name] != before[name].float()).float().mean()) for name in state]
+    assert min(moved) > 0.5, "what was learned is in what is saved"
+    assert json.loads((result.folder / "config.json").read_text())["dtype"] == "float32" == result.report["saved_dtype"]
+    assert "so the weights are saved in float32" in result.report["notes"][-1] and result.report["rounded_away"] == 0
+
+    told = run(**little, dtype="bfloat16")
+    state = load_file(told.folder / "model.safetensors")
+    assert {t.dtype for t in state.values()} == {torch.bfloat16} and told.report["rounded_away"] > 0.05
+
+
+def test_training_begins_with_the_weights_of_a_checkpoint(run: Any, tmp_path: Path) -> None:
+    first = run(max_steps=12, learning_rate=3e-2)
+    fresh = losses(run)[1]
+    run(max_steps=1, start=first.folder)
+    assert losses(run)[1] < fresh - 0.3
+    with pytest.raises(IntegrityError, match="not of this base and recipe: .* weights are missing, surplus or of another shape"):
+        run(lora_r=4, start=first.folder)
+    whole = run(method="sft", learning_rate=3e-3, max_steps=12)
+    run(method="sft", max_steps=1, start=whole.folder)
+    assert losses(run)[1] < fresh - 0.3
+    (whole.folder / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        run(method="sft", max_steps=1, start=whole.folder)
 
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])

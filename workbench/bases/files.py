@@ -6,13 +6,15 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from workbench.bases.tensors import weight_files
 from workbench.errors import IntegrityError, SourceError
+from workbench.foreign import GIB, Limits
 
-__all__ = ["ALLOWED", "check_folder", "copy_base", "place", "read_json", "remote_code_allowed", "wanted"]
+__all__ = ["ALLOWED", "check_folder", "copy_base", "leave_code_behind", "only_gguf", "place", "read_json", "wanted"]
 
 ALLOWED = frozenset({
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -47,24 +49,40 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def check_folder(folder: Path, *, allow_code: bool = False) -> None:
+def check_folder(folder: Path) -> None:
     """Refuse a folder that is no base. Raises `IntegrityError` (broken) or `SourceError` (not usable as it is)."""
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             raise SourceError(f"{folder.name} holds an adapter, not a base.", hint="Import it with: workbench adapter import PATH")
+        if files := sorted(folder.glob("*.gguf")):
+            raise only_gguf(folder.name, [file.name for file in files])
         raise IntegrityError(f"{folder.name} has no config.json.", hint="A base is a folder with config.json, safetensors and a tokenizer.")
     config = read_json(folder / "config.json")
     model_type = config.get("model_type")
     names = [model_type, *(config.get("architectures") or [])]
     if not all(isinstance(name, str) and _WORD.fullmatch(name) for name in names):
         raise IntegrityError(f"config.json names no known kind of model: model_type and architectures are {names!r}.")
-    if not allow_code:
-        for name in _JSON:
-            _refuse_code(read_json(folder / name), name)
+    for name in _JSON:
+        _refuse_code(read_json(folder / name), name)
+    if config.get("is_encoder_decoder"):
+        raise SourceError(
+            f"{model_type} is an encoder-decoder: it answers a text that it has read whole. Here only models that continue a text are "
+            "trained, scored and checked.",
+            hint="Use a decoder of that size, such as a Qwen3, Gemma 3 or SmolLM model: workbench base catalogue",
+        )
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         looked = ", ".join(_TOKENIZERS[:3])
         raise IntegrityError(f"{folder.name} has no tokenizer (looked for {looked}).", hint="Put it beside the weights.")
     weight_files(folder)
+
+
+def only_gguf(where: str, files: list[str]) -> SourceError:
+    """What is said of a place that holds a model in llama.cpp's format and no other."""
+    return SourceError(
+        f"{where} holds the model as GGUF only ({', '.join(files[:3])}{', …' if len(files) > 3 else ''}).",
+        hint="Better use the repository with safetensors that they were made from; or download one of them and add it: "
+        "workbench base add NAME --source gguf:PATH",
+    )
 
 
 def _refuse_code(value: Any, where: str) -> None:
@@ -74,8 +92,7 @@ def _refuse_code(value: Any, where: str) -> None:
             if key in _CODE_KEYS and inner:
                 raise SourceError(
                     f"{where} asks to run code from the model's own repository ({key}). That is off.",
-                    hint="Use a version of the model that transformers knows without code of its own. The person who runs this "
-                    "workbench can allow one repository at one commit in the home's config.yaml (allow_remote_code).",
+                    hint="Use a version of the model that transformers knows without code of its own.",
                 )
             _refuse_code(inner, where)
     elif isinstance(value, list):
@@ -83,22 +100,37 @@ def _refuse_code(value: Any, where: str) -> None:
             _refuse_code(inner, where)
 
 
-def remote_code_allowed(source: dict[str, Any]) -> bool:
-    """True only if the home's config.yaml lists this very repository and commit under `allow_remote_code`."""
-    from workbench import paths
+def leave_code_behind(folder: Path, say: Callable[[str], None]) -> None:
+    """Take out of the configuration what asks for code of the model's own repository, where transformers knows the model without.
 
-    if source.get("kind") != "hub" or not source.get("commit") or not paths.config_file().is_file():
-        return False
-    import yaml
+    Many repositories name their first, own code although the family has long been part of transformers. Nothing of it is run, here
+    or by anyone who loads what is written from this base. Raises `SourceError` where transformers has no code for it.
+    """
+    asking = [name for name in _JSON if read_json(folder / name).get("auto_map")]
+    if not asking:
+        return
+    kind = read_json(folder / "config.json").get("model_type")
+    if not (folder / "tokenizer.json").is_file() or not _KNOWS.run(_known, str(kind)):
+        raise SourceError(
+            f"{asking[0]} asks to run code from the model's own repository (auto_map), and transformers does not know "
+            f"{kind} and its tokenizer without. Such code is never run here.",
+            hint="Look for a copy converted to a family that transformers knows, or choose another base: workbench base catalogue",
+        )
+    say(f"The repository's own code stays behind: transformers knows {kind} without.")
+    for name in asking:
+        data = read_json(folder / name)
+        del data["auto_map"]
+        (folder / name).unlink()  # it may be a link into the hub's cache
+        (folder / name).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    try:
-        config = yaml.safe_load(paths.config_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
-    allowed = config.get("allow_remote_code") if isinstance(config, dict) else None
-    if not isinstance(allowed, list):
-        return False
-    return any(isinstance(a, dict) and a.get("repo") == source.get("repo") and a.get("commit") == source["commit"] for a in allowed)
+
+def _known(model_type: str) -> bool:
+    from workbench.hf.layout import known
+
+    return known(model_type)
+
+
+_KNOWS = Limits("config.json", memory=4 * GIB, seconds=120, preload=("workbench.hf.layout",), error=IntegrityError)
 
 
 def copy_base(folder: Path, into: Path, *, link: bool = False) -> None:

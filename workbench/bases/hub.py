@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import paths
-from workbench.bases.files import copy_base, place, remote_code_allowed, wanted
+from workbench.bases.files import copy_base, only_gguf, place, wanted
 from workbench.bases.lock import sha256_file
 from workbench.bases.sources import Unreachable
 from workbench.bases.tensors import shard_names
@@ -50,15 +50,21 @@ def fetch_hub(repo: str, revision: str, into: Path, say: Callable[[str], None]) 
     card = getattr(info, "card_data", None)
     if card is not None and card.get("license"):
         record["license"] = str(card.get("license_name") or card["license"])
-    _download(repo, str(info.sha), info.siblings or [], into, say, code=remote_code_allowed(record))
+    _download(repo, str(info.sha), info.siblings or [], into, say)
     return record
 
 
-def _download(repo: str, commit: str, siblings: list[Any], into: Path, say: Callable[[str], None], *, code: bool) -> None:
+def _download(repo: str, commit: str, siblings: list[Any], into: Path, say: Callable[[str], None]) -> None:
     """Fetch into the hub's own cache, where an interrupted download goes on next time, and link the files from there."""
-    files = {s.rfilename: s for s in siblings if "/" not in s.rfilename and (wanted(s.rfilename) or (code and s.rfilename.endswith(".py")))}
+    there = {s.rfilename: s for s in siblings if "/" not in s.rfilename}
+    files = {name: sibling for name, sibling in there.items() if wanted(name)}
     weights = [name for name in files if name.endswith(".safetensors")]
     if not weights:
+        if "adapter_config.json" in there:
+            hint = "Download it and import it: workbench adapter import FOLDER"
+            raise SourceError(f"{repo} holds an adapter, not a base.", hint=hint)
+        if gguf := sorted(name for name in there if name.endswith(".gguf")):
+            raise only_gguf(repo, gguf)
         raise SourceError(
             f"{repo} has no safetensors weights at {commit[:12]}.", hint="Pickled weights are never loaded; look for a converted copy."
         )

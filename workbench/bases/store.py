@@ -282,10 +282,11 @@ class Bases:
         self, stage: Path, ref: BaseRef, record: dict[str, Any], before: BaseRef | None, licence: str | None, say: Callable[[str], None]
     ) -> Base:
         """Check, lock and move a staged folder into place."""
-        from workbench.bases.files import check_folder, remote_code_allowed
+        from workbench.bases.files import check_folder, leave_code_behind
         from workbench.bases.lock import write_lock
 
-        check_folder(stage, allow_code=remote_code_allowed(record))
+        leave_code_behind(stage, say)
+        check_folder(stage)
         lock = write_lock(stage, record, on_progress=say)
         added = datetime.now(UTC)
         base = Base(ref, self._folder(ref), lock.sha256, lock.parameters, lock.dtype, licence or "unknown", record, before, added)

@@ -62,6 +62,9 @@ def print_result(job: Job) -> None:
         say(f"Published the base {base}{took}.")
         _say_headline(result)
         say(f"Look at it: workbench base show {base}    Train on it: workbench train --base {base} --dataset …")
+    elif folder := result.get("folder"):
+        say(f"The trial is done{took}; nothing was published. Its result lies in {folder}.")
+        _say_headline(result)
     else:
         say(f"Job {job.id} {job.state.value}{took}.")
 

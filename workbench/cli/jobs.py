@@ -136,7 +136,7 @@ def _steps(job: Job) -> str:
 
 def _result(job: Job) -> list[tuple[str, str]]:
     result = job.result or {}
-    return [(key, result[key]) for key in ("adapter", "base", "out") if isinstance(result.get(key), str)]
+    return [(key, result[key]) for key in ("adapter", "base", "folder", "out") if isinstance(result.get(key), str)]
 
 
 def _next_step(job: Job) -> str:

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers.pytorch_utils import Conv1D
 
-from workbench.errors import TrainingError
+from workbench.errors import IntegrityError, TrainingError
 from workbench.hf.packed import Row, pack, pad, scored, split, trim
 from workbench.hf.proof import Proof, prove
 from workbench.hf.render import IGNORED, end_of_turn_id
 from workbench.hf.rope import length_kind
 
-__all__ = ["Footprint", "check_change", "check_fit", "check_targets", "learned_log_probs", "probe", "stop_at_end_of_turn", "supervised"]
+__all__ = [
+    "Footprint",
+    "check_change",
+    "check_fit",
+    "check_targets",
+    "learned_log_probs",
+    "load_start",
+    "probe",
+    "stop_at_end_of_turn",
+    "supervised",
+]
 
 
 @dataclass(frozen=True)
@@ -45,18 +60,43 @@ def stop_at_end_of_turn(model: Any, tokenizer: Any, *, chat: bool) -> list[str]:
     return [f"The base's generation_config.json does not stop at {name}; generation_config.json beside the result does."]
 
 
-def check_targets(model: Any, targets: Sequence[str]) -> None:
-    """Each of `targets` must name a linear module of the model; raises `TrainingError` with those there are."""
-    if tuple(targets) == ("all-linear",):
-        return
+def check_targets(model: Any, targets: Sequence[str], parameters: Sequence[str] = ()) -> None:
+    """Each of `targets` must name a linear module of the model and each of `parameters` one of its parameters; raises
+    `TrainingError` with those there are."""
     head = model.get_output_embeddings()
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head]
-    unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in linear)]
-    if unknown:
-        raise TrainingError(
-            f"lora_target_modules: this base has no {' and no '.join(unknown)}.",
-            hint=f"It has: {', '.join(sorted({name.rpartition('.')[2] for name in linear}))}; all-linear takes them all.",
+    linear = [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head]
+    held = [name for name, parameter in model.named_parameters() if parameter.ndim == 3 or name.endswith("gate.weight")]
+    for key, wanted, have in (("lora_target_modules", targets, linear), ("target_parameters", parameters, held)):
+        unknown = [name for name in wanted if name != "all-linear" and not any(f".{one}".endswith(f".{name}") for one in have)]
+        if unknown:
+            parts = 1 if key == "lora_target_modules" else 2
+            short = ", ".join(sorted({".".join(name.split(".")[-parts:]) for name in have}))
+            raise TrainingError(
+                f"{key}: this base has no {' and no '.join(unknown)}.",
+                hint=f"It has: {short}; all-linear takes them all." if parts == 1 else f"It has: {short or 'none'}.",
+            )
+
+
+def load_start(model: Any, weights: Path) -> None:
+    """Put the weights of `weights`.safetensors into what is trained; raises `IntegrityError` unless every one has its place."""
+    try:
+        state = load_file(weights.with_suffix(".safetensors"))
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(f"The checkpoint to begin with cannot be read: {error}") from None
+    whole = not hasattr(model, "peft_config")
+    wanted = model.state_dict() if whole else get_peft_model_state_dict(model, save_embedding_layers=False)
+    tied = {key for key in model.all_tied_weights_keys if key not in state} if whole else set()  # saved once
+    wrong = sorted((wanted.keys() - tied) ^ state.keys())
+    wrong += sorted(key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape)
+    if wrong:
+        raise IntegrityError(
+            f"The checkpoint to begin with is not of this base and recipe: {len(wrong)} weights are missing, surplus or of another shape: "
+            f"{', '.join(wrong[:4])}{', …' if len(wrong) > 4 else ''}."
         )
+    if whole:
+        model.load_state_dict(state, strict=False)
+    else:
+        set_peft_model_state_dict(model, state)
 
 
 def check_fit(model: Any, rows: Sequence[Row]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from workbench.bases.files import read_json
+from workbench.bases.layout import Layout
 from workbench.bases.lock import Lock
 from workbench.bases.tensors import read_header
 from workbench.errors import IntegrityError
@@ -34,7 +35,7 @@ class Adapted:
     """The modules an adapter changes, by the base's own names."""
 
     config: dict[str, Any]
-    adds: dict[str, Shape]  # module -> (out, in) that its LoRA product has, as the base stores that weight
+    adds: dict[str, Shape]  # module -> (out, in) that its LoRA product has, as the base stores that weight; of one expert
     other: frozenset[str] = frozenset()  # modules changed by another method than LoRA, whose shapes are not known here
     full: dict[str, Shape] = field(default_factory=dict)  # tensors saved whole: name -> shape
     tokens: dict[str, Shape] = field(default_factory=dict)  # module -> (rows, width) of embedding rows trained one by one
@@ -44,6 +45,11 @@ class Adapted:
     def kind(self) -> str:
         """peft_type, such as "LORA"."""
         return str(self.config.get("peft_type") or "LORA").upper()
+
+    @property
+    def experts(self) -> list[str]:
+        """PEFT's `target_parameters`."""
+        return [str(name) for name in self.config.get("target_parameters") or []]
 
     @property
     def modules(self) -> list[str]:
@@ -100,22 +106,23 @@ def _product(module: str, shapes: dict[str, Shape], turned: bool) -> Shape:
     return (a[1], b[0]) if turned or "embedding" in shapes else (b[0], a[1])
 
 
-def base_shapes(lock: Lock, modules: Iterable[str]) -> dict[str, Shape | None]:
-    """Shape of each module's weight in a base: () where it is there in a packed form, None where it is not.
+def base_shapes(lock: Lock, modules: Mapping[str, Shape | None], experts: Sequence[str] = ()) -> dict[str, Shape | None]:
+    """Shape of the matrix of each module in a base: () where it is there in a packed form, None where it is not.
 
-    Some families store their weights without the first part of the path, and a tied output layer is stored as the embedding.
+    `modules` may say which shape is expected: it decides nothing, but which way round a matrix stands is told in its terms.
+    `experts` are an adapter's `target_parameters`; the shape of theirs is that of one expert.
     """
-    packed = {name.rpartition(".")[0] for name in lock.tensors}
-    embedding = next((tensor.shape for name, tensor in lock.tensors.items() if name.endswith(_EMBEDDINGS)), None)
+    packed, layout = {name.rpartition(".")[0] for name in lock.tensors}, Layout(lock)
+    targeted = layout.targeted(experts) if experts else {}
     found: dict[str, Shape | None] = {}
-    for module in modules:
-        found[module] = embedding if module.rpartition(".")[2] in _OUTPUTS else None
-        for path in (module.partition(".")[2], module):
-            tensor = lock.tensors.get(f"{path}.weight")
-            if tensor is not None:
-                found[module] = tensor.shape if "float" in tensor.dtype else ()
-            elif path in packed:
-                found[module] = ()
+    for module, added in modules.items():
+        parameter = targeted.get(module) or layout.weight(module, like=added)
+        if parameter is None:
+            found[module] = () if module in packed else None
+        elif any("float" not in lock.tensors[name].dtype for name in parameter.tensors):
+            found[module] = ()
+        else:
+            found[module] = parameter.added if parameter.added == added else parameter.shape
     return found
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from workbench.bases.layout import Layout, Part
+
 __all__ = ["Factors", "Module", "modules"]
 
 _PREFIX = "base_model.model."
@@ -51,11 +53,13 @@ class Module:
     first: TensorInfo  # lora_A (r, in)
     second: TensorInfo  # lora_B (out, r)
     transposed: bool  # W is stored as (in, out): Conv1D and embeddings
+    part: Part | None = None  # of an expert's matrix; lora_A is then (experts * r, in), lora_B (out, r * experts)
+    experts: int = 1
 
     @property
     def weight(self) -> str:
         """The tensor of the base it adds to."""
-        return f"{self.name}.weight"
+        return self.part.tensor if self.part else f"{self.name}.weight"
 
     @property
     def group(self) -> str:
@@ -70,7 +74,7 @@ class Module:
     @property
     def shape(self) -> tuple[int, int]:
         """Of the base's tensor."""
-        sizes = self.second.shape[0], self.first.shape[1]
+        sizes = self.part.end - self.part.start if self.part else self.second.shape[0], self.first.shape[1]
         return sizes[::-1] if self.transposed else sizes
 
     def read(self) -> Factors:
@@ -81,15 +85,23 @@ class Module:
         for info, values in ((self.first, a), (self.second, b)):
             if not np.isfinite(values).all():
                 raise IntegrityError(f"Tensor {info.name} of {info.file.name} holds values that are not finite.", hint="Train it again.")
+        if self.part:
+            a = a.reshape(self.experts, -1, a.shape[1])[self.part.expert]
+            b = b.reshape(len(b), -1, self.experts)[self.part.start : self.part.end, :, self.part.expert]
         left, right = (a.T, b.T) if self.transposed else (b, a)
         left = np.ascontiguousarray(left * np.float32(self.scale))
         left_basis, right_basis = _basis(left), _basis(right.T)
         return Factors(left, right, left_basis, right_basis, left_basis.T @ left, product_norm(right, left))
 
 
-def modules(adapter: Path) -> list[Module]:
-    """Every module that a PEFT folder adapts, in the order of its file. Raises `IntegrityError` for none, or one with half its factors."""
+def modules(adapter: Path, layout: Layout | None = None) -> list[Module]:
+    """Every module that a PEFT folder adapts, in the order of its file. Raises `IntegrityError` for none, or one with half its factors.
+
+    With the layout of its base the experts of `target_parameters` are taken apart into the tensors they are made of; those that are
+    one tensor on disk are left out.
+    """
     tensors, config = adapter_tensors(adapter), read_json(adapter / ADAPTER_CONFIG)
+    experts = layout.targeted(config.get("target_parameters") or []) if layout else {}
     found = []
     for key, info in tensors.items():
         ending = next((e for e in _PAIRS if key.endswith(e)), None)
@@ -99,9 +111,18 @@ def modules(adapter: Path) -> list[Module]:
         second = tensors.get(key.removesuffix(ending) + _PAIRS[ending])
         if second is None or len(info.shape) != 2 or len(second.shape) != 2 or info.shape[0] != second.shape[1]:
             raise IntegrityError(f"The LoRA factors of {name} do not multiply.", hint="Save the adapter again with PEFT's save_pretrained.")
+        parameter = experts.get(name)
+        if layout and parameter and parameter.experts > 1:
+            scale = _scale(config, parameter.name, info.shape[0] // parameter.experts)
+            found += [
+                Module(part.tensor.removesuffix(".weight"), scale, info, second, False, part, parameter.experts)
+                for part in layout.parts(parameter)
+            ]
+            continue
         transposed = bool(config.get("fan_in_fan_out")) or ending == ".lora_embedding_A"
-        found.append(Module(name, _scale(config, name, info.shape[0]), info, second, transposed))
-    if not found:
+        known = layout.parameters.get(f"{name}.weight") if layout else None
+        found.append(Module(name, _scale(config, name, info.shape[0]), info, second, transposed or bool(known and known.turned)))
+    if not found and not experts:
         raise IntegrityError(f"{adapter.name} holds no LoRA factors.", hint="Only LoRA adapters can be compared with what a base did.")
     return found
 

@@ -49,7 +49,7 @@ def _full(adapted: Adapted, new: Lock) -> list[Finding]:
         text = f"The adapter replaces {len(biases)} biases of the base by its own."
         findings.append(found("biases_saved", text, details={"tensors": biases}))
     if weights:
-        there = base_shapes(new, [name.removesuffix(".weight") for name in weights])
+        there = base_shapes(new, {name.removesuffix(".weight"): shape for name, shape in weights.items()})
         wrong: dict[str, tuple[Shape, Shape | None]] = {}
         for name, shape in weights.items():
             now = there[name.removesuffix(".weight")] if name.endswith(".weight") else None
@@ -72,7 +72,7 @@ def _tokens(adapted: Adapted, new: Lock) -> list[Finding]:
         return []
     given = adapted.config.get("trainable_token_indices") or adapted.config.get("token_indices") or []
     ids = [n for part in (given.values() if isinstance(given, dict) else [given]) for n in part if isinstance(n, int)]
-    there = base_shapes(new, adapted.tokens)
+    there = base_shapes(new, dict.fromkeys(adapted.tokens))
     problems = []
     for module, shape in adapted.tokens.items():
         now = there[module]

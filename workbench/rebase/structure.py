@@ -129,7 +129,7 @@ def _source(lock: Lock) -> str:
 
 def _modules(adapted: Adapted, new: Lock) -> list[Finding]:
     """All modules that are missing, in one finding; all that have another shape, in another."""
-    shapes = base_shapes(new, [*adapted.adds, *adapted.other])
+    shapes = base_shapes(new, {**dict.fromkeys(adapted.other), **adapted.adds}, adapted.experts)
     missing = sorted(module for module, shape in shapes.items() if shape is None)
     wrong: dict[str, tuple[Shape, Shape]] = {}
     for module, added in adapted.adds.items():

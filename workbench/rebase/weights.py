@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 from workbench.bases.diff import group_of
+from workbench.bases.layout import Layout
 from workbench.bases.lock import Lock
 from workbench.bases.stream import distance, in_file_order
 from workbench.bases.tensors import FLOAT_DTYPES, TensorInfo, folder_tensors
@@ -39,6 +41,10 @@ _WORDS = {
 }
 
 
+_EXPERTS = "the adapter changes experts that are one tensor on disk: how far they moved was not looked at"
+T = TypeVar("T")
+
+
 @dataclass
 class _Found:
     """What the pass over the weights gathered."""
@@ -57,16 +63,24 @@ def measure(
     """
     started = time.perf_counter()
     say = report or (lambda text: None)
-    adapted = modules(adapter)
+    adapted, names = modules(adapter), _as_they_are
+    if home.tensors.keys() != new.tensors.keys() or not all(_fits(module, home, new) for module in adapted):
+        # stored under other names than those in memory, which adapters use
+        layouts = {id(lock): Layout(lock) for lock in (home, new)}
+        adapted, names = modules(adapter, layouts[id(home)]), lambda tensors, lock: layouts[id(lock)].named(tensors)
+    stored = home, new
+    home, new = (dataclasses.replace(lock, tensors=names(lock.tensors, lock)) for lock in stored)
     moved = [
         n for n, t in home.tensors.items() if n in new.tensors and (t.sha256, t.dtype) != (new.tensors[n].sha256, new.tensors[n].dtype)
     ]
+    if not adapted:
+        return _finish(dataclasses.replace(_other_shape(exact=False), change="unknown", sentence=_EXPERTS), started)
     if not all(_fits(module, home, new) for module in adapted):
         return _finish(_other_shape(exact=home_folder is not None), started)
     if home_folder is None:
         found, kind, relatives = _estimate(adapted, home, new), _kind_from_locks(home, new, moved), None
     else:
-        first, second = folder_tensors(home_folder), folder_tensors(new_folder)
+        first, second = names(folder_tensors(home_folder), stored[0]), names(folder_tensors(new_folder), stored[1])
         found = _read(adapted, home, moved, first, second, say)
         kind, relatives = "identical", None
         if moved or home.tensors.keys() != new.tensors.keys():
@@ -74,6 +88,10 @@ def measure(
             relatives = _relatives(home_folder, new_folder, home.weights_sha256, new.weights_sha256)
             kind = _kind(relatives, first, second, [n for n in in_file_order(moved, first) if _same_shape(n, home, new)], found)
     return _finish(_record(kind, home_folder is not None, relatives, adapted, found), started)
+
+
+def _as_they_are(tensors: dict[str, T], lock: Lock) -> dict[str, T]:
+    return tensors
 
 
 @lru_cache(maxsize=8)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.bases.layout import Layout, Parameter
 from workbench.bases.tensors import TensorInfo, floats, raw_pieces, read_header
 from workbench.errors import ImportRefused, IntegrityError
 from workbench.registry.peft_config import endings
@@ -25,7 +26,7 @@ MAX_TENSORS = 100_000
 _PREFIX = "base_model.model."
 _KINDS = ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "lora_embedding_B", "token_adapter.trainable_tokens_delta")
 _LORA = re.compile(rf"(?P<module>.+?)\.(?P<kind>{'|'.join(re.escape(k) for k in _KINDS)}|lora_magnitude_vector)(?P<tail>\.weight)?")
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+Shape = tuple[int, ...]
 _PIECE = 1_000_000  # values looked at together
 
 
@@ -81,24 +82,33 @@ def read_weights(file: Path) -> dict[str, TensorInfo]:
 
 def fit(tensors: Mapping[str, TensorInfo], declared: Declared, lock: Lock) -> Fit:
     """Compare names and shapes with what the configuration declares and with the base's lock. Never raises: see `problems`."""
-    shapes = {name: tensor.shape for name, tensor in lock.tensors.items()}
+    layout = Layout(lock)
     modules, full, problems = _sort(tensors, declared)
     quantized = lock.quantization is not None
+    targeted = layout.targeted(declared.target_parameters) if declared.target_parameters else {}
     for path, module in modules.items():
-        base = _base_shape(shapes, path)
+        expert = targeted.get(path)
+        base = expert or layout.weight(path, like=_as_stored(module.parts, declared))
         if base is None and not quantized:
             problems.append(f"{path}: the base has no such module")
-        elif problem := _misfit(module.parts, base if not quantized else None, declared, path):
+        elif problem := _misfit(module.parts, base, declared, expert.name if expert else path, quantized=quantized and not expert):
             problems.append(f"{path}: {problem}")
     for name, shape in full.items():
-        wanted = shapes.get(name) or (_base_shape(shapes, name.removesuffix(".weight")) if name.endswith(".weight") else None)
-        if shape != wanted:
-            problems.append(f"{name} is {_size(shape)}, the base has {_size(wanted) if wanted else 'no such tensor'}")
-    lora = sorted(path for path, module in modules.items() if "token_adapter.trainable_tokens_delta" not in module.parts)
+        stored = lock.tensors.get(layout.stored(name))
+        if stored is None or shape != stored.shape:
+            problems.append(f"{name} is {_size(shape)}, the base has {_size(stored.shape) if stored else 'no such tensor'}")
+    lora = {path for path, module in modules.items() if "token_adapter.trainable_tokens_delta" not in module.parts}
     if not lora and not problems:
         problems.append("there is no lora_A and lora_B in it")
-    problems += _coverage(set(lora), set(full), declared, shapes)
-    return Fit(problems, lora, _shortest(lora, shapes))
+    reached = {name for name in declared.target_parameters or [] if any(name in endings(p.name) for p in targeted.values())}
+    if nowhere := sorted(set(declared.target_parameters or []) - reached):
+        problems.append(f"target_parameters names what the base does not have: {_some(nowhere)}")
+    left = [parameter.name for path, parameter in targeted.items() if path not in lora]
+    if left:
+        problems.append(f"target_parameters names parameters that have no weights here: {_some(left)}")
+    problems += _coverage(lora - targeted.keys(), set(full), declared, layout)
+    named = sorted(lora - targeted.keys())
+    return Fit(problems, sorted(lora), _shortest(named, layout))
 
 
 def values(tensors: Mapping[str, TensorInfo]) -> Values:
@@ -142,20 +152,22 @@ def _sort(tensors: Mapping[str, TensorInfo], declared: Declared) -> tuple[dict[s
     return modules, full, problems
 
 
-def _misfit(parts: dict[str, tuple[int, ...]], base: tuple[int, ...] | None, declared: Declared, path: str) -> str | None:
-    """What is wrong with one module's weights; None when they fit. `base` is the shape of the weight they add to."""
+def _misfit(parts: dict[str, Shape], base: Parameter | None, declared: Declared, key: str, *, quantized: bool) -> str | None:
+    """What is wrong with one module's weights; None when they fit. `base` is what they add to (the shape of a quantised one says
+    nothing), `key` what PEFT looks up in rank_pattern."""
     if "token_adapter.trainable_tokens_delta" in parts:
-        return _misfit_tokens(parts, base, declared, path)
+        return _misfit_tokens(parts, None if quantized or base is None else base.shape, declared, key)
     embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
     names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
     if not set(names) <= parts.keys():
         return f"{names[0]} and {names[1]} come in pairs, found {', '.join(sorted(parts))}"
     a, b = parts[names[0]], parts[names[1]]
-    rank = declared.rank_of(path)
+    experts = base.experts if base else 1
+    rank = declared.rank_of(key) * experts
     if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
         return f"{_size(a)} and {_size(b)} do not multiply"
     if a[0] != rank:
-        return f"its rank is {a[0]}, adapter_config.json says {rank}"
+        return f"its rank is {a[0]}, adapter_config.json says {rank}" + (f" for {experts} experts" if experts > 1 else "")
     if declared.use_dora != ("lora_magnitude_vector" in parts):
         return "it has a magnitude vector but use_dora is off" if not declared.use_dora else "use_dora is on but it has no magnitude vector"
     if declared.lora_bias != ("lora_B.bias" in parts):
@@ -165,10 +177,18 @@ def _misfit(parts: dict[str, tuple[int, ...]], base: tuple[int, ...] | None, dec
         return "its vectors are no vectors"
     if any(part in parts and _elements(parts[part]) != b[0] for part in ("lora_magnitude_vector", "lora_B.bias")):
         return f"its vectors should have {b[0]:,} numbers"
-    if base is None:
+    if base is None or quantized:
         return None
-    wanted = base[::-1] if declared.fan_in_fan_out or embedding else base
-    return None if added == wanted else f"it adds {_size(added)}, the base has {_size(wanted)}"
+    fits = added == base.added or _as_stored(parts, declared) == base.shape
+    return None if fits else f"it adds {_size(added)}, the base has {_size(base.added)}"
+
+
+def _as_stored(parts: Mapping[str, Shape], declared: Declared) -> Shape | None:
+    """Shape of the matrix that the pair of factors adds to, as the configuration says it is stored."""
+    a = parts.get("lora_A.weight") or parts.get("lora_embedding_A") or ()
+    b = parts.get("lora_B.weight") or parts.get("lora_embedding_B") or ()
+    turned = declared.fan_in_fan_out or "lora_embedding_A" in parts
+    return ((a[1], b[0]) if turned else (b[0], a[1])) if len(a) == len(b) == 2 else None
 
 
 def _misfit_tokens(parts: dict[str, tuple[int, ...]], base: tuple[int, ...] | None, declared: Declared, path: str) -> str | None:
@@ -186,7 +206,7 @@ def _misfit_tokens(parts: dict[str, tuple[int, ...]], base: tuple[int, ...] | No
     return None
 
 
-def _coverage(lora: set[str], full: set[str], declared: Declared, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+def _coverage(lora: set[str], full: set[str], declared: Declared, layout: Layout) -> list[str]:
     """Modules that the configuration names and the weights lack, and the reverse. PEFT would pass over both in silence."""
     problems = []
     for module in declared.modules_to_save or []:
@@ -201,36 +221,25 @@ def _coverage(lora: set[str], full: set[str], declared: Declared, shapes: Mappin
         problems.append(f"there are weights for modules that target_modules does not name: {_some(extra)}")
     whole = not (declared.layers_to_transform or declared.exclude_modules)
     kept = set(declared.modules_to_save or [])
-    here = lora | {path.partition(".")[2] for path in lora}  # see _base_shape
-    expected = {path for path in _base_modules(shapes) if not named.isdisjoint(endings(path)) and kept.isdisjoint(endings(path))}
-    missing = sorted(expected - here)
+    missing = sorted(path for path in _meant(named, lora, layout) - lora if kept.isdisjoint(endings(path)))
     if whole and missing:
         problems.append(f"target_modules names modules that have no weights here: {_some(missing)}")
     return problems
 
 
-def _shortest(modules: list[str], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+def _shortest(modules: list[str], layout: Layout) -> list[str]:
     """Last names where they mean exactly `modules` on the base, else full paths. This replaces any pattern."""
-    base = _base_modules(shapes)
     last = {module.rpartition(".")[2] for module in modules}
-    meant = {path for path in base if path.rpartition(".")[2] in last}
-    return sorted(last) if meant == set(modules) else sorted(modules)
+    return sorted(last) if _meant(last, set(modules), layout) == set(modules) else sorted(modules)
 
 
-def _base_modules(shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
-    """Modules of the base with a matrix for a weight."""
-    return {name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2}
-
-
-def _base_shape(shapes: Mapping[str, tuple[int, ...]], path: str) -> tuple[int, ...] | None:
-    """Shape of the weight of module `path`. Some families store their weights without the first part of the path
-    (transformer.h.0… as h.0…), and a tied output layer is stored as the embedding."""
-    for name in (f"{path}.weight", f"{path.partition('.')[2]}.weight"):
-        if name in shapes:
-            return shapes[name]
-    if path.rpartition(".")[2] in {"lm_head", "embed_out"}:
-        return next((shape for name, shape in shapes.items() if name.endswith(_EMBEDDINGS)), None)
-    return None
+def _meant(names: set[str], wanted: set[str], layout: Layout) -> set[str]:
+    """Modules of the base that `names` mean. Only where the stored names do not mean `wanted` is transformers asked for its own."""
+    for known in (layout.stored_modules, layout.modules):
+        meant = {path for path in known() if not names.isdisjoint(endings(path))}
+        if meant == wanted:
+            break
+    return meant
 
 
 def _elements(shape: Iterable[int]) -> int:

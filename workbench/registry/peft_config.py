@@ -8,6 +8,7 @@ names are names, and the file that is published holds only keys written by us (`
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
@@ -28,6 +29,8 @@ Rank = Annotated[int, Field(ge=1, le=4096)]
 Alpha = Annotated[float, Field(gt=0, le=1_000_000)]
 Index = Annotated[int, Field(ge=0, lt=100_000_000)]
 
+# How PEFT itself writes "wherever it stands" before the name of fused experts (`_convert_peft_config_moe`).
+_ANYWHERE = re.compile(r"\.\*\\\.(\w+)", re.ASCII)
 # Initialisations that also change the frozen base, so that the saved factors mean nothing on the base itself.
 _COUPLED = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -51,6 +54,7 @@ class Declared(BaseModel):
     rank_pattern: dict[Name, Rank] | None = None
     alpha_pattern: dict[Name, Alpha] | None = None
     modules_to_save: Annotated[list[Name], Field(max_length=64)] | None = None
+    target_parameters: Annotated[list[Name], Field(max_length=20_000)] | None = None
     trainable_token_indices: list[Index] | dict[Name, list[Index]] | None = None
     bias: Literal["none"] = "none"
 
@@ -78,7 +82,6 @@ class Declared(BaseModel):
 
     # must be off: kinds of LoRA whose weights mean something else
     layer_replication: None = None
-    target_parameters: Annotated[list[Any], Field(max_length=0)] | None = None
     alora_invocation_tokens: None = None
     arrow_config: None = None
     use_qalora: Literal[False] | None = None
@@ -88,9 +91,19 @@ class Declared(BaseModel):
     monteclora_config: None = None
 
     OFF: ClassVar[frozenset[str]] = frozenset(
-        "layer_replication target_parameters alora_invocation_tokens arrow_config use_qalora use_bdlora kasa_config velora_config "
-        "monteclora_config".split()
+        "layer_replication alora_invocation_tokens arrow_config use_qalora use_bdlora kasa_config velora_config monteclora_config".split()
     )
+
+    @field_validator("rank_pattern", "alpha_pattern", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        r"""`.*\.gate_up_proj` is the name gate_up_proj: PEFT allows any path before a key. Nothing else of a pattern is a name."""
+        if not isinstance(value, dict):
+            return value
+        plain = {found[1] if (found := _ANYWHERE.fullmatch(str(key))) else key: entry for key, entry in value.items()}
+        if len(plain) != len(value):
+            raise ValueError("two of its keys mean the same name")
+        return plain
 
     @field_validator("init_lora_weights")
     @classmethod
@@ -137,7 +150,9 @@ class Declared(BaseModel):
             "lora_alpha": _whole(self.lora_alpha),
             **{key: getattr(self, key) for key in ("r", "lora_dropout", "bias", "fan_in_fan_out", "use_rslora", "use_dora")},
         }
-        values |= {key: getattr(self, key) for key in ("modules_to_save", "trainable_token_indices") if getattr(self, key)}
+        values |= {
+            key: getattr(self, key) for key in ("modules_to_save", "target_parameters", "trainable_token_indices") if getattr(self, key)
+        }
         values |= {key: True for key in ("lora_bias", "ensure_weight_tying") if getattr(self, key)}
         return values
 
@@ -214,7 +229,7 @@ def _plain(error: Any, values: dict[str, Any]) -> str:
         return f"bias: {found} replaces biases of the base; only 'none' can be imported."
     if key == "task_type":
         return f"task_type: {found} is no language model that continues text (CAUSAL_LM)."
-    if key in {"target_modules", "rank_pattern", "alpha_pattern", "modules_to_save"} and "pattern" in error["type"]:
+    if key in {"target_modules", "rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters"} and "pattern" in error["type"]:
         return f"{key}: names only, no patterns (found {found})."
     return f"{key}: {error['msg'].removeprefix('Value error, ')} (found {found})."
 

@@ -213,7 +213,7 @@ def _ready(job: Job, t: Words) -> str:
         failed = [f"{ref}: {told}" for ref, told in (result.get("failed") or {}).items()]
         warning = panel("warn", bullet_list(failed), icon="warn") if failed else ""
         return panel("good", f"<strong>{esc(t('jobs.checked'))}</strong>", icon="ok", actions=seen) + warning
-    name = made or str(result.get("base") or result.get("out") or "")
+    name = made or str(result.get("base") or result.get("out") or result.get("folder") or "")
     return panel("good", f"<strong>{t.html('jobs.ready', name=name)}</strong> {esc(told)}", icon="ok", actions=actions)
 
 

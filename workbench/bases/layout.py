@@ -1,0 +1,167 @@
+"""Under which names and in which shapes a base lies in memory: what adapters name. Known here and nowhere else.
+
+The names in a checkpoint are often those in memory, and then nothing has to be asked. Where they are not, `hf.layout` builds the
+model without its weights in a child process, once per base: what it says is kept beside the home's other caches.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from workbench import paths
+from workbench.errors import IntegrityError
+from workbench.foreign import GIB, Limits
+
+if TYPE_CHECKING:
+    from workbench.bases.lock import Lock
+
+__all__ = ["Layout", "Parameter", "Part"]
+
+T = TypeVar("T")
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of the model in memory."""
+
+    name: str  # model.layers.0.mlp.experts.gate_up_proj
+    shape: Shape
+    turned: bool = False  # a product of LoRA factors (out, in) is added transposed: Conv1D, embeddings, experts as (in, out)
+    tensors: tuple[str, ...] = ()  # the tensors on disk that it is made of
+
+    @property
+    def experts(self) -> int:
+        """How many matrices stand in it, one behind the other."""
+        return self.shape[0] if len(self.shape) == 3 else 1
+
+    @property
+    def added(self) -> tuple[int, int]:
+        """(out, in) of the product of LoRA factors that is added to each of its matrices."""
+        rows, columns = self.shape[-2:]
+        return (columns, rows) if self.turned else (rows, columns)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor on disk of a parameter that holds all experts: rows `start` to `end` of the matrix of `expert`."""
+
+    tensor: str
+    expert: int
+    start: int
+    end: int
+
+
+class Layout:
+    """What adapters find on the base of `lock`."""
+
+    def __init__(self, lock: Lock) -> None:
+        self.lock = lock
+
+    def weight(self, module: str, *, like: Shape | None = None) -> Parameter | None:
+        """The matrix of the module at that path; None where the base has none there.
+
+        A matrix stored under the module's own name, in the shape `like` where one is given, is taken as it is stored. Any other
+        is looked up in memory, where it is also known which way round it stands.
+        """
+        name = f"{module}.weight"
+        stored = self.lock.tensors.get(name)
+        if stored is not None and len(stored.shape) == 2 and like in (None, stored.shape):
+            return Parameter(name, stored.shape, tensors=(name,))
+        found = self.parameters.get(name) or (Parameter(name, stored.shape, tensors=(name,)) if stored is not None else None)
+        return found if found is not None and len(found.shape) == 2 else None
+
+    def stored(self, name: str) -> str:
+        """The tensor on disk that the parameter `name` is, where it is one; else the name itself."""
+        if name in self.lock.tensors:
+            return name
+        found = self.parameters.get(name)
+        return found.tensors[0] if found is not None and len(found.tensors) == 1 else name
+
+    def named(self, tensors: Mapping[str, T]) -> dict[str, T]:
+        """What is known by names on disk, by those in memory. Tensors that only together make a parameter keep their names."""
+        whole = {p.tensors[0]: p.name for p in reversed(self.parameters.values()) if len(p.tensors) == 1}
+        return {whole.get(name, name): value for name, value in tensors.items()}
+
+    def parts(self, parameter: Parameter) -> list[Part]:
+        """The tensors that a parameter of experts is made of: its experts one by one, in each the matrices that stand below each
+        other in it. [] where they do not stand so, or are one tensor on disk."""
+        found: list[Part] = []
+        ends: dict[int, int] = {}
+        for name in sorted(parameter.tensors, key=lambda name: [int(n) if n.isdigit() else n for n in re.split(r"(\d+)", name)]):
+            expert, shape = re.findall(r"\.(\d+)\.", name)[-1:], self.lock.tensors[name].shape
+            if len(shape) != 2 or not expert or shape[1] != parameter.added[1]:
+                return []
+            start = ends.get(int(expert[0]), 0)
+            ends[int(expert[0])] = start + shape[0]
+            found.append(Part(name, int(expert[0]), start, start + shape[0]))
+        return found if ends == dict.fromkeys(range(parameter.experts), parameter.added[0]) and not parameter.turned else []
+
+    def targeted(self, names: Sequence[str]) -> dict[str, Parameter]:
+        """What PEFT's `target_parameters` adapts, by the path under which its factors stand.
+
+        PEFT wraps a module once for each of its parameters that a name means, in their order, so all but the last stand deeper,
+        each with one more `.base_layer` (`BaseTuner._inject_parameters`).
+        """
+        by_module: dict[str, list[Parameter]] = {}
+        for parameter in self.parameters.values():
+            if any(parameter.name == name or parameter.name.endswith(f".{name}") for name in names):
+                by_module.setdefault(parameter.name.rpartition(".")[0], []).append(parameter)
+        return {
+            module + ".base_layer" * (len(held) - 1 - place): parameter
+            for module, held in by_module.items()
+            for place, parameter in enumerate(held)
+        }
+
+    def modules(self) -> set[str]:
+        """Paths of the modules with a matrix for a weight; as they are stored, where transformers does not know the model."""
+        return _with_matrix(self.parameters) or self.stored_modules()
+
+    def stored_modules(self) -> set[str]:
+        """The same by the names of the checkpoint."""
+        return _with_matrix(self.lock.tensors)
+
+    @cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """Every parameter by its name in memory; {} for a model that transformers does not know."""
+        key = f"{self.lock.weights_sha256[:32]}-{self.lock.config_sha256[:16]}-{version('transformers')}"
+        file = paths.home() / "cache" / "layouts" / f"{key}.json"
+        if not file.is_file():
+            found = _CHILD.run(_lay_out, self.lock.config, sorted(self.lock.tensors))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial = file.with_suffix(f".{id(self)}.tmp")
+            partial.write_text(json.dumps(found), encoding="utf-8")
+            partial.replace(file)
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        return {r["name"]: Parameter(r["name"], self._shape(r), r["turned"], tuple(r["tensors"])) for r in rows}
+
+    def _shape(self, row: dict[str, Any]) -> Shape:
+        """Of what is one tensor on disk, the size it has there, whatever the configuration says."""
+        stored = self.lock.tensors[row["tensors"][0]].shape if len(row["tensors"]) == 1 else ()
+        return stored if len(stored) == len(row["shape"]) else tuple(row["shape"])
+
+
+def _with_matrix(tensors: Mapping[str, Any]) -> set[str]:
+    return {name.removesuffix(".weight") for name, one in tensors.items() if name.endswith(".weight") and len(one.shape) == 2}
+
+
+_CHILD = Limits(
+    "config.json",
+    memory=4 * GIB,
+    seconds=120,
+    preload=("workbench.hf.layout",),
+    error=IntegrityError,
+    hint="Look at it: no model of these sizes is known.",
+)
+
+
+def _lay_out(config: dict[str, Any], tensors: list[str]) -> list[dict[str, Any]]:
+    from workbench.hf.layout import lay_out
+
+    return lay_out(config, tensors) or []
