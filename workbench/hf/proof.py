@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from workbench.hf.packed import ATTENTION, Pack, Row, inputs_of, masks_for, pack, pad, trim
 from workbench.hf.rope import length_kind
@@ -44,7 +44,9 @@ def prove(model: Any, rows: Sequence[Row]) -> Proof:
     """Try `rows` packed on `model`, which is left with packed attention where that is right, else with its own."""
     began, own, training = time.perf_counter(), model.config._attn_implementation, model.training
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    decoder, few = plain.get_decoder(), _few(model, rows)
+    # the model without its head, under whatever name (Llama 4's `base_model` is itself)
+    decoder = next((module for module in plain.modules() if isinstance(module, PreTrainedModel) and module is not plain), plain)
+    few = _few(model, rows)
     with ExitStack() as stack:
         stack.callback(model.train, training)
         stack.enter_context(torch.no_grad())
