@@ -183,7 +183,8 @@ def scored(model: Any, batch: Pack | dict[str, Tensor], *, tiles: bool = False, 
     learned = next_labels != IGNORED
     columns = learned.any(dim=0).nonzero().flatten()
     logits_bytes = 4 * len(columns) * len(next_labels) * model.get_output_embeddings().weight.shape[0]
-    tiled = tiles and logits_bytes > _WHOLE_LOGITS_UP_TO
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    tiled = tiles and logits_bytes > _WHOLE_LOGITS_UP_TO and plain.base_model is not plain  # else TRL cannot find the layers
     how = {"shift_labels": next_labels, "fused_lm_head": True} if tiled else {"use_cache": False, "logits_to_keep": columns}
     with masks_for(batch):
         out = model(**inputs, **how)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from workbench.hf.packed import ATTENTION, Pack, Row, inputs_of, masks_for, pack, pad, trim
 from workbench.hf.rope import length_kind
@@ -44,7 +44,9 @@ def prove(model: Any, rows: Sequence[Row]) -> Proof:
     """Try `rows` packed on `model`, which is left with packed attention where that is right, else with its own."""
     began, own, training = time.perf_counter(), model.config._attn_implementation, model.training
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    decoder, few = plain.base_model, _few(model, rows)
+    # the model without its head, under whatever name (Llama 4's `base_model` is itself)
+    decoder = next((module for module in plain.modules() if isinstance(module, PreTrainedModel) and module is not plain), plain)
+    few = _few(model, rows)
     with ExitStack() as stack:
         stack.callback(model.train, training)
         stack.enter_context(torch.no_grad())
@@ -142,7 +144,7 @@ def _in_words(decoder: Any, layers: Sequence[nn.Module], callers: set[int], why:
     if not any("attention" in type(module).__name__.lower() for module in decoder.modules()):
         return "it has no attention; its layers carry a state from token to token, which would run on from row to row"
     if not callers:
-        return "its attention is not called through transformers' attention interface"
+        return "its attention keeps to itself which tokens it mixes, so rows cannot be kept apart in it"
     other = sum(not any(id(module) in callers for module in layer.modules()) for layer in layers)
     if other:
         return f"{other} of its first {len(layers)} layers mix tokens otherwise than by attention, which would run on from row to row"

@@ -1,7 +1,8 @@
 """One arm over one test set: teacher-forced scores, and greedy answers where a dataset's scorer needs them.
 
 The head of the model runs at the answer's positions only, rows of like length go together, and what all rows have in
-common at their start is computed once. Rows that the model turns by other angles (`workbench.hf.rope`) stand in other batches. A row that has to be answered goes on from the keys and values of its own
+common at their start is computed once. Rows that the model turns by other angles stand in other batches
+(`workbench.hf.rope`). A row that has to be answered goes on from the keys and values of its own
 teacher-forced pass, with the expected answer hidden by the attention mask, so its prompt is read once, not twice.
 """
 
