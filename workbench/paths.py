@@ -122,7 +122,7 @@ def no_color() -> bool:
 def wanted_threads() -> int | None:
     """`$OMP_NUM_THREADS` when it is a positive number, else None (use every core)."""
     value = os.environ.get("OMP_NUM_THREADS", "")
-    return int(value) if value.isdigit() and int(value) > 0 else None
+    return int(value) if value.isdecimal() and int(value) > 0 else None
 
 
 def wait_policy() -> str | None:

@@ -18,6 +18,7 @@ from typing import Any
 from workbench.errors import UsageError
 
 __all__ = [
+    "VERSION",
     "Adapter",
     "AdapterRef",
     "Attempt",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+VERSION = re.compile(r"[1-9][0-9]{0,8}")  # of an adapter: `isdigit` would take ² and more digits than a database holds
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 
@@ -82,11 +84,13 @@ class AdapterRef:
         check_name(name, "adapter name")
         if not at:
             return cls(name)
-        if rest.isdigit() and int(rest) > 0:
+        if VERSION.fullmatch(rest):
             return cls(name, version=int(rest))
         if _ALIAS.fullmatch(rest):
             return cls(name, alias=rest)
-        raise UsageError(f"'{text}' is neither name@3 nor name@alias.", hint="An alias is 1 to 32 of a-z, 0-9, '_', '-', letter first.")
+        raise UsageError(
+            f"{str(text)[:100]!r} is neither name@3 nor name@alias.", hint="An alias is 1 to 32 of a-z, 0-9, '_', '-', letter first."
+        )
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version or self.alias}" if self.version or self.alias else self.name
