@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,13 +207,11 @@ class Workbench:
         cache = paths.home() / "cache" / "lengths" / ("-".join(parts) + ".json")
         if cache.is_file():
             return [RowLength(*values) for values in json.loads(cache.read_text(encoding="utf-8"))]
-        from workbench.hf.load import load_tokenizer
-        from workbench.hf.render import measure
+        from workbench.hf import bounded
 
-        rows = self.datasets.rows(dataset.name, split=split)
-        found = measure(
-            load_tokenizer(base.path),
-            rows,
+        found = bounded.lengths(
+            base,
+            list(self.datasets.rows(dataset.name, split=split)),
             max_length=recipe.max_length,
             assistant_only=recipe.assistant_only_loss,
             completion_only=recipe.completion_only_loss,
@@ -229,13 +227,9 @@ class Workbench:
 
         The class is "template", "prompt" or "learned"; the spans joined are the exact text the model reads.
         """
-        from workbench.hf.load import load_tokenizer
-        from workbench.hf.render import render
+        from workbench.hf import bounded
 
-        found = self.bases.get(base)
-        tokenizer = load_tokenizer(found.path)
-        rows = self.datasets.rows(dataset, split=split)[:n]
-        return [render(tokenizer, row, max_length=max_length).spans for row in rows]
+        return bounded.spans(self.bases.get(base), self.datasets.rows(dataset, split=split)[:n], max_length=max_length)
 
     def check_data(self, name_or_file: str | Path, *, base: str | None = None, max_length: int = 1024, **reading: Any) -> Report:
         """Every problem of a dataset, or of a file that was not added yet, with its row number.
@@ -244,13 +238,9 @@ class Workbench:
         """
         measure = None
         if base:
-            from workbench.hf.load import load_tokenizer
-            from workbench.hf.render import measure as measure_rows
+            from workbench.hf import bounded
 
-            tokenizer = load_tokenizer(self.bases.get(base).path)
-
-            def measure(rows: Sequence[dict[str, Any]]) -> list[RowLength]:
-                return list(measure_rows(tokenizer, rows, max_length=max_length))
+            measure = partial(bounded.lengths, self.bases.get(base), max_length=max_length)
 
         if Path(name_or_file).is_file():
             return self.datasets.check_file(Path(name_or_file), measure=measure, **reading)

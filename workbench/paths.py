@@ -25,6 +25,8 @@ __all__ = [
     "machine_file",
     "private_uploads",
     "no_color",
+    "node_file",
+    "store_file",
     "wait_policy",
     "wanted_threads",
 ]
@@ -92,6 +94,18 @@ def config_file() -> Path:
 def machine_file() -> Path:
     """`<home>/machine.json`: the speeds measured on this machine."""
     return home() / "machine.json"
+
+
+def store_file() -> Path:
+    """`<home>/store-id`: which home this is, wherever it is mounted."""
+    return home() / "store-id"
+
+
+def node_file() -> Path:
+    """Which machine this is, where the system keeps no `/etc/machine-id`; never in the home, which machines may share."""
+    import platformdirs
+
+    return platformdirs.user_state_path("workbench", appauthor=False) / "node-id"
 
 
 def hub_offline() -> bool:
