@@ -156,7 +156,7 @@ class Workbench:
             dataset=dataset,
             publishes=self._publishes(recipe, base),
             lengths=planning.sum_lengths(lengths),
-            estimate=estimate(recipe, base, [length.total for length in lengths]),
+            estimate=estimate(recipe, base, [length.total for length in lengths], test_rows=dataset.test_rows),
             problems=problems,
             warnings=warnings,
         )

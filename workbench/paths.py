@@ -12,6 +12,7 @@ __all__ = [
     "adapters_dir",
     "bases_dir",
     "become",
+    "browser_dir",
     "bundled_datasets_dir",
     "checks_dir",
     "child_environment",
@@ -121,7 +122,7 @@ def no_color() -> bool:
 def wanted_threads() -> int | None:
     """`$OMP_NUM_THREADS` when it is a positive number, else None (use every core)."""
     value = os.environ.get("OMP_NUM_THREADS", "")
-    return int(value) if value.isdigit() and int(value) > 0 else None
+    return int(value) if value.isdecimal() and int(value) > 0 else None
 
 
 def wait_policy() -> str | None:
@@ -130,11 +131,20 @@ def wait_policy() -> str | None:
 
 
 def private_uploads() -> Path:
-    """`<home>/uploads`, readable by this user only; told to Gradio, which otherwise keeps uploads in a shared temporary folder."""
-    folder = home() / "uploads"
+    """`<home>/uploads`, readable by this user only."""
+    return _private(home() / "uploads")
+
+
+def browser_dir() -> Path:
+    """`<home>/browser`, readable by this user only: the token that lets a browser in. Told to Gradio as its temporary folder."""
+    folder = _private(home() / "browser")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder
+
+
+def _private(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
     return folder
 
 

@@ -13,6 +13,7 @@ import yaml
 from tests.test_cli import cli, ok
 from tests.test_docs import json_page
 from workbench.jobs import dispatcher
+from workbench.jobs.store import Jobs
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +60,9 @@ def test_the_way_of_an_adapter(pico: str, letters: str, tmp_path: Path) -> None:
     done = ok("train", tmp_path / "recipe.yaml", "--json")
     job = done.json
     assert set(job) == shapes["job"] and job["state"] == "succeeded" and job["result"]["adapter"] == "letters@1"
+    course = Jobs(start_dispatcher=False).metrics(job["id"])
+    last = [line for line in course if line.phase == "training" and line.seconds_left is not None][-1]
+    assert last.step == 4 and (last.seconds_left or 0) > 0, "the test rows are still to come"
     assert "training" in done.err and "4/4" in done.err
 
     listed = ok("adapter", "list", "--json").json

@@ -22,7 +22,7 @@ from workbench.jobs.dispatcher import machine_slots
 from workbench.jobs.endings import Ending
 from workbench.jobs.store import Jobs
 from workbench.jobs.timing import Timing
-from workbench.records import Job, JobState, Progress
+from workbench.records import Dataset, Job, JobState, Progress
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -450,6 +450,44 @@ def test_the_newest_progress_is_read_from_the_end(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"t": i, "phase": "training", "step": i}) + "\n" for i in range(30_000)))
     newest = progress.last(path)
     assert newest is not None and newest.step == 29_999
+
+
+def test_waiting_in_the_queue_is_no_work(database: str, jobs: Jobs) -> None:
+    job = _add(jobs)
+    assert jobs.get(job.id).worked() == 0.0
+    time.sleep(0.3)
+    claim = _claim()
+    time.sleep(0.3)  # the shim is on its way
+    queue.begin(claim.token, pid=1, started="1", lease=30)
+    queue.finish(claim.token, Ending("succeeded", result={}))
+    done = jobs.get(job.id)
+    assert done.ended_at is not None and (done.ended_at - done.created_at).total_seconds() > 0.6 and done.worked() < 0.3
+
+
+def test_a_job_prints_as_one_line_and_in_a_notebook_as_a_table(jobs: Jobs) -> None:
+    job = _add(jobs, title="learn <b>bold</b>")
+    claim = _claim()
+    path = folder.attempt_dir(job.id, 1)
+    path.mkdir(parents=True)
+    progress.append(path / folder.METRICS, _line(3, total_steps=60, loss=0.8123, seconds_left=42.4))
+    assert repr(jobs.get(job.id)) == f"<Job {job.id} running: learn <b>bold</b>: training, 3/60, loss 0.8123, 42 s left>"
+    assert repr(jobs.get(job.id).progress) == "<Progress training, 3/60, loss 0.8123, 42 s left>"
+    queue.finish(claim.token, Ending("failed", error="no\nroom <on> the disk"))
+    failed = jobs.get(job.id)
+    assert repr(failed) == f"<Job {job.id} failed: learn <b>bold</b>: no room <on> the disk>"
+    table = failed._repr_html_()
+    assert "<td>learn &lt;b&gt;bold&lt;/b&gt;</td>" in table and "room &lt;on&gt;" in table and table.count("<tr>") == 5
+
+
+def test_the_time_left_in_training_holds_the_testing_that_follows() -> None:
+    """Before, the last step said 0 s, and minutes of testing came."""
+    seen: list[Progress] = []
+    dataset = Dataset("d", Path(), "", rows=800, train_rows=400, test_rows=400, form="messages", scorer="exact")
+    report = progress.with_testing(seen.append, dataset)
+    report(_line(50, epoch=1.0, tokens=40_000, tokens_per_second=100.0, seconds_left=0.0))  # 100 tokens a row
+    report(_line(1, seconds_left=7.0))
+    report(Progress(t=0.0, phase="testing", step=1, epoch=1.0, tokens=9, tokens_per_second=1.0, seconds_left=3.0))
+    assert [line.seconds_left for line in seen] == [400.0, 7.0, 3.0]
 
 
 def test_a_long_course_is_thinned_and_read_on_from_where_it_was(jobs: Jobs) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from workbench import identity
 from workbench.db import session
 from workbench.db.reading import rows
 from workbench.db.tables import attempts
@@ -405,6 +406,20 @@ def test_a_dispatcher_leaves_when_its_database_was_deleted(bench: Bench) -> None
     (bench.home / "workbench.db").unlink()
     bench.dispatcher.run(leave_when_idle=True)
     assert not (bench.home / "workbench.db").exists()
+
+
+def test_machines_that_share_a_home_have_a_dispatcher_each(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their locks may be seen across the network; a pid of another machine is nobody's here."""
+    monkeypatch.setenv("WORKBENCH_DB", "postgresql+psycopg://workbench@/nowhere")
+    held = []
+    for machine in ("a", "b"):
+        monkeypatch.setattr(identity, "node_id", lambda machine=machine: machine)
+        assert not dispatcher.is_running()
+        held.append(processes.try_lock(dispatcher._lock_file()))
+        assert dispatcher.is_running()
+    for handle in held:
+        assert handle is not None
+        os.close(handle)
 
 
 def test_however_many_start_a_dispatcher_one_runs_and_it_leaves_when_idle(home: Path) -> None:

@@ -81,7 +81,7 @@ attempts = Table(
     Column("host", Text, nullable=False),  # identity.node_id()
     Column("boot_id", Text, nullable=False),
     Column("lease_until", Float, nullable=False),
-    Column("started_at", Float, nullable=False),
+    Column("started_at", Float, nullable=False),  # when it was claimed, then when its shim reported
     Column("ended_at", Float),
     Column("shim_pid", Integer),  # NULL until the shim has reported for work
     Column("shim_started", Text),  # start time of that pid, so a reused pid is never taken for it

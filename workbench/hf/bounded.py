@@ -15,6 +15,8 @@ from workbench.records import Base
 __all__ = ["lengths", "spans"]
 
 _SECONDS = 20  # to read a tokenizer on a busy machine
+# Whatever the family, reading its configuration imports the same two seconds of libraries.
+_LIBRARIES = ("workbench.hf.load", "transformers.models.llama.configuration_llama")
 
 
 def lengths(base: Base, rows: Sequence[dict[str, Any]], **choices: Any) -> list[RowLength]:
@@ -34,7 +36,7 @@ def _limits(base: Base, rows: Sequence[dict[str, Any]]) -> Limits:
         f"The chat template or tokenizer of {base.ref}",
         memory=GIB + 100 * size,
         seconds=round(_SECONDS + len(rows) / 100 + size / 50_000),
-        preload=("workbench.hf.load",),
+        preload=_LIBRARIES,
         error=DataError,
         hint="It is a program that came with the base. Add the base again with a plain chat_template.jinja, or use another base.",
     )

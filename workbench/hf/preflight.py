@@ -154,14 +154,19 @@ def learned_log_probs(model: Any, rows: Sequence[Row], *, packs: bool, tokens: i
     return torch.cat(parts).cpu()
 
 
-def check_change(before: torch.Tensor, after: torch.Tensor) -> float:
-    """The largest change of a learned token's log-probability; raises `TrainingError` when training changed nothing."""
+def check_change(before: torch.Tensor, after: torch.Tensor, noise: float) -> float:
+    """The largest change of a learned token's log-probability; raises `TrainingError` when training changed nothing.
+
+    `noise` is how far apart the base scored the same tokens twice, in other batches: a change within it is rounding.
+    """
     if not bool(torch.isfinite(after).all()):
         raise TrainingError("The trained weights give NaN.", hint="Lower learning_rate to a tenth and start again.")
     change = float((after - before).abs().max())
-    if change == 0.0:
+    noise = max(noise, 8 * torch.finfo(before.dtype).eps * float(before.abs().max()))  # where both sums happened to round alike
+    if change <= noise:
         raise TrainingError(
-            "Training changed nothing: the model answers exactly as the base does.", hint="Raise learning_rate or the number of steps."
+            f"Training changed nothing: no log-probability moved by more than {change:.0e}, and rounding alone moves them by {noise:.0e}.",
+            hint="Raise learning_rate or the number of steps.",
         )
     return change
 

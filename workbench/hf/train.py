@@ -152,6 +152,7 @@ class _Run:
         self._fit_memory()
         self._watched = (data.held or data.train)[:8]
         self._before = self._scores()
+        self._noise = float((self._scores(tokens=1) - self._before).abs().max())  # row by row: other sums, the same numbers
 
     def _load(self, base: Path) -> Any:
         recipe = self.recipe
@@ -251,16 +252,16 @@ class _Run:
         trainer.add_callback(follower)
         return trainer, follower
 
-    def _scores(self) -> torch.Tensor:
+    def _scores(self, tokens: int = 1024) -> torch.Tensor:
         self.model.eval()
         with torch.autocast(self.machine.device, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            return preflight.learned_log_probs(self.model, self._watched, packs=self.packs)
+            return preflight.learned_log_probs(self.model, self._watched, packs=self.packs, tokens=tokens)
 
     def finish(self) -> float:
         """How far training moved the answers of what is saved; raises `TrainingError` when it did not, or not to numbers."""
         learned = self._scores()
-        change = preflight.check_change(self._before, learned)
-        return change if self.recipe.method != "sft" else preflight.check_change(self._before, self._round(learned))
+        change = preflight.check_change(self._before, learned, self._noise)
+        return change if self.recipe.method != "sft" else preflight.check_change(self._before, self._round(learned), self._noise)
 
     def _round(self, learned: torch.Tensor) -> torch.Tensor:
         """Round all weights to the dtype they are saved in, and return the scores they have then.

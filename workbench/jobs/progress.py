@@ -7,12 +7,13 @@ import json
 import math
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workbench.records import Progress
+from workbench.records import Dataset, Progress
 
-__all__ = ["Course", "append", "last", "read"]
+__all__ = ["Course", "append", "last", "read", "with_testing"]
 
 _KEYS = {f.name for f in dataclasses.fields(Progress)}
 _TAIL = 16 * 1024  # bytes read from the end at first
@@ -44,6 +45,21 @@ def _from(path: Path, after: int) -> bytes:
     except FileNotFoundError:
         return b""
     return data[: data.rfind(b"\n") + 1]
+
+
+def with_testing(report: Callable[[Progress], None], dataset: Dataset) -> Callable[[Progress], None]:
+    """`report`, its seconds left in training also holding what comes after: both arms on the test part, at a guess.
+
+    A token that is only read costs half of one that is learned from, and there are two arms.
+    """
+
+    def told(line: Progress) -> None:
+        if line.phase == "training" and line.seconds_left is not None and line.epoch and line.tokens and line.tokens_per_second:
+            row = line.tokens / (line.epoch * dataset.train_rows)
+            line = dataclasses.replace(line, seconds_left=line.seconds_left + dataset.test_rows * row / line.tokens_per_second)
+        report(line)
+
+    return told
 
 
 class Course:

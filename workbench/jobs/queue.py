@@ -147,7 +147,8 @@ def begin(token: str, *, pid: int, started: str, lease: float) -> bool:
     """The shim reports for work. True when the job was cancelled meanwhile. Raises `Fenced`."""
     with transaction() as connection:
         job, n = _own(connection, token)
-        values = {"shim_pid": pid, "shim_started": started, "lease_until": now(connection) + lease}
+        t = now(connection)
+        values = {"shim_pid": pid, "shim_started": started, "started_at": t, "lease_until": t + lease}
         connection.execute(update(attempts).where(attempts.c.token == token).values(**values))
         _note(connection, job.id, n, "started", f"supervisor {pid}")
         return job.cancel_requested_at is not None

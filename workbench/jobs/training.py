@@ -6,6 +6,7 @@ publishes once, however often its last step is tried.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from workbench.data.store import Datasets
 from workbench.errors import Conflict, DataError, IntegrityError
 from workbench.evidence import Evidence, summary, write_scores
 from workbench.foreign import open_regular
+from workbench.jobs import progress
 from workbench.jobs.tasks import TaskContext
 from workbench.recipe import Recipe
 from workbench.records import Base, BaseRef, Dataset, Progress
@@ -42,6 +44,7 @@ def run(ctx: TaskContext) -> dict[str, Any]:
     recipe = Recipe.load(ctx.spec["recipe"])
     base = frozen_base(recipe.base, ctx.spec["base_lock_sha256"])
     dataset = frozen_dataset(recipe.dataset, ctx.spec["dataset_sha256"])
+    ctx = dataclasses.replace(ctx, report=progress.with_testing(ctx.report, dataset))
     trained = _phase(ctx, "trained", lambda out: _train(ctx, recipe, base, out))
     facts = json.loads((trained / _FACTS).read_text(encoding="utf-8"))
     folder = _phase(ctx, "scored", lambda out: _score_run(ctx, recipe, base, dataset, trained, out))

@@ -46,6 +46,7 @@ _SIZES = {
     "intermediate_size": "intermediate_size_changed",
     "experts": "experts_changed",
 }
+_SECONDS = 30  # for tokenizers and templates, many times what honest ones take
 _LISTED = 6  # settings or modules named in a sentence; all are in the details
 
 
@@ -85,7 +86,7 @@ def examine(adapter: Path, home: Lock, new: Lock, *, home_folder: Path | None, n
 
 def _run_limited(home: Lock, new: Lock, home_folder: Path | None, new_folder: Path, texts: list[str]) -> tuple[list[Finding], str]:
     """What differs between tokenizers and chat templates, found out in a child that cannot hang or crash this process."""
-    seconds = 30 + sum(map(len, texts)) / 50_000
+    seconds = round(_SECONDS + sum(map(len, texts)) / 50_000)
     limits = Limits(
         "The new base's tokenizer or chat template", memory=2 * GIB, seconds=seconds, preload=("tokenizers", __name__), error=IntegrityError
     )
