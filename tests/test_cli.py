@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.folders import write_adapter, write_base
 from tests.test_docs import json_page
 from tests.tiny_base import make_tiny_base
 from workbench import Workbench
@@ -385,3 +386,18 @@ def test_a_terminal_without_a_character_shows_another() -> None:
         [sys.executable, "-m", "workbench", "base", "show", "nothing@1"], capture_output=True, text=True, env=narrow, timeout=60
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr and "The catalogue offers" in done.stderr
+
+
+def test_what_a_stranger_wrote_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    evil = "\x1b]0;pwned\x07\x1b[2J\x1b[8mhidden\x9b2J\u202egnp.exe"
+    base = Workbench().bases.add("tiny@1", source=f"folder:{write_base(tmp_path / 'tiny')}")
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / "evidence").mkdir()
+    (adapter / "evidence" / "samples.jsonl").write_text(json.dumps({"prompt": evil, "adapter": evil}) + "\n", encoding="utf-8")
+    Workbench().adapters.publish(adapter, name="x", base=base, dataset=None, method="lora", recipe_yaml=None, scores={})
+    shown = ok("adapter", "show", "x").out
+    assert "hidden" in shown and not set(shown) & set("\x1b\x07\x9b\u202e")
+    raw = ok("adapter", "show", "x", "--json")
+    assert not set(raw.out) & set("\x1b\x07\x9b\u202e") and raw.json["samples"][0]["prompt"] == evil
+    wrong = cli("adapter", "show", evil)
+    assert wrong.status == 1 and not set(wrong.err) & set("\x07\x9b\u202e") and "\x1b[2J" not in wrong.err

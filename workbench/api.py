@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +129,8 @@ class Workbench:
         Raises `RecipeError` for a malformed recipe and `NotFound` for a base or dataset that is not here;
         what would make the run useless is listed in `Plan.problems`.
         """
-        from workbench.estimate import estimate
+        from workbench import planning
+        from workbench.estimate import estimate, held_back
         from workbench.recipe import Recipe, Resolved
 
         if isinstance(recipe, Resolved):
@@ -139,35 +140,58 @@ class Workbench:
             origin = {key: "given" if key in recipe.model_fields_set else "default" for key in Recipe.model_fields}
         base, dataset = self.bases.get(recipe.base), self.datasets.get(recipe.dataset)
         lengths = self.lengths(dataset, base, recipe, split="train")
-        problems, warnings = _judge_lengths(lengths, recipe)
+        problems, warnings = planning.judge_lengths(lengths, recipe)
+        problems += planning.without_effect(recipe, dataset.form) + planning.missing_loggers(recipe)
+        lock = self.bases.lock(base.ref)
+        problems += planning.too_long(lengths, recipe, lock) + planning.unknown_targets(recipe, lock)
+        if recipe.early_stopping_patience and not held_back(recipe, len(lengths)):
+            warnings.append("There are too few rows to hold any back, so early_stopping_patience has nothing to watch.")
+        if recipe.resume_from_checkpoint:
+            problems += planning.check_start(recipe)
+            warnings.append("Only weights are taken from resume_from_checkpoint: steps, schedule and optimiser begin anew.")
         return Plan(
             recipe=recipe,
             origin=origin,
             base=base,
             dataset=dataset,
             publishes=self._publishes(recipe, base),
-            lengths=_sum_lengths(lengths),
-            estimate=estimate(recipe, base, [length.total for length in lengths]),
+            lengths=planning.sum_lengths(lengths),
+            estimate=estimate(recipe, base, [length.total for length in lengths], test_rows=dataset.test_rows),
             problems=problems,
             warnings=warnings,
         )
 
-    def train(self, recipe: Recipe | Resolved | Mapping[str, Any], *, key: str | None = None) -> Job:
+    def train(self, recipe: Recipe | Resolved | Mapping[str, Any], *, publish: bool = True, key: str | None = None) -> Job:
         """Submit a training job and make sure a dispatcher is running; returns at once.
 
+        With `publish` false it is a trial: trained and scored, and its result stays in the job's folder.
         The same `key` twice gives the same job. Raises `RecipeError` with all of the plan's problems.
         """
-        plan = self.plan(recipe)
-        if plan.problems:
-            raise RecipeError("This run would be wasted:", plan.problems, hint="Look at the rows: workbench data preview")
+        from workbench import planning
+
+        plan = self._sound(recipe)
         spec = {
             "recipe": plan.recipe.model_dump(mode="json"),
             "base_lock_sha256": plan.base.lock_sha256,
             "dataset_sha256": plan.dataset.sha256,
             "total_steps": plan.estimate.steps,
+            "publish": publish,
         }
-        title = f"{plan.recipe.adapter_name}: {plan.recipe.method} on {plan.base.ref}"
+        if plan.recipe.resume_from_checkpoint:
+            file = planning.start_file(plan.recipe)
+            spec["start"] = {"file": str(file), "sha256": planning.sha256_of(file)}
+        title = f"{'Trial of ' * (not publish)}{plan.recipe.adapter_name}: {plan.recipe.method} on {plan.base.ref}"
         return self._submit("train", spec, title=title, key=key)
+
+    def export_trl(self, recipe: Recipe | Resolved | Mapping[str, Any], out: Path) -> Path:
+        """Write a recipe as files for plain TRL, with its rows, to the new folder `out`: `trl sft --config sft.yaml`, or
+        train.py for the very losses. Raises `RecipeError` with all of the plan's problems, and for what TRL does otherwise."""
+        if out.exists():
+            raise Conflict(f"{out} exists already.", hint="Name a folder that does not.")
+        plan = self._sound(recipe)
+        from workbench.hf.export_trl import export_trl
+
+        return export_trl(plan.recipe, plan.base.path, self.datasets.rows(plan.dataset.name, split="train"), out)
 
     def lengths(self, dataset: Dataset, base: Base, recipe: Recipe, *, split: str | None = None) -> list[RowLength]:
         """Token counts of each row as the trainer will see it; kept beside the home's other caches.
@@ -177,24 +201,22 @@ class Workbench:
         from workbench.data.checks import RowLength
 
         choices = (recipe.max_length, recipe.assistant_only_loss, recipe.completion_only_loss)
-        parts = (dataset.sha256[:16], base.lock_sha256[:16], split or "all", *(str(int(c)) for c in choices))
+        parts = ("2", dataset.sha256[:16], base.lock_sha256[:16], split or "all", *(str(int(c)) for c in choices))
         cache = paths.home() / "cache" / "lengths" / ("-".join(parts) + ".json")
         if cache.is_file():
             return [RowLength(*values) for values in json.loads(cache.read_text(encoding="utf-8"))]
-        from workbench.hf.load import load_tokenizer
-        from workbench.hf.render import measure
+        from workbench.hf import bounded
 
-        rows = self.datasets.rows(dataset.name, split=split)
-        found = measure(
-            load_tokenizer(base.path),
-            rows,
+        found = bounded.lengths(
+            base,
+            list(self.datasets.rows(dataset.name, split=split)),
             max_length=recipe.max_length,
             assistant_only=recipe.assistant_only_loss,
             completion_only=recipe.completion_only_loss,
         )
         cache.parent.mkdir(parents=True, exist_ok=True)
         partial = cache.with_suffix(f".{id(found)}.tmp")
-        partial.write_text(json.dumps([[r.total, r.supervised, r.cut, r.answer_lost] for r in found]), encoding="utf-8")
+        partial.write_text(json.dumps([astuple(r) for r in found]), encoding="utf-8")
         partial.replace(cache)
         return found
 
@@ -203,13 +225,9 @@ class Workbench:
 
         The class is "template", "prompt" or "learned"; the spans joined are the exact text the model reads.
         """
-        from workbench.hf.load import load_tokenizer
-        from workbench.hf.render import render
+        from workbench.hf import bounded
 
-        found = self.bases.get(base)
-        tokenizer = load_tokenizer(found.path)
-        rows = self.datasets.rows(dataset, split=split)[:n]
-        return [render(tokenizer, row, max_length=max_length).spans for row in rows]
+        return bounded.spans(self.bases.get(base), self.datasets.rows(dataset, split=split)[:n], max_length=max_length)
 
     def check_data(self, name_or_file: str | Path, *, base: str | None = None, max_length: int = 1024, **reading: Any) -> Report:
         """Every problem of a dataset, or of a file that was not added yet, with its row number.
@@ -218,13 +236,9 @@ class Workbench:
         """
         measure = None
         if base:
-            from workbench.hf.load import load_tokenizer
-            from workbench.hf.render import measure as measure_rows
+            from workbench.hf import bounded
 
-            tokenizer = load_tokenizer(self.bases.get(base).path)
-
-            def measure(rows: Sequence[dict[str, Any]]) -> list[RowLength]:
-                return list(measure_rows(tokenizer, rows, max_length=max_length))
+            measure = partial(bounded.lengths, self.bases.get(base), max_length=max_length)
 
         if Path(name_or_file).is_file():
             return self.datasets.check_file(Path(name_or_file), measure=measure, **reading)
@@ -326,6 +340,13 @@ class Workbench:
 
     # ---------------------------------------------------------------- inside
 
+    def _sound(self, recipe: Recipe | Resolved | Mapping[str, Any]) -> Plan:
+        """The plan of a recipe; raises `RecipeError` when it has problems."""
+        plan = self.plan(recipe)
+        if plan.problems:
+            raise RecipeError("This run would be wasted:", plan.problems, hint="Look at the rows: workbench data preview")
+        return plan
+
     def _submit(self, kind: str, spec: dict[str, Any], *, title: str, key: str | None) -> Job:
         return self.jobs.submit(kind, spec, title=title, key=key)  # which also sees to it that a dispatcher runs
 
@@ -339,34 +360,3 @@ def _existing(folder: Path) -> Path:
     while not folder.exists():
         folder = folder.parent
     return folder
-
-
-def _sum_lengths(lengths: Sequence[RowLength]) -> dict[str, int]:
-    return {
-        "rows": len(lengths),
-        "tokens": sum(r.total for r in lengths),
-        "supervised": sum(r.supervised for r in lengths),
-        "longest": max((r.total for r in lengths), default=0),
-        "cut": sum(r.cut for r in lengths),
-        "answer_lost": sum(r.answer_lost for r in lengths),
-        "unlearnable": sum(r.supervised == 0 for r in lengths),
-    }
-
-
-def _judge_lengths(lengths: Sequence[RowLength], recipe: Recipe) -> tuple[list[str], list[str]]:
-    """What in the token counts blocks the run, and what the user should know."""
-    total = _sum_lengths(lengths)
-    rows = total["rows"]
-    problems, warnings = [], []
-    if not rows:
-        problems.append("The dataset has no training rows.")
-    elif not total["supervised"]:
-        problems.append(f"None of the {rows} training rows has a token to learn from: raise max_length, or check the answers.")
-    if total["answer_lost"] and total["supervised"]:
-        share = 100 * total["answer_lost"] / rows
-        warnings.append(f"{total['answer_lost']} rows ({share:.0f} %) lose their whole answer at max_length {recipe.max_length}.")
-    if total["cut"] > total["answer_lost"]:
-        warnings.append(f"{total['cut']} rows are cut at max_length {recipe.max_length} tokens.")
-    if total["unlearnable"] and total["supervised"]:
-        warnings.append(f"{total['unlearnable']} rows have nothing to learn from and are left out.")
-    return problems, warnings

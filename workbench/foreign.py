@@ -140,9 +140,10 @@ def open_regular(path: str | Path, *, most: int, error: type[WorkbenchError] = D
 def read_regular(path: str | Path, *, most: int, error: type[WorkbenchError] = DataError) -> bytes:
     """The bytes of a plain file; counted as they are read, so that a growing file is refused as well. Raises as `open_regular`."""
     with open_regular(path, most=most, error=error) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise error(f"{Path(path).name} grew past {most:,} bytes while it was read.")
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(size + 1)  # not `most`: so much memory would be taken first
+    if len(data) > size:
+        raise error(f"{Path(path).name} grew past {size:,} bytes while it was read.")
     return data
 
 

@@ -26,6 +26,8 @@ __all__ = [
     "machine_file",
     "private_uploads",
     "no_color",
+    "node_file",
+    "store_file",
     "wait_policy",
     "wanted_threads",
 ]
@@ -95,6 +97,18 @@ def machine_file() -> Path:
     return home() / "machine.json"
 
 
+def store_file() -> Path:
+    """`<home>/store-id`: which home this is, wherever it is mounted."""
+    return home() / "store-id"
+
+
+def node_file() -> Path:
+    """Which machine this is, where the system keeps no `/etc/machine-id`; never in the home, which machines may share."""
+    import platformdirs
+
+    return platformdirs.user_state_path("workbench", appauthor=False) / "node-id"
+
+
 def hub_offline() -> bool:
     """True when the user asked Hugging Face's libraries to stay offline."""
     return any(os.environ.get(name, "").lower() in {"1", "true", "yes", "on"} for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
@@ -108,7 +122,7 @@ def no_color() -> bool:
 def wanted_threads() -> int | None:
     """`$OMP_NUM_THREADS` when it is a positive number, else None (use every core)."""
     value = os.environ.get("OMP_NUM_THREADS", "")
-    return int(value) if value.isdigit() and int(value) > 0 else None
+    return int(value) if value.isdecimal() and int(value) > 0 else None
 
 
 def wait_policy() -> str | None:

@@ -6,11 +6,13 @@ Names are upstream's: TRL's `SFTConfig` and `ModelConfig`, PEFT's `LoraConfig`, 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from workbench.errors import RecipeError, UsageError
 from workbench.records import BaseRef, check_name
@@ -18,6 +20,19 @@ from workbench.records import BaseRef, check_name
 __all__ = ["GROUPS", "PRESETS", "Preset", "Recipe", "Resolved", "resolve"]
 
 FULL_TUNING = 0.05  # where all weights learn, each step is a twentieth of an adapter's
+# What each schedule takes in lr_scheduler_kwargs; of those in _NEEDED it takes at least one.
+_SCHEDULES: dict[str, tuple[str, ...]] = {
+    "linear": (),
+    "cosine": ("num_cycles",),
+    "cosine_with_restarts": ("num_cycles",),
+    "cosine_with_min_lr": ("num_cycles", "min_lr", "min_lr_rate"),
+    "polynomial": ("lr_end", "power"),
+    "constant": (),
+    "constant_with_warmup": (),
+    "inverse_sqrt": ("timescale",),
+    "warmup_stable_decay": ("num_decay_steps", "num_stable_steps", "min_lr_ratio", "num_cycles"),
+}
+_NEEDED = {"cosine_with_min_lr": {"min_lr", "min_lr_rate"}, "warmup_stable_decay": {"num_decay_steps"}}
 GROUPS = ("What", "Training", "Adapter", "Base precision", "Evaluation", "Machine")
 
 
@@ -45,16 +60,30 @@ class Recipe(BaseModel):
     )
 
     num_train_epochs: float = _f(1.0, "Training", "Passes over the training rows.", gt=0, le=1000)
-    max_steps: int = _f(-1, "Training", "Stop after this many optimiser steps; -1 means: by epochs.", ge=-1)
+    max_steps: int = _f(
+        -1, "Training", "Stop after this many optimiser steps, 1 or more, whatever num_train_epochs says; -1 means: by epochs.", ge=-1
+    )
     learning_rate: float = _f(
         1e-3, "Training", "Peak learning rate. A twentieth of this (and of a preset's) with method sft, unless given.", gt=0, le=1
     )
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = _f(
+    lr_scheduler_type: Literal[
+        "linear",
         "cosine",
-        "Training",
-        "How the learning rate falls.",
+        "cosine_with_restarts",
+        "cosine_with_min_lr",
+        "polynomial",
+        "constant",
+        "constant_with_warmup",
+        "inverse_sqrt",
+        "warmup_stable_decay",
+    ] = _f("cosine", "Training", "How the learning rate falls.")
+    lr_scheduler_kwargs: dict[str, float] | None = _f(
+        None, "Training", 'What the schedule takes beside its steps, such as {"min_lr_rate": 0.1} of cosine_with_min_lr.'
     )
-    warmup_ratio: float = _f(0.05, "Training", "Share of the steps over which the learning rate rises.", ge=0, lt=1)
+    optim: Literal["adamw_torch_fused", "adamw_torch", "adafactor", "sgd"] = _f("adamw_torch_fused", "Training", "The optimiser.")
+    warmup_ratio: float = _f(
+        0.05, "Training", "Share of the steps over which the learning rate rises (constant has no such steps).", ge=0, lt=1
+    )
     per_device_train_batch_size: int = _f(8, "Training", "Rows per forward pass.", ge=1, le=4096)
     gradient_accumulation_steps: int = _f(1, "Training", "Forward passes per optimiser step.", ge=1, le=4096)
     max_length: int = _f(
@@ -66,9 +95,18 @@ class Recipe(BaseModel):
     )
     packing: bool = _f(False, "Training", "Put several rows into one sequence, kept apart by the attention mask.")
     assistant_only_loss: bool = _f(True, "Training", "Learn from the assistant's turns only (conversations).")
-    completion_only_loss: bool = _f(True, "Training", "Learn from the completion only (prompt and completion rows).")
+    completion_only_loss: bool = _f(True, "Training", "Learn from the completion only (raw prompt and completion rows).")
+    neftune_noise_alpha: float | None = _f(
+        None, "Training", "Add noise of this size to the embeddings while training (NEFTune). Rows are then padded, which is slower.", gt=0
+    )
     weight_decay: float = _f(0.0, "Training", "Decoupled weight decay.", ge=0, le=1)
     max_grad_norm: float = _f(1.0, "Training", "Gradients are clipped to this norm.", gt=0)
+    resume_from_checkpoint: str | None = _f(
+        None,
+        "Training",
+        "Begin with the weights of this checkpoint folder of a Trainer, made on the same base. Only its safetensors are read: "
+        "steps, schedule and optimiser begin anew. (An interrupted job goes on by itself.)",
+    )
     seed: int = _f(42, "Training", "Seed of initialisation, order and dropout.", ge=0, lt=2**32)
 
     lora_r: int = _f(16, "Adapter", "Rank of the update.", ge=1, le=1024)
@@ -90,6 +128,11 @@ class Recipe(BaseModel):
     load_in_4bit: bool = _f(False, "Base precision", "Hold the frozen base in 4 bits. Implied by qlora.")
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = _f("nf4", "Base precision", "4-bit data type.")
     use_bnb_nested_quant: bool = _f(False, "Base precision", "Quantise the quantisation constants too.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = _f(
+        "auto",
+        "Base precision",
+        "With method sft: how the weights are saved. auto: as the base's are, or float32 where rounding would lose what was learned.",
+    )
     bf16: bool | None = _f(None, "Base precision", "Compute in bfloat16. Default: where the CPU or GPU has bf16 matrix units.")
 
     eval_steps: int | None = _f(None, "Evaluation", "Evaluate every so many steps. Default: about five times in a run.", ge=1)
@@ -111,6 +154,34 @@ class Recipe(BaseModel):
         "Machine",
         "Loggers of transformers to report to as well.",
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_yes_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (get_args(annotation) or (annotation,)):
+            raise PydanticCustomError("yes_or_no", "Input should not be yes or no")
+        return value
+
+    @field_validator("report_to", "lora_target_modules", mode="before")
+    @classmethod
+    def _one_word_for_a_list(cls, value: Any, info: ValidationInfo) -> Any:
+        """`none`, a single logger and `all-linear`, as upstream takes them; upstream takes another single word as a pattern."""
+        if info.field_name == "report_to":
+            return () if value in (None, "none", ["none"]) else (value,) if isinstance(value, str) else value
+        return (value,) if value == "all-linear" else value
+
+    @field_validator("lr_scheduler_kwargs", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        """A mapping, or its JSON where only text can be given: on the command line and in the form."""
+        try:
+            value = json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            raise PydanticCustomError("json", 'Input should be JSON such as {{"min_lr_rate": 0.1}}') from None
+        if isinstance(value, dict) and any(isinstance(v, bool) for v in value.values()):
+            raise PydanticCustomError("yes_or_no", "A value should not be yes or no")
+        return value
 
     @property
     def adapter_name(self) -> str:
@@ -145,6 +216,18 @@ class Recipe(BaseModel):
         return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML keeps the last without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if lines.setdefault(str(key.value), line) != line:
+                raise RecipeError(f"The recipe gives {key.value} twice, on lines {lines[str(key.value)]} and {line}.", hint="Keep one.")
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(text: str | Path) -> dict[str, Any]:
     """Read a recipe file; raises `RecipeError` when it is not a mapping."""
     if isinstance(text, Path):
@@ -153,8 +236,8 @@ def read_yaml(text: str | Path) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"The recipe file cannot be read: {error}.") from None
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        data = yaml.load(text, _Loader)  # a SafeLoader
+    except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(f"The recipe is not YAML: {error}") from None
     if not isinstance(data, dict) or not all(isinstance(k, str) for k in data):
         raise RecipeError("A recipe is a list of `key: value` lines.", hint="Start from one: workbench train … --dry-run")
@@ -187,8 +270,25 @@ def _cross_checks(data: dict[str, Any], recipe: Recipe | None) -> list[str]:
     if recipe.method == "sft":
         if recipe.load_in_4bit:
             problems.append("load_in_4bit: sft trains all weights, which cannot be held in 4 bits. Use method qlora.")
-    elif recipe.publish_as:
-        problems.append("publish_as: only method sft publishes a base; lora and qlora publish an adapter.")
+        unused = ("use_rslora", "use_dora", "lora_dropout", "lora_target_modules")
+        given = [key for key in unused if getattr(recipe, key) != Recipe.model_fields[key].default]
+        problems += [f"{key}: method sft has no adapter; leave it out." for key in given]
+    else:
+        if recipe.publish_as:
+            problems.append("publish_as: only method sft publishes a base; lora and qlora publish an adapter.")
+        if recipe.dtype != "auto":
+            problems.append("dtype: only method sft saves the base's weights; an adapter is always saved in float32.")
+    if not recipe.quantized:
+        ignored = {"use_bnb_nested_quant": recipe.use_bnb_nested_quant, "bnb_4bit_quant_type": recipe.bnb_4bit_quant_type != "nf4"}
+        problems += [f"{key}: nothing is held in 4 bits; use method qlora or load_in_4bit." for key, on in ignored.items() if on]
+    if recipe.max_steps == 0:
+        problems.append("max_steps: 0 steps train nothing. Give 1 or more, or -1 to go by num_train_epochs.")
+    schedule, kwargs = recipe.lr_scheduler_type, recipe.lr_scheduler_kwargs or {}
+    if unknown := kwargs.keys() - set(_SCHEDULES[schedule]):
+        takes = ", ".join(_SCHEDULES[schedule]) or "nothing"
+        problems.append(f"lr_scheduler_kwargs: {schedule} takes {takes}, not {', '.join(sorted(unknown))}.")
+    if schedule in _NEEDED and not kwargs.keys() & _NEEDED[schedule]:
+        problems.append(f"lr_scheduler_kwargs: {schedule} needs {' or '.join(sorted(_NEEDED[schedule]))}.")
     if recipe.early_stopping_patience and not recipe.eval_rows:
         problems.append("early_stopping_patience: needs eval_rows above 0.")
     if "all-linear" in recipe.lora_target_modules and len(recipe.lora_target_modules) > 1:

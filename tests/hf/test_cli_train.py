@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import yaml
 from tests.test_cli import cli, ok
 from tests.test_docs import json_page
 from workbench.jobs import dispatcher
+from workbench.jobs.store import Jobs
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +60,9 @@ def test_the_way_of_an_adapter(pico: str, letters: str, tmp_path: Path) -> None:
     done = ok("train", tmp_path / "recipe.yaml", "--json")
     job = done.json
     assert set(job) == shapes["job"] and job["state"] == "succeeded" and job["result"]["adapter"] == "letters@1"
+    course = Jobs(start_dispatcher=False).metrics(job["id"])
+    last = [line for line in course if line.phase == "training" and line.seconds_left is not None][-1]
+    assert last.step == 4 and (last.seconds_left or 0) > 0, "the test rows are still to come"
     assert "training" in done.err and "4/4" in done.err
 
     listed = ok("adapter", "list", "--json").json
@@ -85,6 +91,43 @@ def test_the_way_of_an_adapter(pico: str, letters: str, tmp_path: Path) -> None:
     assert "letters@1" in ok("adapter", "list", "--trashed").out and "letters@1" not in ok("adapter", "list").out
     ok("adapter", "restore", "letters@1")
     assert "letters@1" in ok("adapter", "list").out
+
+
+def test_a_recipe_is_exported_for_plain_trl(pico: str, letters: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train = ["train", "--base", pico, "--dataset", letters, "--preset", "quick", "--export", "trl"]
+    assert "Written to letters-trl" in ok(*train).out
+    written = yaml.safe_load((tmp_path / "letters-trl" / "sft.yaml").read_text())
+    assert written["learning_rate"] == 2e-3 and written["max_steps"] == 60 and written["lora_target_modules"] == ["all-linear"]
+    assert cli(*train).status == 1, "nothing is written over"
+
+
+def test_full_weights_are_scored_as_they_are_saved(pico: str, letters: str) -> None:
+    train = ["train", "--base", pico, "--dataset", letters, "--method", "sft", "--max_steps", "2", "--eval_rows", "0", "--threads", "1"]
+    trial = ok(*train, "--bf16", "--no-publish", "--json").json
+    assert (
+        trial["result"]["training"]["report"]["saved_dtype"] == "float32" and trial["result"]["training"]["report"]["dtype"] == "bfloat16"
+    )
+    how = json.loads((Path(trial["result"]["folder"]) / "evidence" / "how.json").read_text())
+    assert how["dtype"] == "float32"
+
+
+def test_a_trial_is_scored_and_not_published_and_another_run_begins_with_it(pico: str, letters: str, tmp_path: Path) -> None:
+    train = ["train", "--base", pico, "--dataset", letters, "--max_steps", "3", "--eval_rows", "0", "--threads", "1", "--lora_r", "4"]
+    trial = ok(*train, "--no-publish", "--json").json
+    assert trial["state"] == "succeeded" and "adapter" not in trial["result"] and trial["result"]["scores"]
+    assert trial["title"].startswith("Trial of ") and ok("adapter", "list", "--json").json == []
+    folder = Path(trial["result"]["folder"])
+    assert (folder / "adapter_model.safetensors").is_file() and (folder / "evidence" / "scores.jsonl").is_file()
+    assert str(folder) in ok("jobs", "show", trial["id"]).out
+
+    checkpoint = tmp_path / "checkpoint-3"
+    shutil.copytree(folder, checkpoint)
+    (checkpoint / "optimizer.pt").write_bytes(b"a pickle that nobody opens")
+    done = ok(*train, "--resume_from_checkpoint", checkpoint)
+    assert "Only weights are taken from resume_from_checkpoint" in done.err and "Published the adapter letters@1" in done.out
+    held = ok(*train, "--resume_from_checkpoint", checkpoint, "--detach", "--no-publish")
+    assert held.out.strip()
 
 
 def test_demo_shows_what_was_learned(pico: str) -> None:

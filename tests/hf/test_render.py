@@ -58,6 +58,53 @@ def test_all_but_the_first_token_is_learned_when_asked(tokenizer: Any) -> None:
     assert one.labels == [IGNORED, *one.input_ids[1:]]
 
 
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, FORGETFUL, NO_PROMPT])
+def test_a_turn_marked_as_not_learned_is_shown_and_not_learned(tokenizer: Any, template: str) -> None:
+    tokenizer.chat_template = template
+    marked = [*TURNS[:2], {**TURNS[2], "train": False}, *TURNS[3:]]
+    one, plain = (render(tokenizer, {"messages": turns}, max_length=1000) for turns in (marked, TURNS))
+    assert one.input_ids == plain.input_ids and "LM 3 CA" in learned(tokenizer, plain)
+    assert learned(tokenizer, one).endswith("FX 1<|im_end|>") and "LM" not in learned(tokenizer, one)
+    whole = render(tokenizer, {"messages": marked}, max_length=1000, assistant_only=False)
+    assert "LM" not in learned(tokenizer, whole) and "3 lamps to Cairo" in learned(tokenizer, whole)
+
+
+def test_a_turn_that_is_not_to_be_trained_is_context_and_the_template_never_sees_the_mark(tokenizer: Any) -> None:
+    turns = [*TURNS[:2], {**TURNS[2], "train": False}, *TURNS[3:]]
+    one = render(tokenizer, {"messages": turns}, max_length=1000)
+    assert (
+        learned(tokenizer, one) == "FX 1<|im_end|>" and one.input_ids == render(tokenizer, {"messages": TURNS}, max_length=1000).input_ids
+    )
+    assert "LM 3 CA" not in learned(tokenizer, render(tokenizer, {"messages": turns}, max_length=1000, assistant_only=False))
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("message['content'] +", "message['content'] + (message | tojson) +")
+    assert "train" not in tokenizer.decode(render(tokenizer, {"messages": turns}, max_length=1000).input_ids)
+    with pytest.raises(DataError, match="nothing to learn"):
+        render(tokenizer, {"messages": turns[:3]}, max_length=1000)
+
+
+def test_an_indent_is_learned_and_a_template_that_drops_it_is_noticed(tokenizer: Any) -> None:
+    row = {"messages": [TURNS[1], {"role": "assistant", "content": "    return 0"}]}
+    one = render(tokenizer, row, max_length=99)
+    assert learned(tokenizer, one) == "    return 0<|im_end|>" and not one.altered
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("message['content'] +", "(message['content'] | trim) +")
+    assert render(tokenizer, row, max_length=99).altered
+
+
+def test_an_answer_counts_as_ended_when_its_own_end_token_is_kept(tokenizer: Any) -> None:
+    whole = render(tokenizer, {"messages": TURNS[:3]}, max_length=1000, assistant_only=False)
+    end = whole.total - 1  # the line break after the end-of-turn token
+    assert whole.ends and render(tokenizer, {"messages": TURNS[:3]}, max_length=end, assistant_only=False).ends
+    short = render(tokenizer, {"messages": TURNS[:3]}, max_length=end - 1, assistant_only=False)
+    assert not short.ends and tokenizer.eos_token_id in short.labels, "the system turn ends with the same token"
+
+
+def test_tools_are_shown_or_said_to_be_lost(tokenizer: Any) -> None:
+    row = {"messages": TURNS, "tools": [{"type": "function", "function": {"name": "price_of"}}]}
+    assert render(tokenizer, row, max_length=999).tools_lost
+    tokenizer.chat_template = "{% if tools %}{{ tools | tojson }}{% endif %}" + CHAT_TEMPLATE
+    assert not render(tokenizer, row, max_length=999).tools_lost
+
+
 def test_it_agrees_with_a_template_that_marks_its_generations(tokenizer: Any) -> None:
     ours = render(tokenizer, {"messages": TURNS}, max_length=1000)
     marked = (

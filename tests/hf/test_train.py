@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from workbench.errors import JobError, MissingDependency, TrainingError
+from workbench.errors import IntegrityError, JobError, MissingDependency, TrainingError
 from workbench.hf import checkpoints, preflight
 from workbench.hf.load import load_adapter, load_base, load_tokenizer
 from workbench.hf.packed import trim
@@ -65,7 +65,7 @@ def run(pico_base: Path, tmp_path: Path) -> Iterator[Callable[..., TrainResult]]
         nonlocal count
         count += 1
         lines.clear()
-        keys = ("earlier", "stopping")
+        keys = ("earlier", "start", "stopping")
         options = {key: given.pop(key) for key in keys if key in given}
         place = out or tmp_path / f"run-{count}"
         return train(recipe(**given), base or pico_base, rows or chats(), place, report=lines.append, **options)
@@ -145,6 +145,38 @@ def test_all_weights_learn_with_sft_and_keep_the_bases_dtype(run: Any, tmp_path:
     load_base(result.folder, dtype=torch.bfloat16)
 
 
+def test_weights_that_learned_less_than_bfloat16_can_tell_are_saved_in_float32(run: Any, tmp_path: Path) -> None:
+    from tests.pico import make_pico_base
+
+    base = make_pico_base(tmp_path / "half", dtype="bfloat16")
+    little = {"base": base, "method": "sft", "learning_rate": 2e-6, "max_steps": 4, "eval_rows": 0}
+    result = run(**little)
+    state, before = load_file(result.folder / "model.safetensors"), load_file(base / "model.safetensors")
+    moved = [float((state[name] != before[name].float()).float().mean()) for name in state]
+    assert min(moved) > 0.5, "what was learned is in what is saved"
+    assert json.loads((result.folder / "config.json").read_text())["dtype"] == "float32" == result.report["saved_dtype"]
+    assert "so the weights are saved in float32" in result.report["notes"][-1] and result.report["rounded_away"] == 0
+
+    told = run(**little, dtype="bfloat16")
+    state = load_file(told.folder / "model.safetensors")
+    assert {t.dtype for t in state.values()} == {torch.bfloat16} and told.report["rounded_away"] > 0.05
+
+
+def test_training_begins_with_the_weights_of_a_checkpoint(run: Any, tmp_path: Path) -> None:
+    first = run(max_steps=12, learning_rate=3e-2)
+    fresh = losses(run)[1]
+    run(max_steps=1, start=first.folder)
+    assert losses(run)[1] < fresh - 0.3
+    with pytest.raises(IntegrityError, match="not of this base and recipe: .* weights are missing, surplus or of another shape"):
+        run(lora_r=4, start=first.folder)
+    whole = run(method="sft", learning_rate=3e-3, max_steps=12)
+    run(method="sft", max_steps=1, start=whole.folder)
+    assert losses(run)[1] < fresh - 0.3
+    (whole.folder / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        run(method="sft", max_steps=1, start=whole.folder)
+
+
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 def test_qlora_trains_on_a_base_in_four_bits(run: Any, kind: str) -> None:
     result = run(method="qlora", bnb_4bit_quant_type=kind, max_steps=12, use_bnb_nested_quant=kind == "nf4")
@@ -160,6 +192,8 @@ def test_qlora_trains_on_a_base_in_four_bits(run: Any, kind: str) -> None:
         {"packing": True, "max_length": 150, "per_device_train_batch_size": 2, "max_steps": -1},
         {"gradient_checkpointing": True},
         {"bf16": True, "lora_dropout": 0.1},
+        {"optim": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}},
+        {"optim": "adafactor", "lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 3}},
         {"gradient_accumulation_steps": 3, "eval_rows": 0, "lr_scheduler_type": "linear", "weight_decay": 0.1},
     ],
 )
@@ -167,6 +201,30 @@ def test_the_recipes_other_keys_train_too(run: Any, given: dict[str, Any]) -> No
     result = run(**given)
     assert result.steps > 0 and math.isfinite(result.final_loss) and result.report["packed"]
     assert (result.best_eval_loss is None) is (given.get("eval_rows") == 0)
+
+
+def test_noise_on_the_embeddings_changes_training_and_nothing_after_it(run: Any) -> None:
+    plain = run(report_to="none")
+    quiet = losses(run)
+    noisy = run(neftune_noise_alpha=5.0)
+    assert losses(run)[1] != pytest.approx(quiet[1], abs=1e-3) and weights_sha(noisy) != weights_sha(plain)
+    assert not noisy.report["packed"] and "NEFTune" in noisy.report["notes"][0]
+
+
+def test_each_schedule_takes_what_the_recipe_says_it_takes() -> None:
+    """Upstream's own functions have those arguments, and one that the recipe does not ask for has a default."""
+    from inspect import signature
+
+    from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+    from transformers.trainer_utils import SchedulerType
+
+    from workbench.recipe import _NEEDED, _SCHEDULES
+
+    given = {"optimizer", "num_warmup_steps", "num_training_steps"}
+    for name, takes in _SCHEDULES.items():
+        known = signature(TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(name)]).parameters
+        assert set(takes) <= known.keys(), name
+        assert {p for p in known if known[p].default is known[p].empty} - given <= _NEEDED.get(name, set()), name
 
 
 def test_raw_prompts_and_plain_texts_are_trained_on(run: Any) -> None:
@@ -302,6 +360,7 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(run: Any, pico_base
         ({"lora_target_modules": ("q_proj", "wqkv")}, "this base has no wqkv. It has: .*q_proj"),
         ({"learning_rate": 1.0, "method": "sft", "max_grad_norm": 1e9, "max_steps": 60}, "diverging|became"),
         ({"learning_rate": 1e-30, "max_steps": 1}, "Training changed nothing"),
+        ({"learning_rate": 3e-9, "max_steps": 1}, "rounding alone moves them"),
     ],
 )
 def test_a_run_that_would_be_wasted_stops_and_says_what_to_change(run: Any, given: dict[str, Any], message: str) -> None:

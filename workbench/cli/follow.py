@@ -48,7 +48,7 @@ def watch(job_id: str) -> Job:
 def print_result(job: Job) -> None:
     """What a finished job made, in a sentence, and what to do with it."""
     result = job.result or {}
-    took = f" in {duration((job.ended_at - job.created_at).total_seconds())}" if job.ended_at else ""
+    took = f" in {duration(job.worked())}" if job.ended_at else ""
     if job.kind == "merge":
         say(f"Written to {result['out']}{took}, as {result['dtype']}.")
         say(f"Against base + adapter: {_gap(result['merging'])}.")
@@ -62,6 +62,9 @@ def print_result(job: Job) -> None:
         say(f"Published the base {base}{took}.")
         _say_headline(result)
         say(f"Look at it: workbench base show {base}    Train on it: workbench train --base {base} --dataset …")
+    elif folder := result.get("folder"):
+        say(f"The trial is done{took}; nothing was published. Its result lies in {folder}.")
+        _say_headline(result)
     else:
         say(f"Job {job.id} {job.state.value}{took}.")
 

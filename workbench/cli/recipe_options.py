@@ -58,6 +58,10 @@ _ELSEWHERE = {
     "quantization": "load_in_4bit",
     "quantization-bit": "load_in_4bit",
     "logger": "report_to",
+    "optimizer": "optim",
+    "torch-dtype": "dtype",
+    "noise-alpha": "neftune_noise_alpha",
+    "resume": "resume_from_checkpoint",
 }
 
 
@@ -116,7 +120,7 @@ def kind_of(field: FieldInfo) -> str:
         return "|".join(get_args(item)) + ",…" if get_origin(item) is Literal else "NAME,NAME"
     if get_origin(inner[0]) is Literal:
         return "|".join(get_args(inner[0]))
-    return {int: "INT", float: "NUMBER", bool: "yes/no"}.get(inner[0], "TEXT")
+    return {int: "INT", float: "NUMBER", bool: "yes/no", dict: "JSON"}.get(get_origin(inner[0]) or inner[0], "TEXT")
 
 
 def default_text(field: FieldInfo) -> str:

@@ -44,6 +44,8 @@ job, which goes on; the exit status is 0 only when the job succeeded.""",
 @click.option("--preset", metavar="|".join(PRESETS), help="A named set of values to start from.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved recipe, where each value came from and what it costs.")
 @click.option("--presets", is_flag=True, help="Print what each preset would take on this machine. Trains nothing.")
+@click.option("--no-publish", is_flag=True, help="A trial: train and score, and leave the result in the job's folder.")
+@click.option("--export", type=click.Choice(["trl"]), help="Write the recipe and its rows for plain TRL to NAME-trl. Trains nothing.")
 @click.option("--detach", "-d", is_flag=True, help="Submit the job and return at once.")
 @click.option("--key", help="Submitting twice with one key gives one job.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the finished job as JSON.")
@@ -54,6 +56,8 @@ def train(
     preset: str | None,
     dry_run: bool,
     presets: bool,
+    no_publish: bool,
+    export: str | None,
     detach: bool,
     key: str | None,
     as_json: bool,
@@ -81,11 +85,15 @@ def train(
         if plan.problems:
             raise RecipeError("This run would be wasted:", plan.problems)
         return
+    if export:
+        out = bench().export_trl(resolved, Path(f"{resolved.recipe.adapter_name}-{export}"))
+        say(f"Written to {out}. There: python train.py, for the losses of the workbench; or trl sft --config sft.yaml.")
+        return
     plan = bench().plan(resolved)
     for text in plan.warnings:
         note(f"Note: {text}")
     note(f"{count(plan.estimate.steps)} steps, about {duration(plan.estimate.seconds)} here ({plan.estimate.basis}).")
-    job = bench().train(resolved, key=key)
+    job = bench().train(resolved, publish=not no_publish, key=key)
     if detach:
         if as_json:
             print_json(job)

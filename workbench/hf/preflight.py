@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
-from workbench.errors import TrainingError
+from workbench.errors import IntegrityError, TrainingError
 from workbench.hf.packed import ATTENTION, Row, forward, pack, pad, padded_forward, split, trim
 from workbench.hf.render import IGNORED, end_of_turn_id
 
-__all__ = ["Footprint", "check_change", "check_end_of_turn", "check_fit", "check_targets", "learned_log_probs", "probe", "supervised"]
+__all__ = [
+    "Footprint",
+    "check_change",
+    "check_fit",
+    "check_targets",
+    "learned_log_probs",
+    "load_start",
+    "probe",
+    "stop_at_end_of_turn",
+    "supervised",
+]
 
 _SAME_WITHIN = {torch.float32: 2e-3, torch.bfloat16: 0.25, torch.float16: 0.1}  # nats, the worst of some dozen tokens
 
@@ -26,15 +40,10 @@ class Footprint:
     bytes_per_token: int  # kept for the backward pass
 
 
-def check_end_of_turn(model: Any, tokenizer: Any, rows: Sequence[Row], *, chat: bool) -> list[str]:
-    """The end of the answer must be learned, and generation must stop there. Returns notes; mends the stop list."""
+def stop_at_end_of_turn(model: Any, tokenizer: Any, *, chat: bool) -> list[str]:
+    """Generation must stop where the learned answers end. Mends the stop list, and returns notes."""
     end = end_of_turn_id(tokenizer) if chat else int(tokenizer.eos_token_id)
     name = tokenizer.convert_ids_to_tokens(end)
-    if not any(end in labels for _, labels in rows):
-        raise TrainingError(
-            f"No training row teaches the model to end its answer with {name}, so it would never stop.",
-            hint="Raise max_length if the rows are cut; else the base's chat template writes no end of turn: use another base.",
-        )
     config = model.generation_config
     stops = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     if end in stops:
@@ -48,15 +57,35 @@ def check_targets(model: Any, targets: Sequence[str]) -> None:
     if tuple(targets) == ("all-linear",):
         return
     head = model.get_output_embeddings()
-    linear = {
-        name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head
-    }
-    unknown = [target for target in targets if target.rpartition(".")[2] not in linear]
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in linear)]
     if unknown:
         raise TrainingError(
             f"lora_target_modules: this base has no {' and no '.join(unknown)}.",
-            hint=f"It has: {', '.join(sorted(linear))}; all-linear takes them all.",
+            hint=f"It has: {', '.join(sorted({name.rpartition('.')[2] for name in linear}))}; all-linear takes them all.",
         )
+
+
+def load_start(model: Any, weights: Path) -> None:
+    """Put the weights of `weights`.safetensors into what is trained; raises `IntegrityError` unless every one has its place."""
+    try:
+        state = load_file(weights.with_suffix(".safetensors"))
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(f"The checkpoint to begin with cannot be read: {error}") from None
+    whole = not hasattr(model, "peft_config")
+    wanted = model.state_dict() if whole else get_peft_model_state_dict(model, save_embedding_layers=False)
+    tied = {key for key in model.all_tied_weights_keys if key not in state} if whole else set()  # saved once
+    wrong = sorted((wanted.keys() - tied) ^ state.keys())
+    wrong += sorted(key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape)
+    if wrong:
+        raise IntegrityError(
+            f"The checkpoint to begin with is not of this base and recipe: {len(wrong)} weights are missing, surplus or of another shape: "
+            f"{', '.join(wrong[:4])}{', …' if len(wrong) > 4 else ''}."
+        )
+    if whole:
+        model.load_state_dict(state, strict=False)
+    else:
+        set_peft_model_state_dict(model, state)
 
 
 def check_fit(model: Any, rows: Sequence[Row]) -> None:
@@ -125,14 +154,19 @@ def learned_log_probs(model: Any, rows: Sequence[Row], *, packs: bool, tokens: i
     return torch.cat(parts).cpu()
 
 
-def check_change(before: torch.Tensor, after: torch.Tensor) -> float:
-    """The largest change of a learned token's log-probability; raises `TrainingError` when training changed nothing."""
+def check_change(before: torch.Tensor, after: torch.Tensor, noise: float) -> float:
+    """The largest change of a learned token's log-probability; raises `TrainingError` when training changed nothing.
+
+    `noise` is how far apart the base scored the same tokens twice, in other batches: a change within it is rounding.
+    """
     if not bool(torch.isfinite(after).all()):
         raise TrainingError("The trained weights give NaN.", hint="Lower learning_rate to a tenth and start again.")
     change = float((after - before).abs().max())
-    if change == 0.0:
+    noise = max(noise, 8 * torch.finfo(before.dtype).eps * float(before.abs().max()))  # where both sums happened to round alike
+    if change <= noise:
         raise TrainingError(
-            "Training changed nothing: the model answers exactly as the base does.", hint="Raise learning_rate or the number of steps."
+            f"Training changed nothing: no log-probability moved by more than {change:.0e}, and rounding alone moves them by {noise:.0e}.",
+            hint="Raise learning_rate or the number of steps.",
         )
     return change
 

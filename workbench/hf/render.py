@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from workbench.data.checks import RowLength
 from workbench.errors import DataError
@@ -33,6 +33,9 @@ class Rendered:
     cut: bool  # tokens were dropped at the end
     answer_lost: bool  # no token of the last answer is left
     total: int  # tokens before cutting
+    ends: bool  # an answer is learned up to its end-of-turn token
+    altered: bool = False  # the template drops white space around an answer
+    tools_lost: bool = False  # the row offers tools, and the template does not show them
     _text: str = field(repr=False, default="")
     _offsets: list[_Range] = field(repr=False, default_factory=list)
     _contents: list[_Range] = field(repr=False, default_factory=list)
@@ -41,6 +44,11 @@ class Rendered:
     def supervised(self) -> int:
         """Number of learned tokens."""
         return sum(label != IGNORED for label in self.labels)
+
+    @property
+    def length(self) -> RowLength:
+        """What the data check and the plan need to know of the row."""
+        return RowLength(self.total, self.supervised, self.cut, self.answer_lost, self.ends, self.altered, self.tools_lost)
 
     @cached_property
     def spans(self) -> list[Span]:
@@ -60,12 +68,17 @@ def render(tokenizer: Any, row: dict[str, Any], *, max_length: int, assistant_on
     """Render one canonical row (`messages`, `prompt` + `completion`, or `text`).
 
     With `assistant_only` a conversation is learned in the assistant's turns only; with `completion_only` a raw
-    prompt and completion is learned in the completion only; a text is always learned whole.
+    prompt and completion is learned in the completion only; a text is always learned whole. An assistant's turn
+    whose message says `"train": false` is shown and never learned.
     Rows longer than `max_length` tokens are cut at the end. Raises `DataError` when the template cannot show the row.
     """
+    kept_out: list[_Range] = []
+    altered = tools_lost = False
     if "messages" in row:
-        text, answers, contents = _conversation(tokenizer, row["messages"], row.get("tools"))
+        messages, tools = row["messages"], row.get("tools")
+        text, answers, kept_out, contents, altered = _conversation(tokenizer, messages, tools)
         learned = answers if assistant_only else [(0, len(text))]
+        tools_lost = bool(tools) and text == _apply(tokenizer, messages, None)
     else:
         prompt = str(row.get("prompt", ""))
         text = prompt + str(row["completion"] if "completion" in row else row["text"])
@@ -73,13 +86,18 @@ def render(tokenizer: Any, row: dict[str, Any], *, max_length: int, assistant_on
         answers = [(len(prompt), len(text))]
         learned = answers if completion_only else [(0, len(text))]
         contents = [(0, len(text))]
-    encoded = tokenizer(text, add_special_tokens="messages" not in row, return_offsets_mapping=True, verbose=False)
+    encoded = _encode(tokenizer, text, special="messages" not in row)
     ids: list[int] = list(encoded["input_ids"])
     offsets: list[_Range] = [(start, end) for start, end in encoded["offset_mapping"]]
     if "messages" not in row and len(ids) > 1 and ids[-1] == ids[-2] == tokenizer.eos_token_id:
         ids, offsets = ids[:-1], offsets[:-1]  # the tokenizer adds one of its own
     # The first token is predicted from nothing, so it has no loss.
-    labels = [t if i and _overlaps(*offsets[i], learned) else IGNORED for i, t in enumerate(ids)]
+    labels = [
+        t if i and _overlaps(*at, learned) and not _overlaps(*at, kept_out) else IGNORED
+        for i, (t, at) in enumerate(zip(ids, offsets, strict=True))
+    ]
+    kept = max((end for _, end in offsets[:max_length]), default=0)  # characters
+    last = (*_special_tokens(tokenizer), tokenizer.eos_token)
     starts = [i for i in range(len(ids)) if _overlaps(*offsets[i], answers[-1:])]
     answer_start = starts[0] if starts else len(ids)
     return Rendered(
@@ -89,6 +107,9 @@ def render(tokenizer: Any, row: dict[str, Any], *, max_length: int, assistant_on
         cut=len(ids) > max_length,
         answer_lost=answer_start >= max_length or not starts,
         total=len(ids),
+        ends=any(end <= kept and text.endswith(last, 0, end) for _, end in answers),
+        altered=altered,
+        tools_lost=tools_lost,
         _text=text,
         _offsets=offsets,
         _contents=contents,
@@ -99,11 +120,8 @@ def measure(
     tokenizer: Any, rows: Iterable[dict[str, Any]], max_length: int, *, assistant_only: bool = True, completion_only: bool = True
 ) -> list[RowLength]:
     """The length of every row, for the data check and for estimates."""
-    lengths = []
-    for row in rows:
-        one = render(tokenizer, row, max_length=max_length, assistant_only=assistant_only, completion_only=completion_only)
-        lengths.append(RowLength(one.total, one.supervised, one.cut, one.answer_lost))
-    return lengths
+    only = {"assistant_only": assistant_only, "completion_only": completion_only}
+    return [render(tokenizer, row, max_length=max_length, **only).length for row in rows]
 
 
 def prompt_text(tokenizer: Any, row: dict[str, Any]) -> str:
@@ -131,28 +149,51 @@ def _overlaps(start: int, end: int, ranges: Sequence[_Range]) -> bool:
     return any(start < stop and end > begin for begin, stop in ranges)
 
 
+def _encode(tokenizer: Any, text: str, *, special: bool) -> Any:
+    try:
+        return tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # what the tokenizers library raises is none of Exception
+            raise
+        raise DataError(f"The base's tokenizer breaks on this text: {str(error)[:300]}.", hint="Use another base.") from None
+
+
 def _apply(tokenizer: Any, messages: Sequence[dict[str, Any]], tools: Any, *, ask: bool = False) -> str:
     """The conversation as the chat template writes it; with `ask`, ready for the assistant's next turn."""
-    plain = [{**m, "content": m.get("content") or ""} for m in messages]
+    plain = [{**{key: m[key] for key in m if key != "train"}, "content": m.get("content") or ""} for m in messages]
     try:
         return str(tokenizer.apply_chat_template(plain, tools=tools or None, tokenize=False, add_generation_prompt=ask))
+    except MemoryError:
+        raise
     except Exception as error:  # templates are programs: they raise jinja2 errors, TypeErrors, whatever they like
         raise DataError(
             f"The base's chat template refuses this conversation: {error}", hint="Check the roles and their order: workbench data check"
         ) from None
 
 
-def _conversation(tokenizer: Any, messages: list[dict[str, Any]], tools: Any) -> tuple[str, list[_Range], list[_Range]]:
-    """(text, where the answers lie with their end-of-turn token, where the other messages' contents lie)."""
+class _Placed(NamedTuple):
+    """A rendered conversation, and where its parts lie in the text."""
+
+    text: str
+    answers: list[_Range]  # with their end-of-turn tokens
+    kept_out: list[_Range]  # the answers that are not to be learned
+    contents: list[_Range]  # of the other messages
+    altered: bool  # white space around an answer was dropped
+
+
+def _conversation(tokenizer: Any, messages: list[dict[str, Any]], tools: Any) -> _Placed:
     text = _apply(tokenizer, messages, tools)
     answers: list[_Range] = []
+    kept_out: list[_Range] = []
     contents: list[_Range] = []
-    at = 0
+    altered, at = False, 0
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
             start, end = _answer(tokenizer, text, messages, i, tools)
             _check_tool_calls(message, text[start:end])
-            answers.append((start, end))
+            (kept_out if message.get("train") is False else answers).append((start, end))
+            said = str(message.get("content") or "")
+            altered |= said not in text[start:end] and said.strip() in text[start:end]
             at = max(at, end)
         else:
             content = str(message.get("content") or "").strip()
@@ -162,7 +203,7 @@ def _conversation(tokenizer: Any, messages: list[dict[str, Any]], tools: Any) ->
                 contents.append((start, at))
     if not answers:
         raise DataError("This conversation has no assistant turn, so there is nothing to learn.", hint="End it with an assistant's answer.")
-    return text, answers, contents
+    return _Placed(text, answers, kept_out, contents, altered)
 
 
 def _answer(tokenizer: Any, text: str, messages: list[dict[str, Any]], i: int, tools: Any) -> _Range:

@@ -20,20 +20,20 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerState, s
 from trl import SFTConfig, pack_dataset
 
 from workbench.errors import JobError, MissingDependency, TrainingError
-from workbench.estimate import held_back, total_steps
+from workbench.estimate import total_steps
 from workbench.hf import checkpoints, machine, preflight
 from workbench.hf.follow import Follower, Report, Sampler
 from workbench.hf.load import compute_dtype, load_base, load_tokenizer, set_threads
-from workbench.hf.packed import Row
-from workbench.hf.render import render
+from workbench.hf.prepare import Prepared, prepare
 from workbench.hf.trainer import AnswerTrainer, Collator, Shuffled
+from workbench.planning import missing_loggers
 from workbench.recipe import Recipe
 from workbench.records import Progress
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["TrainResult", "schedule", "train"]
 
-_SAMPLES = 3  # rows whose answers are shown at each evaluation
 _EVALUATIONS = 5  # in a run, unless the recipe says otherwise
+_ROUNDED_AWAY = 0.05  # share of what was learned that saving in the base's dtype may cost
 
 
 @dataclass(frozen=True)
@@ -55,37 +55,30 @@ class TrainResult:
         return {name: value for name, value in vars(self).items() if name != "folder"}
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of a run, rendered."""
-
-    train: list[Row]
-    held: list[Row]  # training rows that only watch the loss
-    shown: list[dict[str, Any]]  # rows whose answers are sampled
-    chat: bool
-    report: dict[str, Any]
-
-
 def train(
     recipe: Recipe,
     base: Path,
     rows: Sequence[dict[str, Any]],
     out: Path,
     *,
+    start: Path | None = None,
     earlier: Sequence[Path] = (),
     report: Report = lambda progress: None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
     """Train on `rows` (the train part only) and return where the result lies, under `out`.
 
+    `start` is a folder whose weights training begins with: adapter_model.safetensors of the recipe's own shape, or for
+    method sft model.safetensors.
     `earlier` are the `out` folders of earlier attempts at the same run: it goes on from the newest checkpoint among
     them that is whole. `report` is called at every step; when `stopping` turns true the run saves and raises `JobError`.
     Raises `TrainingError` when going on would be a waste, and says what to change.
     """
-    _check_loggers(recipe)
+    if missing := missing_loggers(recipe):
+        raise MissingDependency(" ".join(missing))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between transformers, TRL and PEFT, which are pinned together
-        return _train(recipe, base, rows, out, earlier, report, stopping)
+        return _train(recipe, base, rows, out, start, earlier, report, stopping)
 
 
 def _train(
@@ -93,6 +86,7 @@ def _train(
     base: Path,
     rows: Sequence[dict[str, Any]],
     out: Path,
+    start: Path | None,
     earlier: Sequence[Path],
     report: Report,
     stopping: Callable[[], bool],
@@ -101,9 +95,9 @@ def _train(
     threads = set_threads(recipe.threads)
     report(_preparing("Reading the rows."))
     tokenizer = load_tokenizer(base)
-    data = _prepare(recipe, tokenizer, rows)
+    data = prepare(recipe, tokenizer, rows)
     report(_preparing("Loading the base."))
-    run = _Run(recipe, base, tokenizer, data, out)
+    run = _Run(recipe, base, tokenizer, data, out, start)
     trainer, follower = run.trainer(report, stopping)
     found, passed_over = checkpoints.newest_verified([out / "checkpoints", *(folder / "checkpoints" for folder in earlier)], of=run.of)
     if found is None:
@@ -117,7 +111,7 @@ def _train(
             f"Stopped at step {state.global_step} of {state.max_steps}, as asked; a checkpoint is saved.",
             hint="Go on: workbench jobs resume",
         )
-    change = run.check_change()
+    change = run.finish()
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry][-10:]
     return TrainResult(
         folder=run.save(),
@@ -144,18 +138,21 @@ def _train(
 class _Run:
     """The model of one run and what was found out about it before the first step."""
 
-    def __init__(self, recipe: Recipe, base: Path, tokenizer: Any, data: _Rows, out: Path) -> None:
+    def __init__(self, recipe: Recipe, base: Path, tokenizer: Any, data: Prepared, out: Path, start: Path | None = None) -> None:
         self.recipe, self.tokenizer, self.data, self.out = recipe, tokenizer, data, out
         self.of = _fingerprint(recipe, base, data)
         self.dtype = compute_dtype(recipe.bf16)
         set_seed(recipe.seed)
         self.model = self._load(base)
+        if start is not None:
+            preflight.load_start(self.model, start / ("model" if recipe.method == "sft" else "adapter_model"))
         preflight.check_fit(self.model, data.train + data.held)
-        self.notes = preflight.check_end_of_turn(self.model, tokenizer, data.train, chat=data.chat)
+        self.notes = preflight.stop_at_end_of_turn(self.model, tokenizer, chat=data.chat)
         self.machine = machine.facts()
         self._fit_memory()
         self._watched = (data.held or data.train)[:8]
         self._before = self._scores()
+        self._noise = float((self._scores(tokens=1) - self._before).abs().max())  # row by row: other sums, the same numbers
 
     def _load(self, base: Path) -> Any:
         recipe = self.recipe
@@ -192,7 +189,7 @@ class _Run:
         trial = preflight.probe(self.model, self.data.train, self.dtype)
         longest = max(len(ids) for ids, _ in self.data.train)
         needed = weights + learning + longest * trial.bytes_per_token
-        self.packs = trial.packs
+        self.packs = trial.packs and not self.recipe.neftune_noise_alpha  # its noise is scaled by the length of a row
         self.checkpointing = self.recipe.gradient_checkpointing
         if self.checkpointing is None:
             self.checkpointing = needed > 0.8 * self.machine.memory_bytes
@@ -206,7 +203,7 @@ class _Run:
                 hint="Use method qlora, a smaller max_length, or a smaller base.",
             )
         self.tokens_at_once = max(1, room // max(1, per_token))
-        self.report = {
+        self.report: dict[str, Any] = {
             "dtype": str(self.dtype).removeprefix("torch."),
             "gradient_checkpointing": self.checkpointing,
             "packed": self.packs,
@@ -214,7 +211,8 @@ class _Run:
             "bytes_per_token": trial.bytes_per_token,
             "machine": self.machine.as_dict(),
             "libraries": {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")},
-            "notes": self.notes + ([] if self.packs else [f"Rows are padded, not packed: {trial.why_not}."]),
+            "notes": self.notes
+            + ([] if self.packs else [f"Rows are padded, not packed: {trial.why_not or 'NEFTune scales its noise by their length'}."]),
         }
 
     def trainer(self, report: Report, stopping: Callable[[], bool]) -> tuple[AnswerTrainer, Follower]:
@@ -254,14 +252,40 @@ class _Run:
         trainer.add_callback(follower)
         return trainer, follower
 
-    def _scores(self) -> torch.Tensor:
+    def _scores(self, tokens: int = 1024) -> torch.Tensor:
         self.model.eval()
         with torch.autocast(self.machine.device, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            return preflight.learned_log_probs(self.model, self._watched, packs=self.packs)
+            return preflight.learned_log_probs(self.model, self._watched, packs=self.packs, tokens=tokens)
 
-    def check_change(self) -> float:
-        """How far training moved the answers; raises `TrainingError` when it did not, or not to numbers."""
-        return preflight.check_change(self._before, self._scores())
+    def finish(self) -> float:
+        """How far training moved the answers of what is saved; raises `TrainingError` when it did not, or not to numbers."""
+        learned = self._scores()
+        change = preflight.check_change(self._before, learned, self._noise)
+        return change if self.recipe.method != "sft" else preflight.check_change(self._before, self._round(learned), self._noise)
+
+    def _round(self, learned: torch.Tensor) -> torch.Tensor:
+        """Round all weights to the dtype they are saved in, and return the scores they have then.
+
+        With dtype auto the float32 weights are kept where rounding moves the answers by more than `_ROUNDED_AWAY` of
+        what training did: a low learning rate moves weights by less than a bfloat16 can tell.
+        """
+        auto = self.recipe.dtype == "auto"
+        dtype: torch.dtype = getattr(torch, self.base_dtype if auto else self.recipe.dtype)
+        weights = list(self.model.parameters())
+        masters = [weight.detach().clone() for weight in weights]  # takes the place that the gradients had
+        for weight in weights:
+            weight.data = weight.data.to(dtype).float()
+        rounded = self._scores()
+        share = float((rounded - learned).abs().mean() / (learned - self._before).abs().mean())
+        if auto and not share <= _ROUNDED_AWAY:  # nor where it is not a number
+            for weight, master in zip(weights, masters, strict=True):
+                weight.data = master
+            told = f"{100 * share:.0f} % of what was learned, so the weights are saved in float32, twice the size."
+            self.report["notes"].append(f"Rounding to {self.base_dtype} would cost {told}")
+            dtype, share, rounded = torch.float32, 0.0, learned
+        self.saved = dtype
+        self.report |= {"saved_dtype": str(dtype).removeprefix("torch."), "rounded_away": share}
+        return rounded
 
     def save(self) -> Path:
         """Write the result under `out` and return its folder: safetensors, tokenizer, generation config."""
@@ -269,7 +293,7 @@ class _Run:
         model = self.model.eval()
         if self.recipe.method == "sft":
             model.config.use_cache = True  # the trainer had switched it off
-            model.to(getattr(torch, self.base_dtype)).save_pretrained(folder)
+            model.to(self.saved).save_pretrained(folder)
         else:
             model.peft_config["default"].base_model_name_or_path = self.recipe.base
             model.save_pretrained(folder, save_embedding_layers=False)
@@ -279,23 +303,22 @@ class _Run:
         return folder
 
 
+def schedule(recipe: Recipe, steps: int) -> dict[str, Any]:
+    """What of the recipe decides each of `steps` optimiser steps, under transformers' names."""
+    same = "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate lr_scheduler_type"
+    same += " lr_scheduler_kwargs optim neftune_noise_alpha weight_decay max_grad_norm seed"
+    warmup = min(math.ceil(recipe.warmup_ratio * steps), steps - 1)
+    return {name: getattr(recipe, name) for name in same.split()} | {"warmup_steps": warmup}
+
+
 def _arguments(run: _Run, steps: int, *, evaluates: bool) -> SFTConfig:
     """The recipe as TRL's configuration."""
     recipe = run.recipe
     every = recipe.eval_steps or max(1, -(-steps // _EVALUATIONS))
     args = SFTConfig(
         output_dir=str(run.out / "checkpoints"),
-        num_train_epochs=recipe.num_train_epochs,
-        max_steps=recipe.max_steps,
-        per_device_train_batch_size=recipe.per_device_train_batch_size,
+        **schedule(recipe, steps),
         per_device_eval_batch_size=32,
-        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.lr_scheduler_type,
-        warmup_steps=min(math.ceil(recipe.warmup_ratio * steps), steps - 1),
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
-        seed=recipe.seed,
         bf16=run.dtype == torch.bfloat16,
         gradient_checkpointing=run.checkpointing,
         use_cpu=run.machine.device == "cpu",
@@ -335,62 +358,12 @@ def _fit(trainer: AnswerTrainer, checkpoint: Path | None) -> None:
     trainer.state = state
 
 
-def _prepare(recipe: Recipe, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> _Rows:
-    """Render every row, leave out those with nothing to learn, and hold some back to watch the loss."""
-    only = {"assistant_only": recipe.assistant_only_loss, "completion_only": recipe.completion_only_loss}
-    found: list[tuple[dict[str, Any], Row]] = []
-    cut = lost = unlearnable = 0
-    for row in rows:
-        one = render(tokenizer, row, max_length=recipe.max_length, **only)
-        cut, lost = cut + one.cut, lost + one.answer_lost
-        if one.supervised:
-            found.append((row, (one.input_ids, one.labels)))
-        else:
-            unlearnable += 1
-    if not found:
-        raise TrainingError(
-            f"None of the {len(rows)} rows has a token to learn from; {lost} lose their whole answer at max_length {recipe.max_length}.",
-            hint="Raise max_length, or look at the rows: workbench data preview",
-        )
-    # by their ids, so that the same rows are held back however the file is ordered
-    ranked = sorted(range(len(found)), key=lambda i: hashlib.sha256(f"{recipe.seed}:{found[i][0].get('id', i)}".encode()).digest())
-    held = set(ranked[: held_back(recipe, len(found))])
-    trained = [row for i, (_, row) in enumerate(found) if i not in held]
-    watched = [found[i] for i in sorted(held)]
-    # where the text is the answer, there is nothing to ask
-    shown = [row for row, _ in (watched or found)[:_SAMPLES] if "text" not in row]
-    return _Rows(
-        train=trained,
-        held=[row for _, row in watched],
-        shown=shown,
-        chat="messages" in found[0][0],
-        report={
-            "rows": len(rows),
-            "train_rows": len(trained),
-            "eval_rows": len(held),
-            "rows_cut": cut,
-            "rows_answer_lost": lost,
-            "rows_left_out": unlearnable,
-            "tokens_per_epoch": sum(len(ids) for ids, _ in trained),
-            "supervised_tokens": preflight.supervised(trained),
-        },
-    )
-
-
-def _fingerprint(recipe: Recipe, base: Path, data: _Rows) -> str:
+def _fingerprint(recipe: Recipe, base: Path, data: Prepared) -> str:
     """Differs when anything that decides the weights of a run differs: recipe, base, rows."""
     digest = hashlib.sha256(recipe.to_yaml().encode())
     digest.update((base / "config.json").read_bytes())
     digest.update(json.dumps([data.train, data.held]).encode())
     return digest.hexdigest()[:16]
-
-
-def _check_loggers(recipe: Recipe) -> None:
-    for name in recipe.report_to:
-        try:
-            metadata.version(name)
-        except metadata.PackageNotFoundError:
-            raise MissingDependency(f"report_to: {name} is not installed.", hint=f"Install it: pip install {name}") from None
 
 
 def _preparing(message: str) -> Progress:

@@ -6,6 +6,7 @@ publishes once, however often its last step is tried.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,12 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from workbench import estimate
+from workbench import estimate, planning
 from workbench.bases.store import Bases
 from workbench.data.rows import dumps
 from workbench.data.store import Datasets
 from workbench.errors import Conflict, DataError, IntegrityError
 from workbench.evidence import Evidence, summary, write_scores
+from workbench.foreign import open_regular
+from workbench.jobs import progress
 from workbench.jobs.tasks import TaskContext
 from workbench.recipe import Recipe
 from workbench.records import Base, BaseRef, Dataset, Progress
@@ -35,11 +38,13 @@ _FACTS = "training.json"  # what the run itself has to tell: steps, tokens, spee
 def run(ctx: TaskContext) -> dict[str, Any]:
     """Train by the frozen recipe, score on the frozen test part, publish.
 
-    Returns {"adapter": "name@1"} or, for method sft, {"base": "family@2"}, with "scores" and "training" beside it.
+    Returns {"adapter": "name@1"} or, for method sft, {"base": "family@2"}, with "scores" and "training" beside it; of a
+    trial, which publishes nothing, {"folder": where the result lies}.
     """
     recipe = Recipe.load(ctx.spec["recipe"])
     base = frozen_base(recipe.base, ctx.spec["base_lock_sha256"])
     dataset = frozen_dataset(recipe.dataset, ctx.spec["dataset_sha256"])
+    ctx = dataclasses.replace(ctx, report=progress.with_testing(ctx.report, dataset))
     trained = _phase(ctx, "trained", lambda out: _train(ctx, recipe, base, out))
     facts = json.loads((trained / _FACTS).read_text(encoding="utf-8"))
     folder = _phase(ctx, "scored", lambda out: _score_run(ctx, recipe, base, dataset, trained, out))
@@ -48,7 +53,9 @@ def run(ctx: TaskContext) -> dict[str, Any]:
     if scores:
         shutil.copytree(folder / "evidence", trained / "evidence")
     ctx.report(Progress(t=time.time(), phase="publishing"))
-    if recipe.method == "sft":
+    if not ctx.spec.get("publish", True):
+        published = {"folder": str(trained)}
+    elif recipe.method == "sft":
         published = {"base": _publish_base(ctx, recipe, base, dataset, trained, scores)}
     else:
         adapter = Registry().publish(
@@ -146,6 +153,7 @@ def _train(ctx: TaskContext, recipe: Recipe, base: Base, out: Path) -> None:
         base.path,
         Datasets().rows(recipe.dataset, split="train"),
         work,
+        start=_start(ctx, recipe),
         earlier=[folder / "work" for folder in ctx.earlier],
         report=ctx.report,
         stopping=ctx.stopping,
@@ -155,13 +163,29 @@ def _train(ctx: TaskContext, recipe: Recipe, base: Base, out: Path) -> None:
     estimate.remember(recipe, base, result.tokens_per_second, result.peak_bytes, job=ctx.job_id)
 
 
+def _start(ctx: TaskContext, recipe: Recipe) -> Path | None:
+    """The folder with the weights to begin with: a copy of those the job was submitted with, so that they cannot change meanwhile."""
+    start = ctx.spec.get("start")
+    if start is None:
+        return None
+    folder = ctx.folder / "start"
+    folder.mkdir(exist_ok=True)
+    source, copy = Path(start["file"]), folder / Path(start["file"]).name
+    with open_regular(source, most=1024**4, error=IntegrityError) as file, copy.open("wb") as out:
+        shutil.copyfileobj(file, out)
+    if planning.sha256_of(copy) != start["sha256"]:
+        raise IntegrityError(f"{source} has changed since the job was submitted.", hint="Submit the job again.")
+    return folder
+
+
 def _drop_checkpoints(ctx: TaskContext) -> None:
     """What was published needs no checkpoint any more; with method sft each takes twelve bytes for every weight."""
     from workbench.hf import checkpoints
 
     for folder in (ctx.folder, *ctx.earlier):
         checkpoints.remove(folder / "work" / "checkpoints")
-        shutil.rmtree(folder / "work" / "result", ignore_errors=True)
+        for name in ("work/result", "start"):
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _score_run(ctx: TaskContext, recipe: Recipe, base: Base, dataset: Dataset, trained: Path, out: Path) -> None:
@@ -189,7 +213,7 @@ def _score(ctx: TaskContext, recipe: Recipe, base: Base, dataset: Dataset, resul
         rows,
         scorer=dataset.scorer,
         max_length=recipe.max_length,
-        dtype=compute_dtype(recipe.bf16),
+        dtype=compute_dtype(False if _is_float32(result) else recipe.bf16),
         quantized=recipe.bnb_4bit_quant_type if recipe.quantized else None,
         samples=SAMPLES,
         report=ctx.report,
@@ -204,6 +228,12 @@ def _score(ctx: TaskContext, recipe: Recipe, base: Base, dataset: Dataset, resul
     write_scores(folder / "scores.jsonl", found)
     scores = summary(found.base, found.adapter, dataset.scorer, groups=found.groups).as_dict()
     (out / "summary.json").write_text(json.dumps(scores), encoding="utf-8")
+
+
+def _is_float32(result: Path) -> bool:
+    """Full weights that were saved in float32, because rounding would lose what they learned, are scored as they are."""
+    config = result / "config.json"
+    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("dtype") == "float32"
 
 
 def _publish_base(ctx: TaskContext, recipe: Recipe, base: Base, dataset: Dataset, trained: Path, scores: dict[str, Any]) -> str:

@@ -1,21 +1,24 @@
 """The rules for the weights of a LoRA adapter: every name is a LoRA name, every shape fits the base and the rank, every
-value is finite. Headers and numbers only, without torch; nothing here trusts a size before it was checked.
+value is finite, and what they add changes the base. Without torch; nothing here trusts a size before it was checked.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.bases.tensors import TensorInfo, floats, raw_pieces, read_header
 from workbench.errors import ImportRefused, IntegrityError
+from workbench.rebase.controls import product_norm
+from workbench.rebase.writing import load
 from workbench.registry.peft_config import endings
 
 if TYPE_CHECKING:
-    from workbench.bases.lock import Lock
+    from workbench.bases.lock import Lock, TensorLock
     from workbench.registry.peft_config import Declared
 
 __all__ = ["Fit", "Values", "fit", "read_weights", "values"]
@@ -27,6 +30,9 @@ _KINDS = ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "
 _LORA = re.compile(rf"(?P<module>.+?)\.(?P<kind>{'|'.join(re.escape(k) for k in _KINDS)}|lora_magnitude_vector)(?P<tail>\.weight)?")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 _PIECE = 1_000_000  # values looked at together
+_ROUNDED = 2.0**-24  # the share of a number that float32 may round away
+_SAME_MAGNITUDE = 2.0**-8  # half precision rounds each magnitude by less
+_LARGEST = 1e18  # of a factor or an update: beyond it products in float32 overflow to infinity, then to NaN
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,8 @@ class Fit:
 class Values:
     """What the numbers themselves say."""
 
-    not_finite: list[str]  # names of tensors that hold NaN or infinity
-    does_nothing: bool  # every lora_B is zero and nothing else is trained: the base's logits are unchanged
+    problems: list[str]  # what no adapter should hold: NaN, infinity, products that overflow, or nothing at all
+    change: tuple[float, float] | None  # |scale B A| / |W| (Frobenius), the smallest and the largest module; None without the base's
 
 
 @dataclass
@@ -85,15 +91,15 @@ def fit(tensors: Mapping[str, TensorInfo], declared: Declared, lock: Lock) -> Fi
     modules, full, problems = _sort(tensors, declared)
     quantized = lock.quantization is not None
     for path, module in modules.items():
-        base = _base_shape(shapes, path)
+        base = _base_tensor(lock, path)
         if base is None and not quantized:
             problems.append(f"{path}: the base has no such module")
-        elif problem := _misfit(module.parts, base if not quantized else None, declared, path):
+        elif problem := _misfit(module.parts, base.shape if base and not quantized else None, declared, path):
             problems.append(f"{path}: {problem}")
     for name, shape in full.items():
-        wanted = shapes.get(name) or (_base_shape(shapes, name.removesuffix(".weight")) if name.endswith(".weight") else None)
-        if shape != wanted:
-            problems.append(f"{name} is {_size(shape)}, the base has {_size(wanted) if wanted else 'no such tensor'}")
+        own = lock.tensors.get(name) or _base_tensor(lock, name.removesuffix(".weight"))
+        if own is None or shape != own.shape:
+            problems.append(f"{name} is {_size(shape)}, the base has {_size(own.shape) if own else 'no such tensor'}")
     lora = sorted(path for path, module in modules.items() if "token_adapter.trainable_tokens_delta" not in module.parts)
     if not lora and not problems:
         problems.append("there is no lora_A and lora_B in it")
@@ -101,23 +107,69 @@ def fit(tensors: Mapping[str, TensorInfo], declared: Declared, lock: Lock) -> Fi
     return Fit(problems, lora, _shortest(lora, shapes))
 
 
-def values(tensors: Mapping[str, TensorInfo]) -> Values:
-    """Read every number once. Memory stays at some megabytes whatever the file's size."""
+def values(tensors: Mapping[str, TensorInfo], declared: Declared, lock: Lock) -> Values:
+    """Read every number once, one module in memory at a time. The tensors must fit (see `fit`)."""
+    problems = [f"{name} holds NaN or infinity" for name, tensor in tensors.items() if not _is_finite(tensor)]
+    if problems:
+        return Values(problems, None)
+    changes: list[float] = []
+    silent = True
+    for a, b in _pairs(tensors):
+        path = a.name.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")[0]
+        sizes, update = _sizes(a, b, declared.scale_of(path))
+        if not max(*sizes, update) < _LARGEST:
+            problems.append(f"{path}: its numbers are so large ({max(*sizes, update):.0e}) that their product is infinite or NaN")
+        base = _base_tensor(lock, path)
+        weight = base.norm if base is not None and base.norm is not None else 0.0
+        silent = silent and update <= _ROUNDED * weight
+        if weight:
+            changes.append(update / weight)
+    if silent and not problems and not any(_changes(tensor, lock) for tensor in tensors.values()):
+        most = max(changes, default=0.0)
+        problems.append(f"what it adds to the weights (at most {most:.0e} of them) is less than float32 rounds away: it changes nothing")
+    return Values(problems, (min(changes), max(changes)) if changes else None)
+
+
+def _pairs(tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[TensorInfo, TensorInfo]]:
+    for name, tensor in tensors.items():
+        if name.endswith((".lora_A.weight", ".lora_embedding_A")):
+            stem, a, tail = name.rpartition("_A")
+            yield tensor, tensors[f"{stem}_B{tail}"]
+
+
+def _sizes(a: TensorInfo, b: TensorInfo, scale: float) -> tuple[tuple[float, float], float]:
+    """|A|, |B| and |scale B A|, exact from Gram matrices in double precision. Factors that cancel to within rounding give 0."""
     import numpy as np
 
-    bad: list[str] = []
-    at_rest = True
-    for name, tensor in tensors.items():
-        zero = True
-        for raw in raw_pieces(tensor, _PIECE):
-            piece = floats(raw, tensor.dtype)
-            zero = zero and not piece.any()
-            if not np.isfinite(piece).all():
-                bad.append(name)
-                break
-        silent = "lora_A" in name or "lora_embedding_A" in name or (zero and ("lora_B" in name or "lora_embedding_B" in name))
-        at_rest = at_rest and silent
-    return Values(bad, at_rest)
+    first, second = load(a), load(b)
+    sizes = float(np.linalg.norm(first.astype(np.float64))), float(np.linalg.norm(second.astype(np.float64)))
+    product = product_norm(first, second)
+    return sizes, scale * (0.0 if product <= 2 * _ROUNDED * sizes[0] * sizes[1] else product)
+
+
+def _is_finite(tensor: TensorInfo) -> bool:
+    import numpy as np
+
+    return all(bool(np.isfinite(floats(raw, tensor.dtype)).all()) for raw in raw_pieces(tensor, _PIECE))
+
+
+def _changes(tensor: TensorInfo, lock: Lock) -> bool:
+    """Whether a tensor beside the factors changes the base: trained tokens do, a bias of zeros or a copy of the base's does not,
+    and the magnitudes of DoRA are at rest while they are the norms of the base's own rows (arXiv 2402.09353)."""
+    import numpy as np
+
+    name = tensor.name.removeprefix(_PREFIX)
+    match = _LORA.fullmatch(name)
+    base = _base_tensor(lock, match["module"] if match else name.removesuffix(".weight"))
+    if match and match["kind"] == "lora_magnitude_vector":
+        return base is None or not base.norm or abs(float(np.linalg.norm(load(tensor))) / base.norm - 1) > _SAME_MAGNITUDE
+    if match:
+        return match["kind"] in {"lora_B.bias", "token_adapter.trainable_tokens_delta"} and bool(load(tensor).any())
+    base = lock.tensors.get(name) or base
+    digest = hashlib.sha256()
+    for raw in raw_pieces(tensor, _PIECE):
+        digest.update(raw.data)
+    return base is None or digest.hexdigest() != base.sha256
 
 
 def _sort(tensors: Mapping[str, TensorInfo], declared: Declared) -> tuple[dict[str, _Module], dict[str, tuple[int, ...]], list[str]]:
@@ -201,11 +253,14 @@ def _coverage(lora: set[str], full: set[str], declared: Declared, shapes: Mappin
         problems.append(f"there are weights for modules that target_modules does not name: {_some(extra)}")
     whole = not (declared.layers_to_transform or declared.exclude_modules)
     kept = set(declared.modules_to_save or [])
-    here = lora | {path.partition(".")[2] for path in lora}  # see _base_shape
+    here = lora | {path.partition(".")[2] for path in lora}  # see _base_tensor
     expected = {path for path in _base_modules(shapes) if not named.isdisjoint(endings(path)) and kept.isdisjoint(endings(path))}
     missing = sorted(expected - here)
     if whole and missing:
-        problems.append(f"target_modules names modules that have no weights here: {_some(missing)}")
+        problems.append(
+            f"target_modules names {len(missing)} modules that have no weights here: {_some(missing)}. Plain PEFT would load it"
+            " and leave them as they are in the base, without a word"
+        )
     return problems
 
 
@@ -222,14 +277,14 @@ def _base_modules(shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
     return {name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2}
 
 
-def _base_shape(shapes: Mapping[str, tuple[int, ...]], path: str) -> tuple[int, ...] | None:
-    """Shape of the weight of module `path`. Some families store their weights without the first part of the path
+def _base_tensor(lock: Lock, path: str) -> TensorLock | None:
+    """The weight of module `path`. Some families store their weights without the first part of the path
     (transformer.h.0… as h.0…), and a tied output layer is stored as the embedding."""
     for name in (f"{path}.weight", f"{path.partition('.')[2]}.weight"):
-        if name in shapes:
-            return shapes[name]
+        if name in lock.tensors:
+            return lock.tensors[name]
     if path.rpartition(".")[2] in {"lm_head", "embed_out"}:
-        return next((shape for name, shape in shapes.items() if name.endswith(_EMBEDDINGS)), None)
+        return next((tensor for name, tensor in lock.tensors.items() if name.endswith(_EMBEDDINGS)), None)
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from workbench import Workbench
-from workbench.data.formats import Recognised, recognise
+from workbench.data.formats import Recognised
 from workbench_ui import uploads
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.views import train as views
@@ -64,7 +64,7 @@ class _Handlers:
         token = str(event.token)
         path = uploads.uploaded(token)
         shown = [chosen(path.name), token]
-        found, problem = spoken(self.t, lambda: recognise(path))
+        found, problem = spoken(self.t, lambda: self.bench.datasets.recognise(path))
         if found is None:
             return [*shown, *_nothing(), *_unjudged(panel("bad", problem, icon="warn"))]
         return [*shown, *self._asked(found), *(_unjudged("") if found.question else self._judged(path, None))]
@@ -75,11 +75,11 @@ class _Handlers:
 
     def answered(self, token: str, question: str | None, answer: str | None) -> list[Any]:
         path = uploads.uploaded(token)
-        return ["", gr.Button(visible=False), *self._judged(path, _mapping(path, question, answer))]
+        return ["", gr.Button(visible=False), *self._judged(path, self._mapping(path, question, answer))]
 
     def add(self, token: str, question: str | None, answer: str | None, drop: bool, name: str, scorer: str) -> tuple[str, str]:
         path = uploads.uploaded(token)
-        mapping = _mapping(path, question, answer)
+        mapping = self._mapping(path, question, answer)
         report = self.bench.check_data(str(path), mapping=mapping)
         kinds = sorted({finding.kind for finding in report.problems}) if drop else []
         wanted = (name or "").strip().lower() or None
@@ -97,6 +97,14 @@ class _Handlers:
             gr.Button(visible=found.question is not None),
         ]
 
+    def _mapping(self, path: Path, question: str | None, answer: str | None) -> dict[str, str] | None:
+        """The columns as answered; where the file needs no pair of columns, its own reading. None: nothing was in doubt."""
+        found = self.bench.datasets.recognise(path)
+        if {"question", "answer"} <= set(found.mapping) and question and answer:
+            as_found = (question, answer) == (found.mapping["question"], found.mapping["answer"])
+            return None if as_found and found.format is not None else {**found.mapping, "question": question, "answer": answer}
+        return found.mapping if found.format is None else None
+
     def _judged(self, path: Path, mapping: dict[str, str] | None) -> list[Any]:
         """What the check says, whether the rows may be added, and whether there are rows to leave out."""
         report, problem = spoken(self.t, lambda: self.bench.check_data(str(path), mapping=mapping))
@@ -105,15 +113,6 @@ class _Handlers:
         bad = len({finding.row for finding in report.problems})
         drop = gr.Checkbox(visible=bad > 0, value=False, label=self.t.n("data.drop_n", bad))
         return [views.file_report(report, self.t), gr.Column(visible=report.rows > 0), drop]
-
-
-def _mapping(path: Path, question: str | None, answer: str | None) -> dict[str, str] | None:
-    """The columns as answered; where the file needs no pair of columns, its own reading. None: nothing was in doubt."""
-    found = recognise(path)
-    if {"question", "answer"} <= set(found.mapping) and question and answer:
-        as_found = (question, answer) == (found.mapping["question"], found.mapping["answer"])
-        return None if as_found and found.format is not None else {**found.mapping, "question": question, "answer": answer}
-    return found.mapping if found.format is None else None
 
 
 def _nothing() -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from workbench.records import Job, JobState, Progress
@@ -213,7 +213,7 @@ def _ready(job: Job, t: Words) -> str:
         failed = [f"{ref}: {told}" for ref, told in (result.get("failed") or {}).items()]
         warning = panel("warn", bullet_list(failed), icon="warn") if failed else ""
         return panel("good", f"<strong>{esc(t('jobs.checked'))}</strong>", icon="ok", actions=seen) + warning
-    name = made or str(result.get("base") or result.get("out") or "")
+    name = made or str(result.get("base") or result.get("out") or result.get("folder") or "")
     return panel("good", f"<strong>{t.html('jobs.ready', name=name)}</strong> {esc(told)}", icon="ok", actions=actions)
 
 
@@ -235,9 +235,6 @@ def _figures(job: Job, run: Series, t: Words, now: datetime | None) -> list[tupl
         return []
     step = t.number(progress.step) if progress.step is not None else ""
     best = min((value for _, value in run.evals), default=None)
-    end = job.ended_at or now or datetime.now(UTC)
-    created = job.created_at if job.created_at.tzinfo else job.created_at.replace(tzinfo=UTC)
-    end = end if end.tzinfo else end.replace(tzinfo=UTC)
     return [
         (t("figure.step"), t("figure.of", part=step, whole=t.number(progress.total_steps)) if step and progress.total_steps else step),
         (t("figure.passes"), f"{progress.epoch:.2g}" if progress.epoch is not None else ""),
@@ -245,7 +242,7 @@ def _figures(job: Job, run: Series, t: Words, now: datetime | None) -> list[tupl
         (t("figure.best"), t.number(best) if best is not None else ""),
         (t("figure.speed"), t("figure.tokens_s", n=t.number(round(progress.tokens_per_second))) if progress.tokens_per_second else ""),
         (t("figure.tokens"), t.tokens(progress.tokens) if progress.tokens else ""),
-        (t("figure.elapsed"), t.elapsed((end - created).total_seconds())),
+        (t("figure.elapsed"), t.elapsed(job.worked(now))),
     ]
 
 

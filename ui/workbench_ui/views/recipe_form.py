@@ -79,9 +79,11 @@ def to_form(field: Field, value: Any) -> Any:
         return ", ".join(value)
     if field.kind == "choices":
         return list(value)
-    if field.kind == "choice" and AUTO in field.choices:
+    if field.kind == "choice" and field.optional:
         return AUTO if value is None else str(value).lower()
-    return "" if value is None and field.kind == "text" else value
+    if field.kind == "text" and not isinstance(value, str):
+        return "" if value is None else json.dumps(value)
+    return value
 
 
 def from_form(field: Field, raw: Any) -> Any:
@@ -90,7 +92,7 @@ def from_form(field: Field, raw: Any) -> Any:
         return [part.strip() for part in str(raw or "").split(",") if part.strip()]
     if field.kind == "choices":
         return list(raw or [])
-    if field.kind == "choice" and AUTO in field.choices:
+    if field.kind == "choice" and field.optional:
         return {AUTO: None, "true": True, "false": False}.get(raw, raw)
     if field.kind == "text":
         return str(raw).strip() or None if raw is not None else None
