@@ -86,6 +86,8 @@ WRONG = [
     (["train", "--config", "nothere.yaml"], 2, "does not exist"),
     (["train", "nothere.yaml"], 1, "cannot be read"),
     (["train"], 1, "dataset: must be given."),
+    (["train", "--export", "axolotl"], 2, "'trl'"),
+    (["train", "--export", "trl", "--detach"], 2, "stands alone: leave out"),
     (["train", "--base", "b@1", "--dataset", "order-codes", "--preset", "fast"], 1, "quick, standard, thorough"),
     (["train", "--base", "org/model", "--dataset", "order-codes"], 1, "workbench base add org/model"),
     (["train", "--base", "b@1", "--dataset", "order-codes"], 1, "No base named 'b@1'"),

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workbench.data import checks
+from workbench.data import checks, json_file
 from workbench.data.checks import RowLength, check
 from workbench.data.formats import read_rows, recognise
+from workbench.data.readers import Text
 from workbench.data.rows import answer_of, assign_ids, question_of
 from workbench.data.scorers import SCORERS, score
 from workbench.data.similar import cluster, normalise
@@ -203,6 +204,26 @@ def test_any_text_survives_jsonl_and_csv(rows: list[tuple[str, str]]) -> None:
             csv.writer(out, quoting=csv.QUOTE_ALL).writerows([("prompt", "completion"), *rows])
         for file in (one, two):
             assert [(question_of(r), answer_of(r)) for r in read_rows(file).rows] == rows
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    values=st.lists(st.recursive(st.none() | st.floats(-9, 99) | st.text("a],[ 1é🙂"), st.lists, max_leaves=6)),
+    window=st.integers(1, 9),
+    junk=st.text("],x 1", max_size=2),
+)
+def test_a_json_list_read_through_a_small_window_is_the_same(
+    values: list[Any], window: int, junk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_file, "_WINDOW", window)
+    text = json.dumps(values, indent=1, ensure_ascii=False) + junk
+    found: list[Any] = []
+    for read in (lambda: json_file.loads(text), lambda: list(json_file._values(Text(text.encode(), "utf-8-sig")))):
+        try:
+            found.append(read())
+        except ValueError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
 
 
 # ---------------------------------------------------------------- checks

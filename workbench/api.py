@@ -171,6 +171,8 @@ class Workbench:
         from workbench import planning
 
         plan = self._sound(recipe)
+        if plan.recipe.publish_as and not publish:
+            raise RecipeError("publish_as: a trial publishes nothing.", hint="Leave one of the two out.")
         spec = {
             "recipe": plan.recipe.model_dump(mode="json"),
             "base_lock_sha256": plan.base.lock_sha256,

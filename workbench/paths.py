@@ -130,9 +130,9 @@ def private_uploads() -> Path:
 
 
 def browser_dir() -> Path:
-    """`<home>/browser`, readable by this user only: the token that lets a browser in. Told to Gradio as its temporary folder."""
+    """`<home>/browser`, readable by this user only: the token that lets a browser in. Gradio's own files go below it."""
     folder = _private(home() / "browser")
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")
     return folder
 
 

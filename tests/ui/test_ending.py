@@ -29,8 +29,7 @@ app.serve(bench, port=int(sys.argv[3]), announce=lambda link: print(link, flush=
 """
 
 
-@pytest.mark.parametrize("where", ["thread", "loop"])
-@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("where", "sig"), [("loop", signal.SIGTERM), ("thread", signal.SIGINT)])
 def test_the_server_ends_within_seconds_while_a_request_hangs(tmp_path: Path, where: str, sig: signal.Signals) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

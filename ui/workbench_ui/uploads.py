@@ -38,9 +38,9 @@ def uploading() -> APIRouter:
     return router
 
 
-def uploaded(token: str) -> Path:
+def uploaded(token: str | None) -> Path:
     """The file that `token` stands for. Raises `UsageError` when there is none."""
-    if _TOKEN.fullmatch(token):
+    if token and _TOKEN.fullmatch(token):
         folder = paths.private_uploads() / token
         for file in folder.glob("*"):
             folder.touch()

@@ -21,7 +21,7 @@ __all__ = ["loads", "read_json"]
 def read_json(name: str, text: Text) -> Source:
     filled = (line for line in text.lines() if line.strip())
     first, more = next(filled), next(filled, None) is not None
-    whole = first.lstrip()[:1] == "["
+    whole = listed = first.lstrip()[:1] == "["
     if whole and more and first.rstrip().endswith("]"):
         raise DataError(
             f"{name} holds a list in each line, not an object.", hint='Write one object a line, such as {"prompt": "…", "completion": "…"}'
@@ -31,7 +31,7 @@ def read_json(name: str, text: Text) -> Source:
             whole = _wrapped(loads(first)) is not None and not more
         except (ValueError, RecursionError):
             whole = not _several_objects(text)
-    return _json_array(name, text.whole()) if whole else Source("jsonl", "JSONL", lambda: _json_lines(text))
+    return _json_array(name, text, listed) if whole else Source("jsonl", "JSONL", lambda: _json_lines(text))
 
 
 def _several_objects(text: Text) -> bool:
@@ -49,11 +49,11 @@ def _json_lines(text: Text) -> Iterator[Raw]:
                 yield number, RowError("broken", _json_message(error))
 
 
-def _json_array(name: str, text: str) -> Source:
-    if text[_space(text, 0)] == "[":
+def _json_array(name: str, text: Text, listed: bool) -> Source:
+    if listed:
         return Source("json", "JSON", lambda: _elements(name, text))
     with _whole(name):
-        data = loads(text)
+        data = loads(text.whole())
     inner = _wrapped(data)
     if inner is None:
         keys = ", ".join(repr(key[:40]) for key in list(data)[:8])
@@ -72,26 +72,36 @@ def _numbered(values: Iterable[Any]) -> Iterator[Raw]:
             yield number, RowError("broken", _json_message(error))
 
 
-def _elements(name: str, text: str) -> Iterator[Raw]:
+def _elements(name: str, text: Text) -> Iterator[Raw]:
     """The rows of a list, one after the other, so that no more than one of them is in memory."""
     with _whole(name):
         yield from _numbered(_values(text))
 
 
-def _values(text: str) -> Iterator[Any]:
-    at = _space(text, _space(text, 0) + 1)
-    if text[at : at + 1] != "]":
-        while True:
-            value, at = _DECODER.raw_decode(text, at)
+def _values(text: Text) -> Iterator[Any]:
+    """The values of a list, read through a window that grows until it holds the next one."""
+    with text.open("\n") as file:
+        held, at, end = file.read(_WINDOW), 0, ","
+        while "[" not in held:
+            held += file.read(_WINDOW)
+        at = held.find("[") + 1
+        if held[_space(held, at) :][:1] == "]":
+            at, end = _space(held, at) + 1, "]"
+        while end == ",":
+            try:
+                value, after = _DECODER.raw_decode(held, _space(held, at))
+                after = _space(held, after)
+                end = {",": ",", "]": "]"}[held[after : after + 1]]
+            except (json.JSONDecodeError, KeyError):  # no value, or a number that goes on
+                held, at = held[at:], 0
+                if not (more := file.read(max(_WINDOW, len(held)))):
+                    break
+                held += more
+                continue
             yield value
-            at = _space(text, at)
-            if text[at : at + 1] != ",":
-                break
-            at = _space(text, at + 1)
-        if text[at : at + 1] != "]":
-            raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
-    if (at := _space(text, at + 1)) < len(text):
-        raise json.JSONDecodeError("Extra data", text, at)
+            at = after + 1
+        if end != "]" or held[at:].strip() or any(line.strip() for line in file):
+            loads(text.whole())  # says what is wrong, and where
 
 
 def _space(text: str, at: int) -> int:
@@ -148,6 +158,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_no_twins, parse_constant=_no_constant)
+_WINDOW = 1 << 20  # characters
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 

@@ -177,7 +177,7 @@ class _Placed(NamedTuple):
     text: str
     answers: list[_Range]  # with their end-of-turn tokens
     kept_out: list[_Range]  # the answers that are not to be learned
-    contents: list[_Range]  # of the other messages
+    contents: list[_Range]  # of the other messages, and those answers
     altered: bool  # white space around an answer was dropped
 
 
@@ -191,7 +191,11 @@ def _conversation(tokenizer: Any, messages: list[dict[str, Any]], tools: Any) ->
         if message["role"] == "assistant":
             start, end = _answer(tokenizer, text, messages, i, tools)
             _check_tool_calls(message, text[start:end])
-            (kept_out if message.get("train") is False else answers).append((start, end))
+            if message.get("train", True):
+                answers.append((start, end))
+            else:
+                kept_out.append((start, end))
+                contents.append((start, end))
             said = str(message.get("content") or "")
             altered |= said not in text[start:end] and said.strip() in text[start:end]
             at = max(at, end)

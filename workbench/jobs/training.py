@@ -171,8 +171,11 @@ def _start(ctx: TaskContext, recipe: Recipe) -> Path | None:
     folder = ctx.folder / "start"
     folder.mkdir(exist_ok=True)
     source, copy = Path(start["file"]), folder / Path(start["file"]).name
-    with open_regular(source, most=1024**4, error=IntegrityError) as file, copy.open("wb") as out:
-        shutil.copyfileobj(file, out)
+    try:
+        with open_regular(source, most=1024**4, error=IntegrityError) as file, copy.open("wb") as out:
+            shutil.copyfileobj(file, out)
+    except OSError as error:
+        raise IntegrityError(f"The checkpoint to begin with cannot be copied: {error}.", hint="Submit the job again.") from None
     if planning.sha256_of(copy) != start["sha256"]:
         raise IntegrityError(f"{source} has changed since the job was submitted.", hint="Submit the job again.")
     return folder
