@@ -180,7 +180,7 @@ def test_what_is_trained_on_is_what_plain_transformers_computes(zoo: Path, tmp_p
     assert found.nats < ALLOWED and found.gradient < 1e-4 and found.bf16 < ALLOWED_BF16, found
 
 
-@pytest.mark.parametrize(("family", "more"), [("mixtral", {}), ("phimoe", EXPERTS["mixtral"]), ("gpt-2", {}), ("mamba", {})])
+@pytest.mark.parametrize(("family", "more"), [("mixtral", {}), ("phimoe", EXPERTS["mixtral"]), ("gpt-2", {}), ("mamba", {}), ("jamba", {})])
 def test_a_run_ends_in_an_adapter_that_fits(zoo: Path, tmp_path: Path, family: str, more: dict[str, Any]) -> None:
     """With the load-balancing loss of experts, dropout of the base, and layers that take no adapter."""
     keys = {"lora_target_modules": ["o_proj"], "target_parameters": more["target_parameters"]} if more else {}
@@ -204,7 +204,7 @@ HAS = {
     "gemma-2": (["window of 16 tokens in 1 of 2 layers", "attention scores capped (50)", "logits capped (30)"], ""),
     "llama-4-text": (["attention in chunks of 16 tokens in 1 of 2 layers", "4 experts, 1 of them for each token"], ""),
     "gpt-oss": (["attention sinks", "experts held in one parameter (experts.down_proj, experts.gate_up_proj: target_parameters)"], ""),
-    "qwen2-moe": (["window of 16 tokens", "4 experts, 2 of them for each token"], ""),
+    "qwen2-moe": (["window of 16 tokens in 1 of 2 layers", "4 experts, 2 of them for each token"], ""),
     "phi-3-longrope": (["rotary positions stretched by longrope"], ""),
     "gpt-2": (["dropout in training (attn_pdrop 0.1, embd_pdrop 0.1, resid_pdrop 0.1)"], ""),
     "bloom": (["ALiBi in place of positions"], "its attention does not go through transformers' attention interface"),

@@ -32,8 +32,6 @@ __all__ = [
     "supervised",
 ]
 
-_STATE_SPACE = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})  # as `_check_lora_target_modules_mamba` has them
-
 
 @dataclass(frozen=True)
 class Footprint:
@@ -81,14 +79,18 @@ def check_targets(model: Any, targets: Sequence[str], parameters: Sequence[str] 
 
 
 def beside_all_linear(model: Any) -> list[str]:
-    """Modules that PEFT's all-linear takes for linear layers although they do more, such as a router that also chooses (it returns
-    a pair), and those of state-space models whose weights are used without their forward pass, which PEFT refuses."""
-    own = [
-        name
-        for name, m in model.named_modules()
-        if isinstance(m, torch.nn.Linear) and type(m).__module__.startswith("transformers.models.")
+    """Modules that PEFT's all-linear takes for plain linear layers although an adapter on them would break the model or do nothing.
+
+    A router that also chooses returns a pair. The mixers of Mamba, on one kind of machine or all, use the weights of every layer but
+    the first without its forward pass, where adapters live.
+    """
+    found = [
+        n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and type(m).__module__.startswith("transformers.models.")
     ]
-    return own + (["out_proj"] if model.config.model_type in _STATE_SPACE else [])
+    for path, module in model.named_modules():
+        if hasattr(module, "A_log") and "mamba" in type(module).__name__.lower():
+            found += [f"{path}.{n}" for n, m in module.named_children() if isinstance(m, torch.nn.Linear) and n != "in_proj"]
+    return found
 
 
 def load_start(model: Any, weights: Path) -> None:
