@@ -200,6 +200,15 @@ def test_an_encoder_decoder_is_refused_with_what_would_do(zoo: Path) -> None:
         Workbench().bases.add("mt5@1", source=f"folder:{model(zoo, 'mt5')}")
 
 
+def test_experts_that_are_one_tensor_on_disk_are_said_to_be_left_out(zoo: Path, tmp_path: Path) -> None:
+    bench, base, adapter = published(zoo, "gpt-oss", tmp_path, **EXPERTS["gpt-oss"])
+    noisy = bench.bases.add("gpt-oss@2", source=f"folder:{add_noise(base.path, tmp_path / 'noisy', relative=0.02)}")
+    seen = weights.measure(
+        adapter.path, bench.bases.lock(base.ref), bench.bases.lock(noisy.ref), home_folder=base.path, new_folder=noisy.path
+    )
+    assert len(seen.modules) == 2 and seen.drift == pytest.approx(0.02, rel=0.1) and "was not looked at" in seen.sentence
+
+
 HAS = {
     "gemma-2": (["window of 16 tokens in 1 of 2 layers", "attention scores capped (50)", "logits capped (30)"], ""),
     "llama-4-text": (["attention in chunks of 16 tokens in 1 of 2 layers", "4 experts, 1 of them for each token"], ""),
