@@ -92,6 +92,8 @@ def difference(folder: Path, recipe: Any, room: Path) -> Difference:
 
     from workbench.hf import train
     from workbench.hf.load import load_tokenizer
+    from workbench.hf.packed import split, trim
+    from workbench.hf.rope import length_kind
 
     tokenizer = load_tokenizer(folder)
     run = train._Run(recipe, folder, tokenizer, train._prepare(recipe, tokenizer, rows()), room)
@@ -103,6 +105,7 @@ def difference(folder: Path, recipe: Any, room: Path) -> Difference:
                 weight.normal_(std=0.02, generator=torch.Generator().manual_seed(len(name)))
     few = [(ids, labels) for ids, labels in run.data.train][:6]
     few.append(max(run.data.train, key=lambda row: len(row[0])))
+    few = [row for part in split([trim(row) for row in few], 2**31, kind=length_kind(model)) for row in part]
     ours = _ours(trainer, model, few)
     bf16 = _ours(trainer, model, few, torch.bfloat16, gradient=False)[0]
     own = model.config._attn_implementation
@@ -127,16 +130,14 @@ def _ours(trainer: Any, model: Any, few: Sequence[Any], dtype: Any = None, *, gr
     """(log-probabilities of all learned tokens, gradient of their sum) as the workbench computes them."""
     import torch
 
-    from workbench.hf.packed import forward, pack, pad, padded_forward, trim
+    from workbench.hf.packed import pack, pad, scored, split
+    from workbench.hf.rope import length_kind
 
     model.zero_grad()
-    trimmed = [trim(row) for row in few]
     on = next(model.parameters()).device
     with torch.autocast(on.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None), torch.set_grad_enabled(gradient):
-        if trainer.packs:
-            found = forward(model, pack(trimmed, device=on))
-        else:
-            found = padded_forward(model, pad(trimmed, device=on))
+        parts = split(few, 2**31, kind=length_kind(model))
+        found = torch.cat([scored(model, (pack if trainer.packs else pad)(part, device=on))[0] for part in parts])
     return found.detach(), _gradient(model, found.sum()) if gradient else None
 
 
