@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 demo: $(STAMP)            ## train a LoRA adapter on a real open model and show that it learned
 	$(BIN)/workbench demo
 
-ui: $(STAMP)              ## open the browser pages on http://127.0.0.1:7860
+ui: $(STAMP)              ## open the browser pages: the link it prints lets you in
 	$(BIN)/workbench ui
 
 test: $(STAMP)            ## the whole suite, fast tests first; prints the slowest ten

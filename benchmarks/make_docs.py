@@ -72,7 +72,8 @@ def recipe_page() -> str:
         "```yaml\nbase: smollm2-135m-instruct@1\ndataset: order-codes\nmethod: lora\nmax_steps: 60\nlearning_rate: 0.002\n```",
         "`workbench train --config recipe.yaml` runs it; what is given on the command line goes over the file, the file over the\n"
         "preset, the preset over the defaults. `workbench train … --dry-run > recipe.yaml` writes every key out, with where its\n"
-        "value came from.",
+        "value came from; `--export trl` writes the same run for plain TRL: `sft.yaml` for `trl sft --config`, and a script that\n"
+        "gives the same losses.",
     ]
     for group in GROUPS:
         rows = ["| key | value | default | meaning |", "|---|---|---|---|"]

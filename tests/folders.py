@@ -36,7 +36,8 @@ def base_tensors(seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
 def vocabulary(extra: Sequence[str] = ()) -> dict[str, Any]:
     """A tokenizer.json of whole words."""
     words = ["<s>", "</s>", *(f"w{n}" for n in range(2, VOCAB)), *extra]
-    added = [{"id": n, "content": words[n], "special": True} for n in (0, 1)]
+    flags = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
+    added = [{"id": n, "content": words[n], **flags} for n in (0, 1)]
     return {
         "version": "1.0",
         "added_tokens": added,

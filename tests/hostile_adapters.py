@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.folders import HIDDEN, VOCAB, adapter_config, adapter_tensors, vocabulary, write_adapter
+from tests.folders import HIDDEN, VOCAB, adapter_config, adapter_tensors, base_tensors, vocabulary, write_adapter
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -169,6 +169,35 @@ def _fifo(at: Path) -> Path:
     return at
 
 
+def scaled_weights(part: str, factor: float) -> Callable[[Path], Path]:
+    return changed_weights(lambda tensors: tensors.update({n: t * np.float32(factor) for n, t in tensors.items() if part in n}))
+
+
+def cancel(tensors: dict[str, Any]) -> None:
+    """Rank two, where the second row takes away what the first adds."""
+    for name, value in tensors.items():
+        tensors[name] = np.stack([value[0], value[0]]) if "lora_A" in name else np.stack([value[:, 0], -value[:, 0]], axis=1)
+
+
+def dora_at_rest(tensors: dict[str, Any]) -> None:
+    for name in [n for n in tensors if "lora_B" in n]:
+        weight = base_tensors()[name.removeprefix("base_model.model.").replace("lora_B.weight", "weight")]
+        tensors[name] = tensors[name] * 0
+        tensors[name.replace("lora_B.weight", "lora_magnitude_vector")] = np.linalg.norm(weight, axis=1)
+
+
+def lopsided(tensors: dict[str, Any]) -> None:
+    for name in tensors:
+        tensors[name] = tensors[name] * np.float32(1e30 if "lora_A" in name else 1e-30)
+
+
+SWOLLEN = b'{"model":{"vocab":[' + b"[1]," * 14_000_000 + b"[1]]}}"  # a gigabyte once it is read
+
+
+def swollen_tokenizer(archive: zipfile.ZipFile, good: dict[str, bytes]) -> None:
+    good["tokenizer.json"] = SWOLLEN
+
+
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ("touch /tmp/canary",)
@@ -222,7 +251,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "two thousand members": (zipped(many), "2002 members"),
     "zip64 end record that hides members": (patched(zipped(lambda a, g: None), zip64_end), "unknown number of members"),
     "something after the end": (patched(zipped(lambda a, g: None), lambda d: d.extend(b"x" * 9)), "something follows"),
-    "bomb": (zipped(bomb), "swells more than 200-fold"),
+    "bomb": (zipped(bomb), "swells more than 30-fold"),
     "configuration larger than allowed": (zipped(big_config), "unpacks to more than"),
     "declared sizes lie": (patched(zipped(lambda a, g: None), lie_about_size), "not a whole zip|no PEFT|not JSON|cannot be read"),
     "encrypted member": (patched(zipped(lambda a, g: None), encrypted), "encrypted"),
@@ -257,7 +286,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "configuration with NaN": (raw_config(b'{"peft_type":"LORA","lora_alpha":NaN}'), "NaN is no number"),
     "configuration with infinity": (raw_config(b'{"peft_type":"LORA","lora_alpha":1e999}'), "lora_alpha"),
     "configuration nested deeply": (raw_config(DEEP), "nested too deeply"),
-    "configuration huge": (raw_config(b" " * 600_000), "larger than"),
+    "configuration huge": (raw_config(b" " * 600_000), "600,000 bytes"),
     "unknown key": (config(post_load_hook="os.system"), "post_load_hook.*no PEFT version"),
     "prefix tuning": (config(peft_type="PREFIX_TUNING"), "peft_type is 'PREFIX_TUNING'"),
     "IA3": (config(peft_type="IA3"), "peft_type is 'IA3'"),
@@ -301,7 +330,20 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "three dimensions": (raw_weights(one(shape=(2, 2, 1)), bytes(16)), "LoRA does not have"),
     "NaN in the weights": (with_tensor(f"{Q}.lora_A.weight", full((2, HIDDEN), np.nan)), "NaN"),
     "infinity in half precision": (with_tensor(f"{Q}.lora_B.weight", full((HIDDEN, 2), np.inf, np.float16)), "NaN"),
-    "does nothing": (changed_weights(lambda t: [t.update({n: t[n] * 0}) for n in t if "lora_B" in n]), "changes nothing"),
+    "B of zeros": (scaled_weights("lora_B", 0), "changes nothing"),
+    "A of zeros": (scaled_weights("lora_A", 0), "changes nothing"),
+    "alpha of next to nothing": (config(lora_alpha=1e-300), "changes nothing"),
+    "update below rounding": (scaled_weights("lora_B", 1e-9), "at most [0-9]e-0[89] of them.*changes nothing"),
+    "factors that cancel": (changed_weights(cancel), "changes nothing"),
+    "DoRA at rest": (changed_weights(dora_at_rest, use_dora=True), "changes nothing"),
+    "a copy of the base's output layer": (
+        changed_weights(lambda t: [t.update({n: t[n] * 0 for n in t}), t.update({HEAD: base_tensors()["model.embed_tokens.weight"]})],
+                        modules_to_save=["lm_head"]), "changes nothing",
+    ),
+    "product that overflows": (scaled_weights("lora_", 1e25), "infinite or NaN"),
+    "first product that overflows": (changed_weights(lopsided), "infinite or NaN"),
+    "tokenizer that swells in the zip": (zipped(swollen_tokenizer), "swells more than 30-fold"),
+    "tokenizer that swells in memory": (folder(tokenizer__json=SWOLLEN), "of memory"),
     "B without A": (changed_weights(lambda t: t.pop(f"{Q}.lora_A.weight")), "come in pairs"),
     "rank differs from the configuration": (config(r=4), "its rank is 2"),
     "wider than the base": (with_tensor(f"{Q}.lora_A.weight", full((2, 99))), "the base has 8 x 8"),
@@ -322,7 +364,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     # what comes with it
     "tokenizer with other ids": (folder(tokenizer__json=json.dumps(vocabulary()).replace('"w3": 3', '"w3": 4')), "other ids"),
     "tokenizer is no tokenizer": (folder(tokenizer__json='{"model": 7}'), "no tokenizer"),
-    "chat template of a megabyte": (folder(chat_template__jinja="{{ x }}" * 150_000), "larger than"),
+    "chat template of a megabyte": (folder(chat_template__jinja="{{ x }}" * 150_000), "1,050,000 bytes"),
     "chat template is binary": (folder(chat_template__jinja=b"\xff\xfe\0"), "chat template"),
     "lock is no lock": (lambda at: write_file(write_adapter(at), "base.lock.json", b'{"schema": 1}'), "not a lock"),
 }  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.folders import write_adapter, write_base
 from tests.test_docs import json_page
 from tests.tiny_base import make_tiny_base
 from workbench import Workbench
@@ -85,6 +86,8 @@ WRONG = [
     (["train", "--config", "nothere.yaml"], 2, "does not exist"),
     (["train", "nothere.yaml"], 1, "cannot be read"),
     (["train"], 1, "dataset: must be given."),
+    (["train", "--export", "axolotl"], 2, "'trl'"),
+    (["train", "--export", "trl", "--detach"], 2, "stands alone: leave out"),
     (["train", "--base", "b@1", "--dataset", "order-codes", "--preset", "fast"], 1, "quick, standard, thorough"),
     (["train", "--base", "org/model", "--dataset", "order-codes"], 1, "workbench base add org/model"),
     (["train", "--base", "b@1", "--dataset", "order-codes"], 1, "No base named 'b@1'"),
@@ -352,7 +355,9 @@ def test_bases_from_folder_to_trash(tmp_path: Path, home: Path) -> None:
     assert set(added) == shapes["base"] and added["continues"] == "tiny@1"
     assert re.search(r"tiny@2 +[\d,]+ +bfloat16 +\w+ +folder +tiny@1", ok("base", "list").out)
     shown = ok("base", "show", "tiny@2", "--json").json
-    assert set(shown) == {"base", "lock"} and shown["base"] == added and set(shown["lock"]) == shapes["lock"]
+    assert (
+        set(shown) == {"base", "lock", "mechanisms", "padded_because"} and shown["base"] == added and set(shown["lock"]) == shapes["lock"]
+    )
     assert added["lock_sha256"] in ok("base", "show", "tiny@2").out
     assert "You have: tiny@1, tiny@2." in cli("base", "show", "tiny").err
     assert set(ok("base", "diff", "tiny@1", "tiny@2", "--json").json) == shapes["difference"]
@@ -385,3 +390,18 @@ def test_a_terminal_without_a_character_shows_another() -> None:
         [sys.executable, "-m", "workbench", "base", "show", "nothing@1"], capture_output=True, text=True, env=narrow, timeout=60
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr and "The catalogue offers" in done.stderr
+
+
+def test_what_a_stranger_wrote_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    evil = "\x1b]0;pwned\x07\x1b[2J\x1b[8mhidden\x9b2J\u202egnp.exe"
+    base = Workbench().bases.add("tiny@1", source=f"folder:{write_base(tmp_path / 'tiny')}")
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / "evidence").mkdir()
+    (adapter / "evidence" / "samples.jsonl").write_text(json.dumps({"prompt": evil, "adapter": evil}) + "\n", encoding="utf-8")
+    Workbench().adapters.publish(adapter, name="x", base=base, dataset=None, method="lora", recipe_yaml=None, scores={})
+    shown = ok("adapter", "show", "x").out
+    assert "hidden" in shown and not set(shown) & set("\x1b\x07\x9b\u202e")
+    raw = ok("adapter", "show", "x", "--json")
+    assert not set(raw.out) & set("\x1b\x07\x9b\u202e") and raw.json["samples"][0]["prompt"] == evil
+    wrong = cli("adapter", "show", evil)
+    assert wrong.status == 1 and not set(wrong.err) & set("\x07\x9b\u202e") and "\x1b[2J" not in wrong.err

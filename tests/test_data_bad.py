@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
 import pickle
+import resource
+import shutil
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +18,12 @@ from typing import Any
 
 import pytest
 
+from workbench import paths
+from workbench.data.checks import LISTED
+from workbench.data.formats import read_rows, recognise
 from workbench.data.store import Datasets
-from workbench.errors import Conflict, DataError, UsageError, WorkbenchError
+from workbench.errors import Conflict, DataError, NotFound, UsageError, WorkbenchError
+from workbench.foreign import Limits
 
 GOOD = [{"prompt": f"Say {i} in words, please.", "completion": f"word {i}"} for i in range(30)]
 
@@ -45,13 +53,32 @@ def zipped(member: str) -> bytes:
     return out.getvalue()
 
 
-def parquet(table: Any, cut: int | None = None) -> bytes:
+def parquet(table: Any, cut: int | None = None, **options: Any) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     out = io.BytesIO()
-    pq.write_table(pa.table(table), out)
+    pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), out, **options)
     return out.getvalue()[:cut]
+
+
+def odd_parquet(what: str) -> bytes:
+    """Columns of types and values that have no plain form in Python."""
+    import pyarrow as pa
+
+    answers = pa.array(["x", "y"])
+    far = pa.array([2**60, 0], pa.int64()).view(pa.timestamp("us"))
+    torn = pa.Array.from_buffers(pa.string(), 2, pa.array([b"ok", b"\xff\xfe"]).buffers())
+    questions = {"far": far, "torn": torn, "nan": pa.array([float("nan"), 1.5])}
+    questions["bytes"] = pa.array([{"a": b"x"}, {"a": b"y"}])
+    if what == "twice":
+        return parquet(pa.Table.from_arrays([answers, answers, answers], ["prompt", "prompt", "completion"]))
+    if what == "deep":
+        column = pa.array(["x"])
+        for _ in range(300):
+            column = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), column)
+        return parquet(pa.Table.from_arrays([pa.concat_arrays([column] * 2), answers], ["prompt", "completion"]))
+    return parquet(pa.Table.from_arrays([questions[what], answers], ["prompt", "completion"]))
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -145,6 +172,17 @@ FILES: list[tuple[str, str, bytes | Callable[[], bytes], list[str]]] = [
     ("parquet: cut off", "a.parquet", lambda: parquet({"text": ["a", "b"]}, cut=40), ["damaged"]),
     ("parquet: only the name", "a.parquet", b"hello", ["not a Parquet file"]),
     ("parquet: no rows", "a.parquet", lambda: parquet({"text": []}), ["holds no rows"]),
+    ("parquet: a name twice", "a.parquet", lambda: odd_parquet("twice"), ["two columns called 'prompt'"]),
+    ("parquet: a date too far away", "a.parquet", lambda: odd_parquet("far"), ["row 1", "'prompt' holds a value that cannot be read"]),
+    ("parquet: text that is not UTF-8", "a.parquet", lambda: odd_parquet("torn"), ["row 2", "'prompt' holds a value that cannot be read"]),
+    ("parquet: NaN for a question", "a.parquet", lambda: odd_parquet("nan"), ["row 1", "prompt"]),
+    ("parquet: bytes inside", "a.parquet", lambda: odd_parquet("bytes"), ["row 1", "'prompt' holds what cannot be written as JSON"]),
+    ("parquet: lists in lists in lists", "a.parquet", lambda: odd_parquet("deep"), ["a.parquet"]),
+    ("nan in a tool argument", "a.jsonl", lines(call('{"x": NaN}')), ["row 1", "arguments of 'find'", "not JSON"]),
+    ("endless number in a tool argument", "a.jsonl", lines(json.dumps(call({"x": 7})).replace("7", "1e999")), ["row 1", "not finite"]),
+    ("csv: a known name twice", "a.csv", b"Question,question,answer\na,b,c\n", ["two columns called 'question'"]),
+    ("list with a comma too many", "a.json", b'[{"text": "a"},]', ["not valid JSON"]),
+    ("text after the list", "a.json", b'[{"text": "a"}] and more', ["not valid JSON", "Extra data"]),
     ("parquet: bytes for text", "a.parquet", lambda: parquet({"prompt": [b"\xff"], "completion": ["x"]}), ["row 1", "bytes"]),
 ]  # fmt: skip
 
@@ -206,12 +244,14 @@ def test_a_bad_wish_gets_one_clear_error(name: str, wish: dict[str, Any], error:
 def test_what_is_not_a_file_is_refused_and_never_waited_for(home: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
+    (tmp_path / "endless.jsonl").symlink_to("/dev/zero")
     for path, words in [
         (tmp_path / "missing.jsonl", ["There is no file"]),
         (tmp_path, ["is a folder"]),
-        (tmp_path / "pipe.jsonl", ["not a regular file"]),
-        (Path("/dev/zero"), ["not a regular file"]),
-        (tmp_path / "loop.jsonl", ["cannot be read"]),
+        (tmp_path / "pipe.jsonl", ["is no plain file"]),
+        (tmp_path / "endless.jsonl", ["is no plain file"]),
+        (Path("/dev/zero"), ["is no plain file"]),
+        (tmp_path / "loop.jsonl", ["is a link"]),
         (tmp_path / "zero\0byte.jsonl", ["cannot be read"]),
     ]:
         refused(home, DataError, words, lambda path=path: Datasets().add(path, name="set"))
@@ -225,3 +265,75 @@ def test_a_test_file_must_fit(home: Path, tmp_path: Path) -> None:
     overlap = ["train.jsonl row 5", "also in the test part: test.jsonl row 1", "test.jsonl row 2", "--drop empty --drop overlap"]
     refused(home, DataError, overlap, lambda: Datasets().add(train, name="set", test_file=test))
     refused(home, UsageError, ["messages rows", "text rows"], lambda: Datasets().add(train, name="set", test_file=text))
+
+
+def test_a_file_that_unpacks_to_gigabytes_costs_its_reader_only(home: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    file = tmp_path / "bomb.parquet"
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 300, pa.int32()), ["a" * 8_000_000])
+    file.write_bytes(parquet({"prompt": column, "completion": ["b"] * 300}, compression="zstd", store_schema=False))
+    assert file.stat().st_size < 100_000  # and 2.4 GB in memory
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match="bomb.parquet was given up: reading it takes more than 1.0 GB of memory"):
+        Datasets().add(file)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
+    assert list(home.rglob("*")) == []
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(lines(*GOOD * 2000))
+    monkeypatch.setattr("workbench.data.store._limits", lambda *files: Limits("rows.jsonl", writes=100_000))
+    with pytest.raises(DataError, match="cannot be written to the disk: File too large"):
+        Datasets().add(file)
+    assert not list(tmp_path.rglob(".adding-*"))
+
+
+def test_findings_are_capped_and_counted(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text("[" + "[]," * 5000 + ",".join(json.dumps({**row, "completion": ""}) for row in GOOD * 50) + "]")
+    report = Datasets().check_file(file)
+    assert report.counts["broken"] == 5000 and report.counts["empty"] == 1500 and report.blocking == 6500
+    assert len(report.problems) == 2 * LISTED and len(json.dumps(report.as_dict())) < 500_000
+    with pytest.raises(DataError, match="6,500 problems"):
+        Datasets().add(file)
+
+
+def test_a_file_has_only_so_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.data.source.MAX_ROWS", 100)
+    file = tmp_path / "rows.json"
+    file.write_text("[" + "[]," * 100 + "{}]")
+    with pytest.raises(DataError, match="more than 100 rows"):
+        recognise(file)
+
+
+def test_the_hash_is_of_the_bytes_that_were_read(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(lines(*GOOD))
+    opened: list[Any] = []
+    sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" and str(args[0]) == str(file) else None)
+    assert read_rows(file).sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert len(opened) == 2  # once to read it, and once above
+
+
+def test_an_unreadable_file_is_named_without_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        Datasets().check_file(tmp_path / "rows.jsonl")
+    assert str(tmp_path) not in str(caught.value) and "permissions" not in str(caught.value)
+
+
+def test_a_checkout_lends_its_examples_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_bytes(lines(*GOOD))
+    checkout = tmp_path / "checkout"
+    shutil.copytree(paths.bundled_datasets_dir(), checkout / "datasets")
+    monkeypatch.setenv("WORKBENCH_HOME", str(checkout))
+    monkeypatch.setattr(paths, "bundled_datasets_dir", lambda: checkout / "datasets")
+    Datasets().add(file)
+    assert [(d.name, d.bundled) for d in Datasets().list()] == [("mine", False), ("order-codes", True), ("plain-replies", True)]
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "other"))
+    assert [d.name for d in Datasets().list()] == ["order-codes", "plain-replies"]
+    with pytest.raises(NotFound):
+        Datasets().get("mine")

@@ -57,6 +57,8 @@ def test_without_history_a_probe_is_the_basis(monkeypatch: pytest.MonkeyPatch) -
     assert lora.basis == "estimated from a 0.3 s probe"
     assert 40_000 / lora.seconds == pytest.approx(170, rel=0.2)
     assert 1.2e9 < lora.peak_bytes < 2.2e9
+    scored = estimate(recipe(), base(), [50] * 800, test_rows=400)
+    assert scored.seconds - lora.seconds == pytest.approx((lora.seconds - 15) / 2, rel=0.2), "two arms, each read once"
     sft, qlora = (estimate(recipe(method=method), base(), [50] * 800) for method in ("sft", "qlora"))
     assert sft.seconds > lora.seconds and sft.peak_bytes > 2.5e9 and qlora.peak_bytes < lora.peak_bytes
     assert estimate(recipe(bf16=True), base(), [50] * 800).seconds > 10 * lora.seconds

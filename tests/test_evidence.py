@@ -173,6 +173,8 @@ def test_headline_says_what_happened() -> None:
     free = headline(summary(arm([False] * 50, [8.0] * 50), arm([False] * 50, noisy)))
     assert "test answers better" in free and "nats a token" in free
     assert "worse" in headline(summary(arm([False] * 50, noisy), arm([False] * 50, [8.0] * 50)))
+    nothing = summary(arm([False] * 50, [8.0] * 50), arm([False] * 50, [8.0 - 1e-4] * 50))
+    assert nothing.gain["nll_per_token"].above_zero and "neither better nor worse" in headline(nothing) and "+0.00" in headline(nothing)
     assert "one row gives no interval" in headline(summary(arm([False]), arm([False], [0.5])))
 
 

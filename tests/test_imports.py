@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.faults import DiskError, Faults
-from tests.folders import HIDDEN, VOCAB, adapter_config, vocabulary, write_adapter, write_base
+from tests.folders import HIDDEN, VOCAB, adapter_config, adapter_tensors, vocabulary, write_adapter, write_base
 from tests.hostile_adapters import (
     CONFIG,
     HEAD,
@@ -78,7 +78,7 @@ def test_every_hostile_input_gets_one_clear_error_and_leaves_nothing(base: Base,
     assert set(tmp_path.parent.iterdir()) == outside and not Path("/tmp/canary").exists()
     assert [a.ref for a in Registry().list()] == ["good@1"]
     assert len(HOSTILE) >= 100
-    assert slowest < 5
+    assert slowest < 10
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_adapters_of_every_common_tool_are_taken_in(base: Base, tmp_path: Path) 
         found = import_adapter(make(tmp_path / str(n) / "adapter"), name=f"case-{n}", base="tiny@1")
         written = json.loads((found.path / CONFIG).read_text())
         assert found.method == "imported" and found.scores == {} and found.dataset is None, case
-        assert (written["base_model_name_or_path"], written["revision"]) == ("tiny@1", base.lock_sha256), case
+        assert (written["base_model_name_or_path"], written["revision"]) == (str(base.path), None), case
         assert written["task_type"] == "CAUSAL_LM", case
         assert isinstance(written["target_modules"], list) and written["init_lora_weights"] is True, case
         assert not {"auto_mapping", "megatron_core", "megatron_config", "layers_pattern", "exclude_modules"} & written.keys(), case
@@ -183,6 +183,24 @@ def test_adapters_of_every_common_tool_are_taken_in(base: Base, tmp_path: Path) 
     ]
     unsloth = (Registry().get("case-5").path / "README.md").read_text()
     assert "was a pattern" in unsloth and SLOTH not in unsloth
+
+
+def test_ranks_and_alphas_are_published_as_peft_reads_them_whatever_their_order(base: Base, tmp_path: Path) -> None:
+    """PEFT takes the first name that matches, where a dot stands for any character: a sorted file would mean something else."""
+    alphas = {"q.proj": 1000, "layers.1.self_attn.q_proj": 2, "v_proj": 4, "layers.0.self_attn.v_proj": 400}
+    config = adapter_config(alpha_pattern=alphas, rank_pattern={"layers.1.self_attn.v_proj": 4, "v_proj": 2})
+    tensors = adapter_tensors()
+    v = "base_model.model.model.layers.1.self_attn.v_proj"
+    tensors |= {f"{v}.lora_A.weight": full((4, HIDDEN)), f"{v}.lora_B.weight": full((4, 4))}
+    found = import_adapter(write_adapter(tmp_path / "adapter", config, tensors), name="x", base=base)
+    written = json.loads((found.path / CONFIG).read_text())
+    assert (written["lora_alpha"], written["alpha_pattern"]) == (4, {"q_proj": 1000})
+    assert (written["r"], written["rank_pattern"]) == (2, {"model.layers.1.self_attn.v_proj": 4})
+    card = (found.path / "README.md").read_text()
+    assert "LoRA of rank 2 to 4 and alpha 4 to 1e+03 on q_proj, v_proj" in card and "a scale of 1 to 500" in card
+    plain = import_adapter(write_adapter(tmp_path / "plain", adapter_config(use_rslora=True)), name="y", base=base)
+    card = (plain.path / "README.md").read_text()
+    assert "rsLoRA of rank 2 and alpha 4" in card and f"scale of {4 / 2**0.5:.3g}: " in card and "% of the weights" in card
 
 
 # ---------------------------------------------------------------- the base is matched or asked for

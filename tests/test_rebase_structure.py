@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.structure_cases import (
 from tests.tiny_base import CONFIG, bf16, safetensors, weights
 from workbench.bases.lock import write_lock
 from workbench.errors import IntegrityError
+from workbench.rebase import structure
 from workbench.rebase.findings import CATALOGUE, LEVELS, found, ordered
 from workbench.rebase.result import Finding, Structure
 from workbench.rebase.structure import examine
@@ -213,6 +215,21 @@ def test_templates_are_compared_by_what_they_write(bench: Bench) -> None:
     bench.home = write_lock(bench.folder / "home", {"kind": "folder", "name": "home"})
     bench.keep_lock(bench.home)
     assert levels(bench.examine()) == {"chat_template_added": "risk"}
+
+
+@pytest.mark.parametrize("what", ["a template that never ends", "a tokenizer that panics"])
+def test_a_program_of_the_new_base_cannot_hang_or_crash_the_check(what: str, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure, "_SECONDS", 1)
+    if "template" in what:
+        loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+        (bench.new_folder / "chat_template.jinja").write_text(loop)
+    else:
+        split = {"type": "Split", "pattern": {"Regex": "(x+x+)+[yY]"}, "behavior": "Isolated", "invert": False}
+        bench.edit("tokenizer.json", lambda data: data.update(pre_tokenizer=split))
+    began = time.monotonic()
+    found = bench.examine(texts=["x" * 64])
+    assert time.monotonic() - began < 20
+    assert levels(found)["tokenizer_unreadable"] == "risk"
 
 
 def test_the_same_template_can_write_other_special_tokens(bench: Bench) -> None:

@@ -27,6 +27,7 @@ WHAT = {"base": "b@1", "dataset": "d"}
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "cosine_with_min_lr needs min_lr or min_lr_rate"),
         ({"dtype": "float32"}, "dtype: only method sft"),
         ({"method": "sft", "use_dora": True}, "use_dora: method sft has no adapter"),
+        ({"method": "sft", "lora_target_modules": ["q_proj"]}, "lora_target_modules: method sft has no adapter"),
         ({"use_bnb_nested_quant": True}, "use_bnb_nested_quant: nothing is held in 4 bits"),
         ({"bnb_4bit_quant_type": "fp4"}, "bnb_4bit_quant_type: nothing is held in 4 bits"),
     ],

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from sqlalchemy import insert, select
 
 from tests.faults import DiskError, Faults
 from tests.folders import TEMPLATE, adapter_config, adapter_tensors, write_adapter, write_base
 from workbench import paths
 from workbench.bases.store import Bases
 from workbench.db import reading, session
+from workbench.db.tables import adapter_versions
 from workbench.errors import Conflict, Fenced, IntegrityError, NotFound, UsageError, WorkbenchError
 from workbench.evidence import Evidence, summary, write_scores
 from workbench.records import Adapter, Base, BaseRef, Dataset, ItemScore, as_json
@@ -70,7 +72,7 @@ def test_a_version_is_a_plain_peft_folder_with_its_base_card_and_manifest(base: 
         "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
     }  # fmt: skip
     config = json.loads((found.path / "adapter_config.json").read_text())
-    assert (config["base_model_name_or_path"], config["revision"]) == ("tiny@1", base.lock_sha256)
+    assert (config["base_model_name_or_path"], config["revision"]) == (str(base.path), None)
     assert (config["r"], config["target_modules"]) == (2, ["q_proj", "v_proj"])
     assert (found.path / "chat_template.jinja").read_text() == TEMPLATE
     assert snapshot(trained) == before, "publishing changed the folder it was given"
@@ -134,7 +136,11 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "NaN": (lambda f: write_adapter(f, tensors=_changed(lambda t: t * np.nan)), "NaN or infinity"),
     "another rank": (lambda f: write_adapter(f, adapter_config(r=4)), "its rank is 2"),
     "another shape": (lambda f: write_adapter(f, tensors=_changed(lambda t: np.zeros((2, 9), np.float32))), "do not multiply|the base has"),
-    "weights missing": (lambda f: write_adapter(f, tensors=dict(list(adapter_tensors().items())[2:])), "have no weights here"),
+    "no update": (lambda f: write_adapter(f, adapter_config(lora_alpha=1e-300)), "changes nothing"),
+    "weights missing": (
+        lambda f: write_adapter(f, tensors=dict(list(adapter_tensors().items())[2:])),
+        "no weights here.*Plain PEFT",
+    ),
 }
 
 
@@ -179,6 +185,9 @@ def test_references_find_versions_and_say_what_there_is(base: Base, trained: Pat
         "orders@1": "in the trash",
         "../orders": "cannot be a",
         "orders@Champion!": "neither name@3 nor name@alias",
+        "orders@²": "neither name@3 nor name@alias",
+        "orders@٣": "neither name@3 nor name@alias",
+        f"orders@{'9' * 5000}": "neither name@3 nor name@alias",
     }.items():
         with pytest.raises(WorkbenchError, match="(?s)" + words.replace("(", r"\(")) as error:
             registry.get(wrong)
@@ -194,6 +203,24 @@ def test_listing_stays_light(base: Base, trained: Path) -> None:
         "heavy = {'torch', 'pydantic', 'sqlalchemy', 'numpy', 'yaml', 'alembic'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=paths.child_environment(WORKBENCH_HOME=str(paths.home())))
+
+
+def test_a_long_list_costs_little_for_each_version_and_comes_in_pages(
+    base: Base, trained: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = publish(trained, base)
+    with session.transaction() as connection:
+        row = dict(connection.execute(select(adapter_versions)).mappings().one())
+        many = [row | {"name": f"a-{n // 10}", "version": n % 10 + 1, "created_at": float(n)} for n in range(1_000)]
+        connection.execute(insert(adapter_versions), many)
+    registry, asked, home = Registry(), [], paths.home
+    monkeypatch.setattr(paths, "home", lambda: asked.append(1) or home())
+    found = registry.list()
+    assert len(asked) < 10, "finding the home folder, with all its links, took two thirds of the time"
+    assert len(found) == 1_001 and found[0].ref == made.ref and found[1].ref == "a-99@10"
+    assert registry.list(limit=20, offset=40) == found[40:60]
+    assert [a.version for a in registry.list("a-7", limit=2, offset=1)] == [9, 8]
+    assert registry.list("a-7", trashed=True) == [] and registry.list(offset=2_000) == []
 
 
 TAMPERED: dict[str, Callable[[Path], Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def tokenizer_json(extra: tuple[str, ...] = ()) -> dict[str, Any]:
     """A byte-level tokenizer without merges: 256 single characters and three special tokens."""
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *extra]
     vocab = {token: n for n, token in enumerate([*specials[:3], *(chr(0x100 + n) for n in range(256)), *specials[3:]])}
-    added = [{"id": vocab[t], "content": t, "special": True, "normalized": False} for t in specials]
+    flags = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
+    added = [{"id": vocab[t], "content": t, **flags} for t in specials]
     pre = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     model = {"type": "BPE", "vocab": vocab, "merges": []}
     return {"version": "1.0", "added_tokens": added, "normalizer": None, "pre_tokenizer": pre, "model": model}
@@ -95,3 +97,13 @@ def shard(folder: Path) -> Path:
     index = {"metadata": {}, "weight_map": {n: file for file, members in shards.items() for n in members}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder
+
+
+def edit_json(name: str, **values: Any) -> Callable[[Path], None]:
+    """A change that sets keys of a JSON file of a folder."""
+
+    def change(folder: Path) -> None:
+        path = folder / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return change

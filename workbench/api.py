@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +130,8 @@ class Workbench:
         what would make the run useless is listed in `Plan.problems`.
         """
         from workbench import planning
-        from workbench.estimate import estimate
+        from workbench.bases.layout import Layout
+        from workbench.estimate import estimate, held_back
         from workbench.recipe import Recipe, Resolved
 
         if isinstance(recipe, Resolved):
@@ -142,10 +143,10 @@ class Workbench:
         lengths = self.lengths(dataset, base, recipe, split="train")
         problems, warnings = planning.judge_lengths(lengths, recipe)
         problems += planning.without_effect(recipe, dataset.form) + planning.missing_loggers(recipe)
-        if recipe.method != "sft" and (recipe.lora_target_modules != ("all-linear",) or recipe.target_parameters):
-            from workbench.bases.layout import Layout
-
-            problems += planning.unknown_targets(recipe, Layout(self.bases.lock(base.ref)))
+        layout = Layout(self.bases.lock(base.ref))
+        problems += planning.too_long(lengths, recipe, layout.lock) + planning.unknown_targets(recipe, layout)
+        if recipe.early_stopping_patience and not held_back(recipe, len(lengths)):
+            warnings.append("There are too few rows to hold any back, so early_stopping_patience has nothing to watch.")
         if recipe.resume_from_checkpoint:
             problems += planning.check_start(recipe)
             warnings.append("Only weights are taken from resume_from_checkpoint: steps, schedule and optimiser begin anew.")
@@ -156,7 +157,7 @@ class Workbench:
             dataset=dataset,
             publishes=self._publishes(recipe, base),
             lengths=planning.sum_lengths(lengths),
-            estimate=estimate(recipe, base, [length.total for length in lengths]),
+            estimate=estimate(recipe, base, [length.total for length in lengths], test_rows=dataset.test_rows),
             problems=problems,
             warnings=warnings,
         )
@@ -170,6 +171,8 @@ class Workbench:
         from workbench import planning
 
         plan = self._sound(recipe)
+        if plan.recipe.publish_as and not publish:
+            raise RecipeError("publish_as: a trial publishes nothing.", hint="Leave one of the two out.")
         spec = {
             "recipe": plan.recipe.model_dump(mode="json"),
             "base_lock_sha256": plan.base.lock_sha256,
@@ -205,13 +208,11 @@ class Workbench:
         cache = paths.home() / "cache" / "lengths" / ("-".join(parts) + ".json")
         if cache.is_file():
             return [RowLength(*values) for values in json.loads(cache.read_text(encoding="utf-8"))]
-        from workbench.hf.load import load_tokenizer
-        from workbench.hf.render import measure
+        from workbench.hf import bounded
 
-        rows = self.datasets.rows(dataset.name, split=split)
-        found = measure(
-            load_tokenizer(base.path),
-            rows,
+        found = bounded.lengths(
+            base,
+            list(self.datasets.rows(dataset.name, split=split)),
             max_length=recipe.max_length,
             assistant_only=recipe.assistant_only_loss,
             completion_only=recipe.completion_only_loss,
@@ -227,13 +228,9 @@ class Workbench:
 
         The class is "template", "prompt" or "learned"; the spans joined are the exact text the model reads.
         """
-        from workbench.hf.load import load_tokenizer
-        from workbench.hf.render import render
+        from workbench.hf import bounded
 
-        found = self.bases.get(base)
-        tokenizer = load_tokenizer(found.path)
-        rows = self.datasets.rows(dataset, split=split)[:n]
-        return [render(tokenizer, row, max_length=max_length).spans for row in rows]
+        return bounded.spans(self.bases.get(base), self.datasets.rows(dataset, split=split)[:n], max_length=max_length)
 
     def check_data(self, name_or_file: str | Path, *, base: str | None = None, max_length: int = 1024, **reading: Any) -> Report:
         """Every problem of a dataset, or of a file that was not added yet, with its row number.
@@ -242,13 +239,9 @@ class Workbench:
         """
         measure = None
         if base:
-            from workbench.hf.load import load_tokenizer
-            from workbench.hf.render import measure as measure_rows
+            from workbench.hf import bounded
 
-            tokenizer = load_tokenizer(self.bases.get(base).path)
-
-            def measure(rows: Sequence[dict[str, Any]]) -> list[RowLength]:
-                return list(measure_rows(tokenizer, rows, max_length=max_length))
+            measure = partial(bounded.lengths, self.bases.get(base), max_length=max_length)
 
         if Path(name_or_file).is_file():
             return self.datasets.check_file(Path(name_or_file), measure=measure, **reading)

@@ -32,6 +32,7 @@ __all__ = [
     "ImportRefused",
     "IntegrityError",
     "JobError",
+    "LayoutMissing",
     "JobFailed",
     "MissingDependency",
     "NotFound",
@@ -123,3 +124,7 @@ class JobFailed(JobError):
 
 class Fenced(JobError):
     """This process no longer owns its attempt: another one took over, or the job was cancelled."""
+
+
+class LayoutMissing(WorkbenchError):
+    """A child that reads a stranger's adapter needs the names in memory of its base, and may not ask for them (`bases.layout`)."""

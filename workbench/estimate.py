@@ -59,8 +59,8 @@ def total_steps(recipe: Recipe, examples: int) -> int:
     return max(1, math.ceil(recipe.num_train_epochs * max(1, math.ceil(batches / recipe.gradient_accumulation_steps))))
 
 
-def estimate(recipe: Recipe, base: Base, lengths: Sequence[int]) -> Estimate:
-    """Estimate a run over rows of `lengths` tokens (before cutting) on `base`."""
+def estimate(recipe: Recipe, base: Base, lengths: Sequence[int], *, test_rows: int = 0) -> Estimate:
+    """Estimate a run over rows of `lengths` tokens (before cutting) on `base`, and the scoring of `test_rows` like them in both arms."""
     cut = [min(length, recipe.max_length) for length in lengths]
     rows = max(1, len(cut) - held_back(recipe, len(cut)))
     tokens_per_row = sum(cut) / max(1, len(cut))
@@ -73,7 +73,8 @@ def estimate(recipe: Recipe, base: Base, lengths: Sequence[int]) -> Estimate:
     tokens = round(epochs * rows * tokens_per_row)
     speed, peak, basis = _speed(recipe, base)
     watched = _EVALUATIONS * held_back(recipe, len(cut)) * tokens_per_row / 2  # forward only
-    return Estimate(tokens, steps, _START_SECONDS + (tokens + watched) / speed, peak or _peak(recipe, base), basis)
+    tested = test_rows * tokens_per_row  # forward only, twice
+    return Estimate(tokens, steps, _START_SECONDS + (tokens + watched + tested) / speed, peak or _peak(recipe, base), basis)
 
 
 def remember(recipe: Recipe, base: Base, tokens_per_second: float, peak_bytes: int, *, job: str) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "bca_tails",
     "by_unit",
     "clopper_pearson",
+    "direction",
     "exact_gain",
     "headline",
     "mcnemar",
@@ -48,6 +49,7 @@ RESAMPLES = 5000
 SEED = 20240
 LEVEL = 0.95
 FEW = 20  # with fewer rows off the common value, resampling a 0/1 score says too little: use the exact interval
+RATES = frozenset({"right", "exact_match"})  # told in points of a percent with one digit; the others with two
 SMALL = 100  # with fewer units, correct the bootstrap for bias and skew (BCa)
 
 
@@ -376,14 +378,22 @@ def mcnemar(up: int, down: int) -> float:
 # ---------------------------------------------------------------- words
 
 
+def direction(summary: Summary, key: str) -> int:
+    """1 for a gain that is beyond doubt, -1 for a loss, else 0: also for one too small for the digits it is shown with (+0.00)."""
+    gain = summary.gain[key]
+    if abs(gain.value) < (0.0005 if key in RATES else 0.005):
+        return 0
+    return 1 if gain.above_zero else -1 if gain.below_zero else 0
+
+
 def headline(summary: Summary) -> str:
     """The result in one sentence: by the dataset's scorer where there is one, else by how well the answers are predicted."""
     if summary.scorer is not None and "right" in summary.gain:
         return _rate_sentence(summary, "right", "right")
-    if summary.scorer == "exact" or summary.gain["exact_match"].above_zero:
+    if summary.scorer == "exact" or direction(summary, "exact_match") > 0:
         return _rate_sentence(summary, "exact_match", "exactly right")
     gain = summary.gain["nll_per_token"]
-    word = "better" if gain.above_zero else "worse" if gain.below_zero else "neither better nor worse, as far as this can tell"
+    word = ("neither better nor worse, as far as this can tell", "better", "worse")[direction(summary, "nll_per_token")]
     levels = f"{summary.adapter.nll_per_token:.2f} nats a token with it, {summary.base.nll_per_token:.2f} without it"
     return f"The adapter predicts the {summary.n} test answers {word}: {levels}, a gain of {_span(gain, 1, 2, '')}."
 
@@ -391,7 +401,7 @@ def headline(summary: Summary) -> str:
 def _rate_sentence(summary: Summary, key: str, word: str) -> str:
     with_it, without = (round(getattr(arm, key) * summary.n) for arm in (summary.adapter, summary.base))
     gain = summary.gain[key]
-    end = "" if gain.above_zero else ", so it does harm" if gain.below_zero else ", too close to tell"
+    end = (", too close to tell", "", ", so it does harm")[direction(summary, key)]
     counts = f"With the adapter {with_it} of {summary.n} test rows are {word}, without it {without}"
     return f"{counts}: {_span(gain, 100, 1, ' points')}{end}."
 

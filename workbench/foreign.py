@@ -35,7 +35,7 @@ from typing import IO, Any, ParamSpec, TypeVar
 from workbench import errors, paths
 from workbench.errors import DataError, WorkbenchError
 
-__all__ = ["GIB", "MIB", "Limits", "die_with_parent", "open_regular", "read_regular", "say"]
+__all__ = ["GIB", "MIB", "Limits", "die_with_parent", "inside", "open_regular", "read_regular", "say"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -108,6 +108,11 @@ class _Call:
         return limits.error(f"{limits.what} cannot be read: its reader ended without a word (status {value}).", hint=limits.hint)
 
 
+def inside() -> bool:
+    """Whether this is such a child."""
+    return _replies is not None
+
+
 def say(text: str) -> None:
     """From inside a child: send one line of progress to whoever called."""
     if _replies is not None:
@@ -140,9 +145,10 @@ def open_regular(path: str | Path, *, most: int, error: type[WorkbenchError] = D
 def read_regular(path: str | Path, *, most: int, error: type[WorkbenchError] = DataError) -> bytes:
     """The bytes of a plain file; counted as they are read, so that a growing file is refused as well. Raises as `open_regular`."""
     with open_regular(path, most=most, error=error) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise error(f"{Path(path).name} grew past {most:,} bytes while it was read.")
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(size + 1)  # not `most`: so much memory would be taken first
+    if len(data) > size:
+        raise error(f"{Path(path).name} grew past {size:,} bytes while it was read.")
     return data
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "adapters_dir",
     "bases_dir",
     "become",
+    "browser_dir",
     "bundled_datasets_dir",
     "checks_dir",
     "child_environment",
@@ -24,6 +25,8 @@ __all__ = [
     "machine_file",
     "private_uploads",
     "no_color",
+    "node_file",
+    "store_file",
     "wait_policy",
     "wanted_threads",
 ]
@@ -88,6 +91,18 @@ def machine_file() -> Path:
     return home() / "machine.json"
 
 
+def store_file() -> Path:
+    """`<home>/store-id`: which home this is, wherever it is mounted."""
+    return home() / "store-id"
+
+
+def node_file() -> Path:
+    """Which machine this is, where the system keeps no `/etc/machine-id`; never in the home, which machines may share."""
+    import platformdirs
+
+    return platformdirs.user_state_path("workbench", appauthor=False) / "node-id"
+
+
 def hub_offline() -> bool:
     """True when the user asked Hugging Face's libraries to stay offline."""
     return any(os.environ.get(name, "").lower() in {"1", "true", "yes", "on"} for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
@@ -101,7 +116,7 @@ def no_color() -> bool:
 def wanted_threads() -> int | None:
     """`$OMP_NUM_THREADS` when it is a positive number, else None (use every core)."""
     value = os.environ.get("OMP_NUM_THREADS", "")
-    return int(value) if value.isdigit() and int(value) > 0 else None
+    return int(value) if value.isdecimal() and int(value) > 0 else None
 
 
 def wait_policy() -> str | None:
@@ -110,11 +125,20 @@ def wait_policy() -> str | None:
 
 
 def private_uploads() -> Path:
-    """`<home>/uploads`, readable by this user only; told to Gradio, which otherwise keeps uploads in a shared temporary folder."""
-    folder = home() / "uploads"
+    """`<home>/uploads`, readable by this user only."""
+    return _private(home() / "uploads")
+
+
+def browser_dir() -> Path:
+    """`<home>/browser`, readable by this user only: the token that lets a browser in. Gradio's own files go below it."""
+    folder = _private(home() / "browser")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")
+    return folder
+
+
+def _private(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
     return folder
 
 

@@ -18,9 +18,20 @@ from workbench.recipe import Recipe
 
 if TYPE_CHECKING:
     from workbench.bases.layout import Layout
+    from workbench.bases.lock import Lock
     from workbench.data.checks import RowLength
 
-__all__ = ["check_start", "judge_lengths", "missing_loggers", "sha256_of", "start_file", "sum_lengths", "unknown_targets", "without_effect"]
+__all__ = [
+    "check_start",
+    "judge_lengths",
+    "missing_loggers",
+    "sha256_of",
+    "start_file",
+    "sum_lengths",
+    "too_long",
+    "unknown_targets",
+    "without_effect",
+]
 
 _MOST = 1024**4  # bytes of weights
 
@@ -80,6 +91,15 @@ def without_effect(recipe: Recipe, form: str) -> list[str]:
 def missing_loggers(recipe: Recipe) -> list[str]:
     """Loggers to report to that are not installed."""
     return [f"report_to: {name} is not installed: pip install {name}" for name in recipe.report_to if find_spec(name) is None]
+
+
+def too_long(lengths: Sequence[RowLength], recipe: Recipe, lock: Lock) -> list[str]:
+    """Rows that this base's context does not hold."""
+    context = (lock.config.get("text_config") or lock.config).get("max_position_embeddings")
+    longest = min(max((r.total for r in lengths), default=0), recipe.max_length)
+    if not isinstance(context, int) or longest <= context:
+        return []
+    return [f"max_length: there are rows of {longest} tokens, and this base reads {context} at most. Set max_length: {context}"]
 
 
 def unknown_targets(recipe: Recipe, layout: Layout) -> list[str]:

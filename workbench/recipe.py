@@ -60,7 +60,9 @@ class Recipe(BaseModel):
     )
 
     num_train_epochs: float = _f(1.0, "Training", "Passes over the training rows.", gt=0, le=1000)
-    max_steps: int = _f(-1, "Training", "Stop after this many optimiser steps, 1 or more; -1 means: by epochs.", ge=-1)
+    max_steps: int = _f(
+        -1, "Training", "Stop after this many optimiser steps, 1 or more, whatever num_train_epochs says; -1 means: by epochs.", ge=-1
+    )
     learning_rate: float = _f(
         1e-3, "Training", "Peak learning rate. A twentieth of this (and of a preset's) with method sft, unless given.", gt=0, le=1
     )
@@ -79,7 +81,9 @@ class Recipe(BaseModel):
         None, "Training", 'What the schedule takes beside its steps, such as {"min_lr_rate": 0.1} of cosine_with_min_lr.'
     )
     optim: Literal["adamw_torch_fused", "adamw_torch", "adafactor", "sgd"] = _f("adamw_torch_fused", "Training", "The optimiser.")
-    warmup_ratio: float = _f(0.05, "Training", "Share of the steps over which the learning rate rises.", ge=0, lt=1)
+    warmup_ratio: float = _f(
+        0.05, "Training", "Share of the steps over which the learning rate rises (constant has no such steps).", ge=0, lt=1
+    )
     per_device_train_batch_size: int = _f(8, "Training", "Rows per forward pass.", ge=1, le=4096)
     gradient_accumulation_steps: int = _f(1, "Training", "Forward passes per optimiser step.", ge=1, le=4096)
     max_length: int = _f(
@@ -271,7 +275,9 @@ def _cross_checks(data: dict[str, Any], recipe: Recipe | None) -> list[str]:
     if recipe.method == "sft":
         if recipe.load_in_4bit:
             problems.append("load_in_4bit: sft trains all weights, which cannot be held in 4 bits. Use method qlora.")
-        problems += [f"{key}: method sft has no adapter." for key in ("use_rslora", "use_dora") if getattr(recipe, key)]
+        unused = ("use_rslora", "use_dora", "lora_dropout", "lora_target_modules")
+        given = [key for key in unused if getattr(recipe, key) != Recipe.model_fields[key].default]
+        problems += [f"{key}: method sft has no adapter; leave it out." for key in given]
     else:
         if recipe.publish_as:
             problems.append("publish_as: only method sft publishes a base; lora and qlora publish an adapter.")
@@ -279,7 +285,7 @@ def _cross_checks(data: dict[str, Any], recipe: Recipe | None) -> list[str]:
             problems.append("dtype: only method sft saves the base's weights; an adapter is always saved in float32.")
     if not recipe.quantized:
         ignored = {"use_bnb_nested_quant": recipe.use_bnb_nested_quant, "bnb_4bit_quant_type": recipe.bnb_4bit_quant_type != "nf4"}
-        problems += [f"{key}: nothing is held in 4 bits; use method qlora or load_in_4bit." for key, given in ignored.items() if given]
+        problems += [f"{key}: nothing is held in 4 bits; use method qlora or load_in_4bit." for key, on in ignored.items() if on]
     if recipe.max_steps == 0:
         problems.append("max_steps: 0 steps train nothing. Give 1 or more, or -1 to go by num_train_epochs.")
     schedule, kwargs = recipe.lr_scheduler_type, recipe.lr_scheduler_kwargs or {}

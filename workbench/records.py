@@ -7,9 +7,10 @@ those keys are the stable keys of every `--json` option.
 from __future__ import annotations
 
 import dataclasses
+import html
 import re
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from workbench.errors import UsageError
 
 __all__ = [
+    "VERSION",
     "Adapter",
     "AdapterRef",
     "Attempt",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+VERSION = re.compile(r"[1-9][0-9]{0,8}")  # of an adapter: `isdigit` would take ² and more digits than a database holds
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 
@@ -81,11 +84,13 @@ class AdapterRef:
         check_name(name, "adapter name")
         if not at:
             return cls(name)
-        if rest.isdigit() and int(rest) > 0:
+        if VERSION.fullmatch(rest):
             return cls(name, version=int(rest))
         if _ALIAS.fullmatch(rest):
             return cls(name, alias=rest)
-        raise UsageError(f"'{text}' is neither name@3 nor name@alias.", hint="An alias is 1 to 32 of a-z, 0-9, '_', '-', letter first.")
+        raise UsageError(
+            f"{str(text)[:100]!r} is neither name@3 nor name@alias.", hint="An alias is 1 to 32 of a-z, 0-9, '_', '-', letter first."
+        )
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version or self.alias}" if self.version or self.alias else self.name
@@ -157,6 +162,15 @@ class Progress:
     message: str | None = None
     samples: list[dict[str, str]] | None = None  # [{"prompt", "expected", "answer"}]
 
+    def __str__(self) -> str:
+        parts = [self.phase, f"{self.step}/{self.total_steps}" if self.step is not None and self.total_steps else ""]
+        parts += [f"{name} {value:.4g}" for name in ("loss", "eval_loss") if (value := getattr(self, name)) is not None]
+        parts += [f"{self.seconds_left:.0f} s left" if self.seconds_left is not None else "", self.message or ""]
+        return ", ".join(filter(None, parts))
+
+    def __repr__(self) -> str:
+        return f"<Progress {self}>"
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -165,7 +179,7 @@ class Attempt:
     n: int
     state: str  # "running" | "interrupted" | "succeeded" | "failed" | "cancelled"
     path: Path  # <home>/jobs/<id>/attempt-<n>
-    started_at: datetime | None = None
+    started_at: datetime | None = None  # when its process was taken up, not when the job was submitted
     ended_at: datetime | None = None
     exit_code: int | None = None
     error: str | None = None
@@ -187,6 +201,29 @@ class Job:
     result: dict[str, Any] | None = None  # for "train" {"adapter": "name@1", ...}
     error: str | None = None
     progress: Progress | None = None  # the newest line of the newest attempt
+
+    def worked(self, now: datetime | None = None) -> float:
+        """Seconds that its attempts have run, up to `now` (else the present); waiting in the queue is no work."""
+        spans = [(a.ended_at or now or datetime.now(UTC)) - a.started_at for a in self.attempts if a.started_at]
+        return sum(max(0.0, span.total_seconds()) for span in spans)  # clocks are put back
+
+    def _told(self) -> dict[str, str]:
+        """What is worth a line: how far it is, or what came of it."""
+        made = next((str(made) for key in ("adapter", "base", "out") if (made := (self.result or {}).get(key))), "")
+        newest = str(self.progress) if self.progress and not self.state.final else ""
+        return {
+            "job": self.id, "state": self.state.value, "what": self.title, "progress": newest, "made": made, "error": self.error or "",
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        told = [" ".join(text.split()) for text in self._told().values() if text]
+        return f"<Job {told[0]} {': '.join(told[1:])}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        told = self._told() | ({"worked": f"{self.worked():.0f} s"} if self.attempts else {})
+        rows = (f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in told.items() if text)
+        return f"<table>{''.join(rows)}</table>"
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def rows_of(task: str, sizes: Sizes, text: Piece) -> tuple[list[dict[str, Any]],
     if len(unique) < sizes.test_rows * 2:
         raise SystemExit(f"The task '{task}' has only {len(unique)} rows; lower --test-rows, or give --text a larger folder.")
     chosen = [unique[i] for i in rng.permutation(len(unique))[:wanted]]
-    rows = assign_ids(_row(question, answer) for question, answer in chosen)
+    rows = list(assign_ids(_row(question, answer) for question, answer in chosen))
     test, train = rows[: sizes.test_rows], rows[sizes.test_rows :]
     return [{**row, "split": "train"} for row in train], [{**row, "split": "test"} for row in test]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from tests.test_cli import cli, ok
 from tests.test_docs import json_page
 from workbench.jobs import dispatcher
+from workbench.jobs.store import Jobs
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +60,9 @@ def test_the_way_of_an_adapter(pico: str, letters: str, tmp_path: Path) -> None:
     done = ok("train", tmp_path / "recipe.yaml", "--json")
     job = done.json
     assert set(job) == shapes["job"] and job["state"] == "succeeded" and job["result"]["adapter"] == "letters@1"
+    course = Jobs(start_dispatcher=False).metrics(job["id"])
+    last = [line for line in course if line.phase == "training" and line.seconds_left is not None][-1]
+    assert last.step == 4 and (last.seconds_left or 0) > 0, "the test rows are still to come"
     assert "training" in done.err and "4/4" in done.err
 
     listed = ok("adapter", "list", "--json").json
@@ -97,6 +102,16 @@ def test_a_recipe_is_exported_for_plain_trl(pico: str, letters: str, tmp_path: P
     assert cli(*train).status == 1, "nothing is written over"
 
 
+def test_full_weights_are_scored_as_they_are_saved(pico: str, letters: str) -> None:
+    train = ["train", "--base", pico, "--dataset", letters, "--method", "sft", "--max_steps", "2", "--eval_rows", "0", "--threads", "1"]
+    trial = ok(*train, "--bf16", "--no-publish", "--json").json
+    assert (
+        trial["result"]["training"]["report"]["saved_dtype"] == "float32" and trial["result"]["training"]["report"]["dtype"] == "bfloat16"
+    )
+    how = json.loads((Path(trial["result"]["folder"]) / "evidence" / "how.json").read_text())
+    assert how["dtype"] == "float32"
+
+
 def test_a_trial_is_scored_and_not_published_and_another_run_begins_with_it(pico: str, letters: str, tmp_path: Path) -> None:
     train = ["train", "--base", pico, "--dataset", letters, "--max_steps", "3", "--eval_rows", "0", "--threads", "1", "--lora_r", "4"]
     trial = ok(*train, "--no-publish", "--json").json
@@ -111,8 +126,8 @@ def test_a_trial_is_scored_and_not_published_and_another_run_begins_with_it(pico
     (checkpoint / "optimizer.pt").write_bytes(b"a pickle that nobody opens")
     done = ok(*train, "--resume_from_checkpoint", checkpoint)
     assert "Only weights are taken from resume_from_checkpoint" in done.err and "Published the adapter letters@1" in done.out
-    held = ok(*train, "--resume_from_checkpoint", checkpoint, "--detach", "--no-publish")
-    assert held.out.strip()
+    tuned = ["--method", "sft", "--publish_as", "tuned@1", "--no-publish"]
+    assert "a trial publishes nothing" in cli("train", "--base", pico, "--dataset", letters, *tuned).err
 
 
 def test_demo_shows_what_was_learned(pico: str) -> None:

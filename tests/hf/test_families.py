@@ -11,17 +11,24 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from benchmarks.families import ALLOWED, ALLOWED_BF16, difference, recipe_for, rows
 from benchmarks.zoo import build
 from tests.hf.tiny_adapter import order_rows
 from workbench import Workbench
+from workbench.bases.layout import Layout
+from workbench.errors import ImportRefused, SourceError
 from workbench.hf.load import load_adapter, load_base, load_tokenizer
 from workbench.hf.merge import merge
+from workbench.hf.proof import prove
 from workbench.hf.render import render
+from workbench.hf.train import train
 from workbench.rebase import structure, weights
 from workbench.rebase.controls import add_noise
 from workbench.records import Adapter, Base
+from workbench.registry.staging import check_adapter
 
 EXPERTS = {
     "mixtral": {"target_modules": ["q_proj", "v_proj"], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]},
@@ -92,10 +99,31 @@ def test_an_adapter_of_experts_is_published_and_means_the_same_everywhere(zoo: P
     assert back.base == adapter.base
 
 
+def test_experts_saved_one_by_one_mean_what_they_did(zoo: Path, tmp_path: Path) -> None:
+    """As every adapter of Mixtral was until transformers 5: beside the same updates added to the tensors on disk by hand."""
+    source, made = model(zoo, "mixtral"), tmp_path / "made"
+    stored = load_file(source / "model.safetensors")
+    generator, factors = torch.Generator().manual_seed(0), dict[str, torch.Tensor]()
+    for name in [name for name in stored if ".experts." in name]:
+        a, b = (torch.randn(*shape, generator=generator) * 0.2 for shape in ((2, stored[name].shape[1]), (stored[name].shape[0], 2)))
+        path = f"base_model.model.{name.removesuffix('.weight')}"
+        factors |= {f"{path}.lora_A.weight": a, f"{path}.lora_B.weight": b}
+        stored[name] += 2.0 * b @ a
+    made.mkdir()
+    save_file(factors, made / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["w1", "w2", "w3"]}
+    (made / "adapter_config.json").write_text(json.dumps(config))
+    shutil.copytree(source, tmp_path / "summed")
+    save_file(stored, tmp_path / "summed" / "model.safetensors", metadata={"format": "pt"})
+    bench = Workbench()
+    base = bench.bases.add("mixtral@1", source=f"folder:{source}")
+    adapter = bench.import_adapter(made, name="made", base=base.ref)
+    wanted = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "summed"), source)
+    assert torch.allclose(logits(load_adapter(load_base(base.path, dtype=torch.float32), adapter.path), source), wanted, atol=1e-4)
+
+
 def test_experts_that_do_not_fit_are_refused(zoo: Path, tmp_path: Path) -> None:
     """A rank that the file does not say, a parameter without weights, a name the base does not have."""
-    from workbench.errors import ImportRefused
-
     bench, base, adapter = published(zoo, "mixtral", tmp_path, **EXPERTS["mixtral"])
     config = json.loads((adapter.path / "adapter_config.json").read_text())
     for change, message in (
@@ -139,3 +167,62 @@ def test_how_far_experts_moved_is_what_the_weights_say(zoo: Path, tmp_path: Path
     size = sum(float(plain[n].pow(2).sum()) for n in changed)
     assert seen.drift == pytest.approx((drift / size) ** 0.5, rel=1e-4) and seen.ratio == pytest.approx((drift / update) ** 0.5, rel=1e-4)
     assert seen.change != "other_shape" and len(seen.modules) == 4 + 2 * 4 * 3
+
+
+# window and experts, chunks, caps, sinks and fused experts, dropout and Conv1D, ALiBi, longrope, convolutions, routers that are no layer
+MECHANISMS = ("qwen2-moe", "llama-4-text", "gemma-2", "gpt-oss", "gpt-2", "bloom", "phi-3-longrope", "lfm2", "phimoe")
+
+
+@pytest.mark.parametrize("family", MECHANISMS)
+def test_what_is_trained_on_is_what_plain_transformers_computes(zoo: Path, tmp_path: Path, family: str) -> None:
+    """Every learned token of long and short rows together, and the gradient of the adapter, beside row after row."""
+    found = difference(model(zoo, family), recipe_for("lora", f"{family}@1"), tmp_path)
+    assert found.nats < ALLOWED and found.gradient < 1e-4 and found.bf16 < ALLOWED_BF16, found
+
+
+@pytest.mark.parametrize(("family", "more"), [("mixtral", {}), ("phimoe", EXPERTS["mixtral"]), ("gpt-2", {}), ("mamba", {})])
+def test_a_run_ends_in_an_adapter_that_fits(zoo: Path, tmp_path: Path, family: str, more: dict[str, Any]) -> None:
+    """With the load-balancing loss of experts, dropout of the base, and layers that take no adapter."""
+    keys = {"lora_target_modules": ["o_proj"], "target_parameters": more["target_parameters"]} if more else {}
+    bench = Workbench()
+    base = bench.bases.add(f"{family}@1", source=f"folder:{model(zoo, family)}")
+    result = train(recipe_for("lora", str(base.ref), max_steps=2, **keys), base.path, rows(), tmp_path)
+    weights_file = result.folder / "adapter_model.safetensors"
+    Layout(bench.bases.lock(base.ref)).ask()
+    config = (result.folder / "adapter_config.json").read_bytes()
+    checked = check_adapter(config, weights_file, base.path / "lock.json", str(base.ref))
+    assert checked.config["target_modules"] and bool(checked.config.get("target_parameters")) == (family in {"mixtral", "phimoe"})
+    assert checked.change and 0 < checked.change[0] <= checked.change[1] < 1
+
+
+def test_an_encoder_decoder_is_refused_with_what_would_do(zoo: Path) -> None:
+    with pytest.raises(SourceError, match="mt5 is an encoder-decoder.*Qwen3, Gemma 3 or SmolLM"):
+        Workbench().bases.add("mt5@1", source=f"folder:{model(zoo, 'mt5')}")
+
+
+HAS = {
+    "gemma-2": (["window of 16 tokens in 1 of 2 layers", "attention scores capped (50)", "logits capped (30)"], ""),
+    "llama-4-text": (["attention in chunks of 16 tokens in 1 of 2 layers", "4 experts, 1 of them for each token"], ""),
+    "gpt-oss": (["attention sinks", "experts held in one parameter (experts.down_proj, experts.gate_up_proj: target_parameters)"], ""),
+    "qwen2-moe": (["window of 16 tokens", "4 experts, 2 of them for each token"], ""),
+    "phi-3-longrope": (["rotary positions stretched by longrope"], ""),
+    "gpt-2": (["dropout in training (attn_pdrop 0.1, embd_pdrop 0.1, resid_pdrop 0.1)"], ""),
+    "bloom": (["ALiBi in place of positions"], "its attention does not go through transformers' attention interface"),
+    "jamba": (["state-space layers"], "some of its layers hand a state on"),
+    "lfm2": (["short convolutions in 1 of 2 layers"], "some of its layers hand a state on"),
+    "llama-3": ([], ""),
+}
+
+
+@pytest.mark.parametrize("family", HAS)
+def test_what_a_base_has_and_how_it_is_trained_is_said_and_true(zoo: Path, family: str) -> None:
+    wanted, reason = HAS[family]
+    bench = Workbench()
+    base = bench.bases.add(f"{family}@1", source=f"folder:{model(zoo, family)}")
+    has, padded = bench.bases.mechanisms(base.ref)
+    assert set(wanted) <= set(has) and (wanted or not has), has
+    assert padded.startswith(reason) and bool(padded) == bool(reason)
+    tokenizer = load_tokenizer(base.path)
+    few = [render(tokenizer, row, max_length=512) for row in order_rows(8)]
+    proof = prove(load_base(base.path, dtype=torch.float32), [(row.input_ids, row.labels) for row in few])
+    assert bool(proof.why_not) == bool(padded), proof.why_not

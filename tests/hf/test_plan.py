@@ -92,6 +92,14 @@ def test_a_checkpoint_that_cannot_be_begun_with_blocks(plan: Any, tmp_path: Path
     assert "Only weights are taken" in found.warnings[-1]
 
 
+def test_rows_beyond_the_context_and_too_few_rows_to_watch_are_known(plan: Any) -> None:
+    rows = chats(7)
+    rows[0]["messages"][1]["content"] += " and to Lima" * 300
+    found = plan(rows, max_length=2000, early_stopping_patience=2)
+    assert "this base reads 512 at most. Set max_length: 512" in found.problems[0]
+    assert "early_stopping_patience has nothing to watch" in found.warnings[-1]
+
+
 def test_a_logger_and_a_module_that_are_not_there_block(plan: Any) -> None:
     found = plan(chats(), report_to=["mlflow"], lora_target_modules=["q_proj", "mlp.q_proj", "wqkv", "embed_tokens"])
     assert [text.partition(";")[0] for text in found.problems] == [

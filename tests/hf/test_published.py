@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from workbench.bases.store import Bases
 from workbench.records import Adapter
@@ -63,8 +65,8 @@ def test_the_cards_own_code_gives_the_logits_of_the_model_that_was_saved(pico_ba
 
     base = Bases().add("pico@1", source=f"folder:{pico_base}", license="Apache-2.0")
     bare = _logits(load_base(base.path, dtype=torch.float32))
-    for kind, settings in KINDS.items():
-        wanted = _peft_folder(base.path, tmp_path / kind, settings)
+    for kind, changed in KINDS.items():
+        wanted = _peft_folder(base.path, tmp_path / kind, changed)
         assert (wanted - bare).abs().max() > 1e-3, kind
         published = Registry().publish(tmp_path / kind, name="a", base=base, dataset=None, method="lora", recipe_yaml=None, scores={})
         imported = import_adapter(tmp_path / kind, name="b", base=base)
@@ -74,6 +76,39 @@ def test_the_cards_own_code_gives_the_logits_of_the_model_that_was_saved(pico_ba
             assert names["tokenizer"].chat_template
         ours = _logits(load_adapter(load_base(base.path, dtype=torch.float32), published.path))
         assert torch.allclose(ours, wanted, atol=1e-6), f"{kind}: our loader gives other logits"
+
+
+NAMES = st.lists(st.sampled_from(["layers", "0", "1", "mlp", "q_proj", "up.proj", "q"]), min_size=1, max_size=4).map(".".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ranks=st.dictionaries(NAMES, st.integers(1, 64), max_size=5), modules=st.lists(NAMES, min_size=1, max_size=8, unique=True))
+def test_names_mean_what_peft_takes_them_for(ranks: dict[str, int], modules: list[str]) -> None:
+    """Before and after publishing, which sorts the names, PEFT's own function gives each module the same."""
+    from peft.utils.other import get_pattern_key
+
+    from workbench.registry.peft_config import Declared
+
+    for key in ("rank_pattern", "alpha_pattern"):
+        declared = Declared.model_validate({"peft_type": "LORA", "r": 3, "lora_alpha": 3, key: ranks})
+        written = dict(sorted(declared.published(modules, [])[key].items()))
+        for module in modules:
+            wanted = ranks.get(get_pattern_key(ranks.keys(), module), 3)
+            assert (declared.rank_of if key == "rank_pattern" else declared.alpha_of)(module) == wanted
+            assert written.get(get_pattern_key(written.keys(), module), 3) == wanted
+
+
+def test_upstreams_own_loaders_find_the_base_of_what_was_published(pico_base: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from transformers import pipeline
+
+    base = Bases().add("pico@1", source=f"folder:{pico_base}", license="Apache-2.0")
+    wanted = _peft_folder(base.path, tmp_path / "a", KINDS["lora"])
+    found = Registry().publish(tmp_path / "a", name="a", base=base, dataset=None, method="lora", recipe_yaml=None, scores={})
+    assert torch.equal(_logits(AutoPeftModelForCausalLM.from_pretrained(found.path)), wanted)
+    assert torch.equal(_logits(pipeline("text-generation", model=str(found.path)).model), wanted)
+    assert import_adapter(Registry().export("a", tmp_path / "out"), name="b").base_lock_sha256 == base.lock_sha256
 
 
 def test_the_card_is_valid_for_the_hub(pico_base: Path, tmp_path: Path) -> None:

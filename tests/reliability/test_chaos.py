@@ -60,8 +60,8 @@ class Chaos:
             ours = [pid for pid, _ in processes.leftovers(row["token"])]
             found["child"] += [pid for pid in ours if pid == child]
             found["helper"] += [pid for pid in ours if pid != child]
-        lock = self.home / "jobs" / "dispatcher.lock"
-        pid, started, *_ = [*(lock.read_text() if lock.exists() else "").split(), "", ""]
+        lock = next((self.home / "jobs").glob("dispatcher*.lock"), None)
+        pid, started, *_ = [*(lock.read_text() if lock else "").split(), "", ""]
         if pid.isdigit() and processes.is_alive(int(pid), started):
             found["dispatcher"].append(int(pid))
         return found

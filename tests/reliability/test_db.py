@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import insert, inspect, select, text
 from sqlalchemy.exc import InternalError
 
-from workbench import paths
+from workbench import identity, paths
 from workbench.db import fencing, reading, schema, session
-from workbench.db.tables import aliases, attempts, jobs, metadata
+from workbench.db.tables import aliases, attempts, jobs, metadata, store
 from workbench.errors import DatabaseError, Fenced, UsageError
 from workbench.jobs import queue
 from workbench.jobs.endings import Ending
@@ -78,6 +82,128 @@ def test_migrations_make_the_tables_of_the_code_and_can_be_undone(database: str)
     assert _submit()
 
 
+def test_what_an_older_workbench_wrote_is_still_there_and_belongs_to_the_home_that_opens_it(database: str) -> None:
+    from alembic import command
+
+    job_id = _submit()
+    with session.transaction() as connection:
+        command.downgrade(schema.alembic_config(connection), "0001")
+    session.dispose()
+    assert reading.rows("SELECT id FROM jobs") == [{"id": job_id}]  # brings it up to date
+    with session.transaction() as connection:
+        owners = connection.execute(select(store.c.id, store.c.home)).all()
+    mine = [(identity.store_id(), str(paths.home()))] if database == "postgres" else []  # a file in a home goes where the home goes
+    assert owners == mine and (database == "postgres") == paths.store_file().exists()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def shared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A database that several homes may name."""
+    url = request.getfixturevalue("postgres_server").url() if request.param == "postgres" else f"sqlite:///{tmp_path / 'shared.db'}"
+    monkeypatch.setenv("WORKBENCH_DB", url)
+
+
+def test_a_database_belongs_to_one_home(shared: None, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second one would take its jobs and fail them, and move its adapters to a trash where they are not."""
+    job_id = _submit()
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.setenv("WORKBENCH_HOME", str(other))
+    session.dispose()
+    for use in (_submit, _claim, lambda: reading.rows("SELECT * FROM jobs")):
+        with pytest.raises(DatabaseError, match=f"belongs to the home {home} .*mount that folder on every machine") as refused:
+            use()
+    moved = re.search(r"write (\w+) into (\S+)\.$", str(refused.value))
+    assert moved is not None
+    Path(moved[2]).write_text(moved[1])  # what it says for a home that was moved
+    assert reading.rows("SELECT id FROM jobs") == [{"id": job_id}] and _claim().job_id == job_id
+
+
+@pytest.mark.postgres
+def test_of_many_homes_that_come_first_one_gets_the_database(postgres_server: Any, tmp_path: Path) -> None:
+    code = "from workbench.db import session\nwith session.transaction() as c: print(session.now(c))"
+    url, started = postgres_server.url(), []
+    for i in range(4):
+        environment = paths.child_environment(WORKBENCH_DB=url, WORKBENCH_HOME=str(tmp_path / f"home-{i}"))
+        started.append(subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL))
+    said = [process.communicate()[1].decode() for process in started]
+    assert [process.returncode for process in started].count(0) == 1, said
+    assert sum("belongs to the home" in text for text in said) == 3
+
+
+def test_machines_that_share_a_name_and_a_home_differ(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def machine(number: str, account: str) -> str:
+        (tmp_path / f"id-{number}").write_text(f"{number * 32}\n")
+        monkeypatch.setattr(identity, "_MACHINE_ID", tmp_path / f"id-{number}")
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / account))
+        identity.node_id.cache_clear()
+        return identity.node_id()
+
+    assert machine("a", "x") == machine("a", "y") != machine("b", "x")
+    assert machine("", "x") == machine("", "x") != machine("", "y")  # no machine-id: a file of the account on that machine
+    identity.node_id.cache_clear()
+    assert not any(home.iterdir())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home on a disk of 2 MB of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a disk")
+    monkeypatch.setenv("WORKBENCH_HOME", str(disk / "home"))
+    yield disk
+    session.dispose()
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_is_called_full_and_loses_nothing(small_disk: Path) -> None:
+    job_id = _submit()
+    session.dispose()
+    fill = small_disk / "fill"
+    with suppress(OSError), fill.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    for use in (_submit, lambda: reading.rows("SELECT * FROM jobs")):
+        with pytest.raises(DatabaseError, match="workbench.db is full.*Make room on it") as refused:
+            use()
+        assert "move it away" not in str(refused.value)
+    fill.unlink()
+    assert reading.rows("SELECT id FROM jobs") == [{"id": job_id}] and _submit()
+
+
+def test_a_disk_that_cannot_be_written_is_called_so(small_disk: Path) -> None:
+    job_id = _submit()
+    session.dispose()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    for use in (_submit, lambda: reading.rows("SELECT * FROM jobs")):
+        with pytest.raises(DatabaseError, match="workbench.db cannot be written.*Mount it for writing"):
+            use()
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    assert reading.rows("SELECT id FROM jobs") == [{"id": job_id}]
+
+
+def test_a_deleted_database_is_missed_and_another_in_its_place_is_seen(home: Path) -> None:
+    """Who has a deleted file open reads and writes what nobody else will ever see."""
+    _submit()
+    file, aside = home / "workbench.db", home / "aside.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("VACUUM INTO ?", (str(aside),))
+    _submit()
+    file.unlink()
+    for _ in range(2):
+        with pytest.raises(DatabaseError, match="was deleted while it was in use.*Put it back"):
+            _submit()
+    assert not file.exists()  # nobody begins an empty one by mistake
+    for rest in home.glob("workbench.db-*"):
+        rest.unlink()
+    aside.rename(file)
+    third = _submit()
+    session.dispose()
+    assert [row["id"] for row in reading.rows("SELECT id FROM jobs ORDER BY seq")][1:] == [third]
+
+
 def test_a_newer_database_is_refused_and_left_alone(database: str) -> None:
     with session.transaction() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -88,17 +214,17 @@ def test_a_newer_database_is_refused_and_left_alone(database: str) -> None:
 
 
 def test_an_older_sqlite_database_is_copied_before_it_is_migrated(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job_id = _submit()
+    job_id, newest = _submit(), schema.HEAD
     session.dispose()
-    monkeypatch.setattr(schema, "HEAD", "0002")
+    monkeypatch.setattr(schema, "HEAD", "9999")
     seen = []
     monkeypatch.setattr("alembic.command.upgrade", lambda config, revision: seen.append(revision))
     with session.transaction():
         pass
-    copy = home / "workbench.db.before-0002-from-0001"
+    copy = home / f"workbench.db.before-9999-from-{newest}"
     with sqlite3.connect(copy) as connection:
         assert connection.execute("SELECT id FROM jobs").fetchall() == [(job_id,)]
-    assert seen == ["0002"]
+    assert seen == ["9999"]
 
 
 def test_a_migration_that_fails_changes_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from workbench.jobs.dispatcher import machine_slots
 from workbench.jobs.endings import Ending
 from workbench.jobs.store import Jobs
 from workbench.jobs.timing import Timing
-from workbench.records import Job, JobState, Progress
+from workbench.records import Dataset, Job, JobState, Progress
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -216,7 +217,7 @@ def test_crashes_wait_longer_each_time_and_end_for_good(jobs: Jobs) -> None:
     for _ in range(2):
         assert queue.finish(_claim().token, Ending("crashed", -9, error="boom")) is JobState.queued
         waits.append(rows("SELECT not_before - (SELECT max(at) FROM job_events) AS wait FROM jobs")[0]["wait"])
-        _wait_until(time.time() + 1000)
+        _wait_until(time.time() + 50)
         assert queue.claim("here", "boot", lease=30) is None
         _wait_until(time.time() - 1)
     assert waits == pytest.approx([0.5, 1.0], abs=0.1)
@@ -225,6 +226,35 @@ def test_crashes_wait_longer_each_time_and_end_for_good(jobs: Jobs) -> None:
     assert jobs.get(job.id).error == "It crashed 3 times; the last time: boom"
     assert jobs.resume(job.id).state is JobState.queued
     assert queue.finish(_claim().token, Ending("crashed", error="boom")) is JobState.queued  # counted anew
+
+
+WILD = "half a character: \ud83d, and the byte that ends a C string: \0."
+
+
+def test_any_text_can_be_kept(database: str, jobs: Jobs) -> None:
+    """PostgreSQL takes no NUL, and no database takes half a surrogate pair; an error message may hold both."""
+    job = _add(jobs, title=WILD, key=WILD, spec={"steps": 1, WILD: WILD})
+    assert _add(jobs, key=WILD, spec={"steps": 1, WILD: WILD}).id == job.id
+    assert queue.finish(_claim().token, Ending("failed", 1, error=WILD)) is JobState.failed
+    after = jobs.get(job.id)
+    assert after.error == after.attempts[0].error == after.title == "half a character: \\ud83d, and the byte that ends a C string: \u2400."
+    assert after.spec == {"steps": 1, WILD: WILD}
+
+
+def test_an_ending_that_cannot_be_kept_is_an_ending_all_the_same(database: str, jobs: Jobs) -> None:
+    """Or the attempt would run for ever in the books, and hold its slot."""
+    for ending in (Ending("succeeded", 0, result={"loss": float("nan")}), Ending("failed", 2**70, error="x")):
+        job = _add(jobs)
+        assert queue.finish(_claim().token, ending) is JobState.failed
+        assert f"It {ending.how}, but how cannot be recorded" in (jobs.get(job.id).error or "")
+    assert rows("SELECT count(*) AS n FROM slots WHERE token IS NOT NULL") == [{"n": 0}]
+
+
+def test_a_clock_that_was_put_back_holds_nothing_up(jobs: Jobs) -> None:
+    """No wait is longer than a minute, so one that ends in an hour was begun by another clock."""
+    _add(jobs)
+    _wait_until(time.time() + 3600)
+    assert _claim()
 
 
 def _wait_until(t: float) -> None:
@@ -408,11 +438,84 @@ def test_progress_survives_a_torn_line(tmp_path: Path) -> None:
     assert progress.last(path) == lines[0]
 
 
+def test_wild_text_survives_the_files_of_an_attempt(tmp_path: Path) -> None:
+    progress.append(tmp_path / "metrics.jsonl", _line(1, message=WILD))
+    folder.write_json(tmp_path / "outcome.json", {"ok": False, "error": WILD})
+    assert progress.read(tmp_path / "metrics.jsonl")[0][0].message == WILD
+    assert endings.after_child(tmp_path, 1, asked=None).error == WILD
+
+
 def test_the_newest_progress_is_read_from_the_end(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"t": i, "phase": "training", "step": i}) + "\n" for i in range(30_000)))
     newest = progress.last(path)
     assert newest is not None and newest.step == 29_999
+
+
+def test_waiting_in_the_queue_is_no_work(database: str, jobs: Jobs) -> None:
+    job = _add(jobs)
+    assert jobs.get(job.id).worked() == 0.0
+    time.sleep(0.3)
+    claim = _claim()
+    time.sleep(0.3)  # the shim is on its way
+    queue.begin(claim.token, pid=1, started="1", lease=30)
+    queue.finish(claim.token, Ending("succeeded", result={}))
+    done = jobs.get(job.id)
+    assert done.ended_at is not None and (done.ended_at - done.created_at).total_seconds() > 0.6 and done.worked() < 0.3
+
+
+def test_a_job_prints_as_one_line_and_in_a_notebook_as_a_table(jobs: Jobs) -> None:
+    job = _add(jobs, title="learn <b>bold</b>")
+    claim = _claim()
+    path = folder.attempt_dir(job.id, 1)
+    path.mkdir(parents=True)
+    progress.append(path / folder.METRICS, _line(3, total_steps=60, loss=0.8123, seconds_left=42.4))
+    assert repr(jobs.get(job.id)) == f"<Job {job.id} running: learn <b>bold</b>: training, 3/60, loss 0.8123, 42 s left>"
+    assert repr(jobs.get(job.id).progress) == "<Progress training, 3/60, loss 0.8123, 42 s left>"
+    queue.finish(claim.token, Ending("failed", error="no\nroom <on> the disk"))
+    failed = jobs.get(job.id)
+    assert repr(failed) == f"<Job {job.id} failed: learn <b>bold</b>: no room <on> the disk>"
+    table = failed._repr_html_()
+    assert "<td>learn &lt;b&gt;bold&lt;/b&gt;</td>" in table and "room &lt;on&gt;" in table and table.count("<tr>") == 5
+
+
+def test_the_time_left_in_training_holds_the_testing_that_follows() -> None:
+    """Before, the last step said 0 s, and minutes of testing came."""
+    seen: list[Progress] = []
+    dataset = Dataset("d", Path(), "", rows=800, train_rows=400, test_rows=400, form="messages", scorer="exact")
+    report = progress.with_testing(seen.append, dataset)
+    report(_line(50, epoch=1.0, tokens=40_000, tokens_per_second=100.0, seconds_left=0.0))  # 100 tokens a row
+    report(_line(1, seconds_left=7.0))
+    report(Progress(t=0.0, phase="testing", step=1, epoch=1.0, tokens=9, tokens_per_second=1.0, seconds_left=3.0))
+    assert [line.seconds_left for line in seen] == [400.0, 7.0, 3.0]
+
+
+def test_a_long_course_is_thinned_and_read_on_from_where_it_was(jobs: Jobs) -> None:
+    job = _add(jobs)
+    _claim()
+    path = folder.attempt_dir(job.id, 1) / folder.METRICS
+    path.parent.mkdir(parents=True)
+
+    def write(steps: range) -> None:
+        values = ({"t": i, "phase": "training", "step": i, "loss": 1.0, **({"eval_loss": 2.0} if i % 5000 == 0 else {})} for i in steps)
+        with path.open("a") as file:
+            file.writelines(json.dumps(value) + "\n" for value in values)
+
+    write(range(1, 30_001))
+    began = time.perf_counter()
+    every = jobs.metrics(job.id)
+    whole = time.perf_counter() - began
+    thin = jobs.metrics(job.id, most=500)
+    assert len(every) == 30_000 and 500 <= len(thin) <= 1010
+    write(range(30_001, 30_051))
+    began = time.perf_counter()
+    for _ in range(10):
+        thin = jobs.metrics(job.id, most=500)
+    assert time.perf_counter() - began < whole  # ten looks
+    steps = [line.step or 0 for line in thin]
+    assert steps[0] == 1 and steps[-1] == 30_050 and sorted(set(steps)) == steps and max(b - a for a, b in pairwise(steps)) <= 65
+    assert [line.step for line in thin if line.eval_loss] == list(range(5000, 30_001, 5000))
+    assert jobs.metrics(job.id, most=10**6) == jobs.metrics(job.id)
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from workbench import identity
 from workbench.db import session
 from workbench.db.reading import rows
 from workbench.db.tables import attempts
@@ -52,6 +53,16 @@ class Bench:
     def finish(self, job: Job) -> Job:
         self.step_until(lambda: self.jobs.get(job.id).state.final)
         return self.jobs.get(job.id)
+
+    def until(self, done: Callable[[], object], *, seconds: float = 60.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < deadline, self.story()
+            time.sleep(0.03)
+
+    def finish_alone(self, job: Job) -> None:
+        """Somebody else steps."""
+        self.until(lambda: self.jobs.get(job.id).state.final)
 
     def history(self) -> list[tuple[int, int, str]]:
         """(attempt, pid, what) as they happened."""
@@ -302,7 +313,7 @@ def test_after_a_restart_of_the_machine_nobody_is_killed(bench: Bench) -> None:
         queue.begin(claim.token, pid=stranger.pid, started=processes.start_time(stranger.pid) or "", lease=60)
         write_json(folder / PROCESSES, {"child": stranger.pid, "child_started": processes.start_time(stranger.pid)})
         with session.transaction() as connection:
-            connection.execute(update(attempts).values(boot_id="an earlier one"))
+            connection.execute(update(attempts).values(boot_id="an earlier one", lease_until=0.0))
         done = bench.finish(job)
         assert done.state is JobState.succeeded and done.attempts[0].error == "The machine was restarted."
         assert stranger.poll() is None and rows("SELECT crashes FROM jobs") == [{"crashes": 0}]
@@ -338,6 +349,77 @@ def test_a_job_of_another_machine_is_left_alone(bench: Bench, database: str) -> 
         assert bench.jobs.get(job.id).state is JobState.running
         bench.jobs.resume(job.id, give_up_machine=True)
         assert bench.finish(job).state is JobState.succeeded
+
+
+@pytest.mark.postgres
+def test_a_machine_of_the_same_name_or_a_clone_takes_nothing_that_lives(
+    bench: Bench, postgres_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_DB", postgres_server.url())
+    job = bench.submit()
+    claim = bench.claim(lease=60.0)  # there, one second ago
+    queue.begin(claim.token, pid=1, started="1", lease=60.0)
+    namesake, clone = Dispatcher(slots=["cpu-0"], timing=SHORT), Dispatcher(slots=["cpu-0"], timing=SHORT)
+    namesake.host, namesake.boot_id, clone.boot_id = "another machine-id", "its boot", "its boot"
+
+    for other in (namesake, clone):
+        other.step()
+    assert [a.state for a in bench.jobs.get(job.id).attempts] == ["running"]
+    with session.transaction() as connection:
+        connection.execute(update(attempts).values(lease_until=0.0))
+    namesake.step()
+    assert bench.jobs.get(job.id).state is JobState.running  # only a person can give that machine up
+    clone.step()  # the machine itself, restarted
+    assert bench.jobs.get(job.id).attempts[0].error == "The machine was restarted."
+
+
+def test_a_lease_from_before_the_clock_was_put_back(bench: Bench) -> None:
+    """Claimed, the dispatcher died, and the clock went back by a day: nobody waits for a day."""
+    job = bench.submit()
+    bench.claim(lease=86_400.0)
+    assert bench.finish(job).attempts[0].error == "It was claimed, but the dispatcher ended before starting it."
+
+
+def test_a_worker_whose_database_was_deleted_says_so_and_takes_up_a_new_one(bench: Bench) -> None:
+    said: list[str] = []
+    bench.dispatcher.say = said.append
+    worker = threading.Thread(target=lambda: bench.dispatcher.run(leave_when_idle=False, stopping=lambda: bool(left)))
+    left: list[int] = []
+    worker.start()
+    try:
+        bench.finish_alone(bench.submit())
+        for file in bench.home.glob("workbench.db*"):
+            file.unlink()
+        bench.until(lambda: any("was deleted while it was in use" in text for text in said))
+        spec = '["selftest", {"steps": 1}]'
+        code = f"import json\nfrom workbench.jobs.store import Jobs\nJobs(start_dispatcher=False).submit(*json.loads({spec!r}), title='x')"
+        subprocess.run([sys.executable, "-c", code], check=True, env=launch.environment())
+        bench.until(lambda: [row["state"] for row in rows("SELECT state FROM jobs")] == ["succeeded"])
+    finally:
+        left.append(1)
+        worker.join()
+    assert sum("was deleted" in text for text in said) == 1
+
+
+def test_a_dispatcher_leaves_when_its_database_was_deleted(bench: Bench) -> None:
+    bench.finish(bench.submit())
+    (bench.home / "workbench.db").unlink()
+    bench.dispatcher.run(leave_when_idle=True)
+    assert not (bench.home / "workbench.db").exists()
+
+
+def test_machines_that_share_a_home_have_a_dispatcher_each(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their locks may be seen across the network; a pid of another machine is nobody's here."""
+    monkeypatch.setenv("WORKBENCH_DB", "postgresql+psycopg://workbench@/nowhere")
+    held = []
+    for machine in ("a", "b"):
+        monkeypatch.setattr(identity, "node_id", lambda machine=machine: machine)
+        assert not dispatcher.is_running()
+        held.append(processes.try_lock(dispatcher._lock_file()))
+        assert dispatcher.is_running()
+    for handle in held:
+        assert handle is not None
+        os.close(handle)
 
 
 def test_however_many_start_a_dispatcher_one_runs_and_it_leaves_when_idle(home: Path) -> None:
@@ -473,7 +555,52 @@ def test_a_shim_that_cannot_start_is_a_crash_with_a_reason(bench: Bench, monkeyp
     assert done.state is JobState.succeeded and "could not start" in (done.attempts[0].error or "")
 
 
+def test_an_attempt_that_cannot_be_judged_does_not_stop_the_others(bench: Bench) -> None:
+    """The database takes no ending of the first; the second has a slot of its own."""
+    bench.dispatcher.slots = ["cpu-0", "cpu-1"]
+    stuck = bench.submit()
+    bench.order(bench.claim(lease=0.0))
+    with session.transaction() as connection:
+        refuse = f"CREATE TRIGGER t BEFORE UPDATE ON jobs WHEN OLD.id = '{stuck.id}' BEGIN SELECT RAISE(ABORT, 'no'); END"
+        connection.exec_driver_sql(refuse)
+    assert bench.finish(bench.submit()).state is JobState.succeeded
+    assert bench.jobs.get(stuck.id).state is JobState.running
+
+
+def test_a_child_that_hangs_before_its_first_word_is_ended_with_a_reason(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = "import sys, time\nif 'workbench.jobs.trainer_main' in sys.orig_argv: time.sleep(600)\n"
+    (tmp_path / "sitecustomize.py").write_text(hangs)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    bench.dispatcher.timing = dataclasses.replace(SHORT, start=1.0)
+    job = bench.submit()
+    bench.step_until(lambda: rows("SELECT crashes FROM jobs WHERE crashes > 0"), seconds=20)
+    (tmp_path / "sitecustomize.py").unlink()
+    done = bench.finish(job)
+    assert done.state is JobState.succeeded and "Its process hung: not one word in 1 s." in (done.attempts[0].error or "")
+
+
 # ---------------------------------------------------------------- the database goes away
+
+
+@pytest.mark.postgres
+def test_who_cannot_renew_stops_before_the_lease_is_over(bench: Bench, postgres_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database hangs, so the renewal hangs with it; the helper in the group goes as well."""
+    monkeypatch.setenv("WORKBENCH_DB", postgres_server.url())
+    bench.dispatcher.timing = dataclasses.replace(SHORT, lease=6.0)
+    job = bench.submit(steps=10_000, seconds=0.05, helper="child")
+    bench.shim(job)
+    bench.until(lambda: len({what for _, _, what in bench.history()}) > 3)
+    (row,) = rows("SELECT token FROM attempts")
+    with session.transaction() as connection:
+        connection.exec_driver_sql("LOCK TABLE attempts IN ACCESS EXCLUSIVE MODE")
+        lease_until = connection.exec_driver_sql("SELECT lease_until FROM attempts").scalar_one()
+        bench.until(lambda: not processes.leftovers(row["token"]))
+        assert session.now(connection) < lease_until
+    bench.until(lambda: bench.jobs.get(job.id).state is JobState.queued)
+    done = bench.jobs.cancel(job.id)
+    assert "before the lease was over" in (done.attempts[0].error or "") and rows("SELECT crashes FROM jobs") == [{"crashes": 0}]
 
 
 @pytest.mark.postgres

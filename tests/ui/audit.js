@@ -24,7 +24,7 @@
 
   for (const e of document.querySelectorAll("button, .wb-button, nav a, input[type=checkbox], input[type=radio]")) {
     const box = (e.closest("label") || e).getBoundingClientRect();
-    if (shown(e) && (box.width < 24 || box.height < 24) && !e.closest(".upload-container, .icon-button-wrapper")) say(`target ${box.width}x${box.height}`, e);
+    if (shown(e) && (box.width < 24 || box.height < 24) && !e.closest(".icon-button-wrapper")) say(`target ${box.width}x${box.height}`, e);
   }
 
   // contrast: of each text against what is painted behind it

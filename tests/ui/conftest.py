@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
@@ -42,10 +43,16 @@ class Site:
         while True:
             try:
                 urllib.request.urlopen(f"{self.url}/en/", timeout=5).read()
-                return
+            except urllib.error.HTTPError:
+                return  # it answers, and lets nobody in without its link
             except (urllib.error.URLError, OSError):
                 assert self.process.poll() is None and time.monotonic() < deadline, (self.home / "ui.log").read_text()
                 time.sleep(0.2)
+
+    @property
+    def link(self) -> str:
+        """The newest that was printed."""
+        return re.findall(r"http://127\.0\.0\.1:\d+/\?token=\S+", (self.home / "ui.log").read_text())[-1]
 
     def kill(self) -> None:
         """As a crash would: no goodbye."""
@@ -107,6 +114,7 @@ class Tab:
         given = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce", "locale": "en-US", **options}
         self.context: BrowserContext = browser.new_context(**given)
         self.context.set_default_timeout(1000 * _PATIENCE)
+        self.context.request.get(site.link)  # the context keeps the cookie
         self.context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.page: Page = self.context.new_page()
         self.page.on("pageerror", lambda error: self.troubles.append(f"script: {error}"))

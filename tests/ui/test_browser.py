@@ -181,6 +181,7 @@ ADDRESSES = [
     "/en/jobs",
     "/en/jobs?job=newest",
     "/en/adapters",
+    "/en/adapters?find=orders",
     "/en/adapters?adapter=newest",
     "/en/rebase",
     "/en/rebase?base=pico@1",
@@ -240,4 +241,29 @@ def test_language_and_colours_are_kept(tab: Tab) -> None:
     assert page.url.endswith("/zh/")
     tab.open("/zh/train")
     page.get_by_role("button", name="添加自己的文件").click()
-    expect(page.get_by_text("点击上传")).to_be_visible(timeout=SOON)  # Gradio's own words follow the page, not the browser
+    expect(page.get_by_text("选择文件,或拖放到此处")).to_be_visible(timeout=SOON)
+
+
+def test_the_list_of_adapters_is_searched(tab: Tab) -> None:
+    page = tab.open("/en/adapters?find=nobody")
+    expect(page.get_by_text("No adapter has “nobody”")).to_be_visible(timeout=SOON)
+    page.get_by_role("searchbox", name="Find by name or base").fill("order")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/en/adapters?find=order")
+    expect(page.locator(".wb-tile")).to_contain_text("orders", timeout=SOON)
+
+
+def test_a_browser_without_the_link_is_told_how_to_get_in(chromium: Browser, site: Site) -> None:
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(f"{site.url}/zh/jobs?job=nothing")
+    expect(page.get_by_role("heading", name="请先打开链接")).to_be_visible()
+    assert page.evaluate("getComputedStyle(document.body).display") == "grid", "it is no bare page"
+    elsewhere = context.new_page()  # as from a mail program in the browser
+    elsewhere.goto(f"data:text/html,<a href='{site.link}'>go</a>")
+    elsewhere.get_by_role("link", name="go").click()
+    elsewhere.wait_for_url(f"{site.url}/en/")
+    assert "token" not in elsewhere.evaluate("document.referrer + location.href + document.cookie")
+    page.get_by_role("link", name="重试").click()
+    expect(page.get_by_text("No job named 'nothing'.")).to_be_visible(timeout=SOON)
+    context.close()

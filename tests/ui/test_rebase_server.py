@@ -16,6 +16,7 @@ from workbench import Workbench
 from workbench.rebase.result import Check
 from workbench.rebase.store import Checks
 from workbench.records import Adapter
+from workbench_ui.access import Access
 from workbench_ui.app import create_app
 from workbench_ui.pages.rebase import _Handlers
 from workbench_ui.words import words
@@ -107,7 +108,9 @@ def test_a_damaged_check_is_named_instead_of_an_empty_page(bench: Workbench, tmp
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    with TestClient(create_app(Workbench()), base_url="http://127.0.0.1:7860") as client:
+    access = Access()
+    with TestClient(create_app(Workbench(), access), base_url="http://127.0.0.1:7860") as client:
+        client.get(access.link(7860))
         yield client
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -372,6 +373,21 @@ def test_a_text_is_split_at_its_pictures(docs: Path) -> None:
     (docs / "fork.zh.md").write_text("# 为什么\n\n一", encoding="utf-8")
     assert prose.read_text("fork", "zh", docs) == prose.Text("为什么", (("text", "一"),), "zh")
     assert prose.read_text("nothing", "en", docs) is None
+
+
+@pytest.mark.parametrize(
+    "piece", ["[", "![", "![\n", "[a](", "![a](images/", "\n![a", "[[]", "](", "[a]([", " on", ' id="', "<!--", "\x1b[31m"]
+)
+def test_reading_a_text_takes_time_in_proportion_to_it(tmp_path: Path, piece: str) -> None:
+    def seconds(n: int) -> float:
+        (tmp_path / "fork.md").write_text("# T\n" + piece * n, encoding="utf-8")
+        (tmp_path / "a.svg").write_text("<svg>" + piece * n, encoding="utf-8")
+        began = time.perf_counter()
+        prose.read_text("fork", "en", tmp_path)
+        prose.picture(tmp_path / "a.svg", "")
+        return time.perf_counter() - began
+
+    assert seconds(100_000) < 2.0
 
 
 def test_pictures_are_inline_with_names_of_their_own_unless_they_would_style_the_page(docs: Path) -> None:

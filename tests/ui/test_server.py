@@ -8,13 +8,16 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from httpx import Response
 from starlette.testclient import TestClient
 
 from tests.folders import write_adapter, write_base
 from workbench import Workbench
 from workbench.records import Adapter
+from workbench_ui.access import Access
 from workbench_ui.app import create_app
 from workbench_ui.guard import spoken
 from workbench_ui.newest import Newest
@@ -28,9 +31,22 @@ HTML = {"accept": "text/html"}
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    """One server for the module; every request reads the home of its own test."""
-    with TestClient(create_app(Workbench()), base_url=HERE) as client:
+    """One server for the module, and a browser that it let in; every request reads the home of its own test."""
+    access = Access()
+    with TestClient(create_app(Workbench(), access), base_url=HERE) as client:
+        client.get(access.link(7860))
         yield client
+
+
+def page_config(client: TestClient, path: str) -> dict[str, Any]:
+    """What Gradio tells the browser about a page; it stands in the page itself."""
+    text = client.get(path, headers=HTML).text
+    config, _ = json.JSONDecoder().raw_decode(text, text.index("{", text.index("window.gradio_config")))
+    return dict(config)
+
+
+def post_event(client: TestClient, body: Any, lang: str = "en", **options: Any) -> Response:
+    return client.post(f"/{lang}/gradio_api/run/predict", json=body, **options)
 
 
 @pytest.fixture
@@ -70,7 +86,8 @@ def test_a_foreign_host_is_refused(client: TestClient, host: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "LOCALHOST", "[::1]:7860"])
 def test_this_machine_is_let_in_under_its_names(client: TestClient, host: str) -> None:
-    assert client.get("/en/", headers={"host": host}).status_code == 200
+    cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    assert client.get("/en/", headers={"host": host, "cookie": cookie}).status_code == 200
 
 
 STRANGERS = [
@@ -92,20 +109,15 @@ def test_another_site_cannot_post(client: TestClient, path: str, headers: dict[s
     assert client.post(path, json={}, headers=headers).status_code == 403
 
 
-def test_our_own_page_and_programs_can_post(client: TestClient) -> None:
+def test_our_own_page_can_post(client: TestClient) -> None:
     for headers in ({"origin": HERE, "sec-fetch-site": "same-origin"}, {}):
-        assert (
-            client.post("/en/gradio_api/run/predict", json={"data": [], "fn_index": 0, "session_hash": "s"}, headers=headers).status_code
-            == 200
-        )
+        assert post_event(client, {"data": [], "fn_index": 0, "session_hash": "s"}, headers=headers).status_code == 200
 
 
-def test_the_pages_offer_no_api_and_keep_no_history(client: TestClient) -> None:
+def test_the_pages_keep_no_history_and_show_no_traces(client: TestClient) -> None:
     for lang in ("en", "zh"):
-        assert client.get(f"/{lang}/gradio_api/info").json() == {"named_endpoints": {}, "unnamed_endpoints": {}}
-        config = client.get(f"/{lang}/config").json()
+        config = page_config(client, f"/{lang}/")
         assert config["show_error"] is False and not config.get("run_history") and config["footer_links"] == []
-    assert client.get("/openapi.json").status_code == 404 and client.get("/en/monitoring/summary").status_code == 403
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../../../etc/passwd", "workbench.db"])
@@ -121,8 +133,9 @@ def test_the_front_door_follows_the_browser_and_then_the_choice(client: TestClie
         return client.get("/", headers=headers, follow_redirects=False).headers["location"]
 
     assert goes_to(**{"accept-language": "de,en"}) == "/en/" and goes_to(**{"accept-language": "zh-TW,zh"}) == "/zh/"
-    assert goes_to(**{"accept-language": "zh", "cookie": "wb-lang=en"}) == "/en/"
-    assert goes_to(cookie="wb-lang=//evil.example") == "/en/"
+    let_in = "".join(f"{name}={value}; " for name, value in client.cookies.items())
+    assert goes_to(**{"accept-language": "zh", "cookie": f"{let_in}wb-lang=en"}) == "/en/"
+    assert goes_to(cookie=f"{let_in}wb-lang=//evil.example") == "/en/"
 
 
 def test_a_wrong_address_gets_a_page_that_leads_home(client: TestClient) -> None:
@@ -131,6 +144,27 @@ def test_a_wrong_address_gets_a_page_that_leads_home(client: TestClient) -> None
 
 
 # ---------------------------------------------------------------- downloads
+
+
+CROSS = [{"sec-fetch-site": site, "sec-fetch-mode": mode, "sec-fetch-dest": dest} for site in ("cross-site", "same-site")
+         for mode, dest in (("no-cors", "image"), ("navigate", "document"), ("navigate", "iframe"), ("cors", "empty"))]  # fmt: skip
+
+
+@pytest.mark.parametrize("headers", CROSS)
+def test_another_site_cannot_start_a_download(client: TestClient, published: Adapter, headers: dict[str, str]) -> None:
+    """Other ports of this machine are other sites too, and a browser sends them the cookie."""
+    assert client.get("/files/adapters/orders/1.zip", headers=headers).status_code == 403
+    leads = headers["sec-fetch-dest"] == "document"
+    assert client.get("/en/", headers={**HTML, **headers}).status_code == (200 if leads else 403), "a link may lead to a page"
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:9999", "http://127.0.0.1:9999", "https://evil.example", "null"])
+def test_no_answer_may_be_read_by_another_origin(client: TestClient, origin: str) -> None:
+    for method, path in (("GET", "/en/theme.css"), ("GET", "/en/config"), ("OPTIONS", "/en/gradio_api/run/predict"), ("GET", "/en/")):
+        answer = client.request(method, path, headers={"origin": origin, "access-control-request-method": "POST"})
+        assert answer.status_code == 403 and not [name for name in answer.headers if name.startswith("access-control-")]
+    ours = client.get("/en/theme.css", headers={"origin": HERE})
+    assert ours.status_code == 200 and not [name for name in ours.headers if name.startswith("access-control-")]
 
 
 def test_an_adapter_downloads_whole_and_leaves_nothing_behind(

@@ -133,6 +133,12 @@ def test_a_running_job_says_how_far_it_is_and_that_the_page_may_be_closed() -> N
     assert "You can close this page." in said and "about 30 s left" in said and "Learning from your examples" in said
 
 
+def test_no_time_left_is_not_said_while_something_is_left() -> None:
+    line = Progress(1.0, "training", step=60, total_steps=60, seconds_left=0.0)
+    running = job(progress=line)
+    assert "left" not in text(jobs.job_live(running, jobs.series([line]), EN, now=NOW)) + text(jobs.job_list([running], EN, now=NOW))
+
+
 @pytest.mark.parametrize("state", list(JobState))
 def test_every_state_has_words(state: JobState) -> None:
     shown = job(state, result={"adapter": "orders@1", "scores": scores(2, 160)}, error="Not enough memory at step 1.\nShorten the rows.")
@@ -188,6 +194,30 @@ def test_adapters_are_listed_newest_version_first_and_unscored_ones_say_so() -> 
     tree = parse(adapters.adapter_list(listed, EN, now=NOW))
     assert [a.get("href") for a in tree.iter("a")] == ["/en/adapters?adapter=orders%402", "/en/adapters?adapter=old%401"]
     assert "2 versions" in " ".join(tree.itertext()) and "not tested" in " ".join(tree.itertext())
+
+
+def test_ten_thousand_adapters_are_leafed_through() -> None:
+    many = [adapter(f"team-{i:05}", created_at=NOW - timedelta(minutes=i)) for i in range(10_000)]
+    many.append(adapter("team-00000", 2, created_at=NOW))
+    first = adapters.adapter_page(many, EN, now=NOW)
+    assert len(first) < 60_000
+    links = [a.get("href") for a in parse(first).iter("a")]
+    assert len(links) == 51 and links[0] == "/en/adapters?adapter=team-00000%402" and links[-1] == "/en/adapters?page=2"
+    assert "Page 1 of 200" in text(first) and "2 versions" in text(first)
+    last = text(adapters.adapter_page(many, EN, page=999_999, now=NOW))
+    assert "Page 200 of 200" in last and "team-09999" in last and "Older" not in last
+    found = parse(adapters.adapter_page(many, EN, find=" TEAM-0012 ", now=NOW))
+    assert len([a for a in found.iter("a")]) == 10 and "Page" not in " ".join(found.itertext())
+    second = adapters.adapter_page(many, EN, find="tiny@1", page=2, now=NOW)
+    assert [a.get("href") for a in parse(second).iter("a")][-1] == "/en/adapters?page=3&find=tiny%401", "the base is looked at too"
+    nothing = adapters.adapter_page(many, EN, find=EVIL, now=NOW)
+    assert [e.tag for e in parse(nothing).iter("img")] == [] and "No adapter has" in text(nothing)
+    assert adapters.adapter_page(many[:3], EN, now=NOW) == adapters.adapter_list(many[:3], EN, now=NOW), "few need no search"
+
+
+def test_a_long_family_names_only_its_newest_versions() -> None:
+    family = [adapter("orders", n) for n in range(1, 5001)]
+    assert adapters.adapter_facts(family[-1], family, EN).count("<a ") == 51
 
 
 def test_an_adapter_tells_what_it_learned_from_and_links_its_family() -> None:

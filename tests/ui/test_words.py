@@ -53,6 +53,8 @@ MADE = {
     "rebase.contrast": ["x", "y", "u", "w"],
     "rebase.metric": METRICS,
     "rebase.figures": METRICS,
+    "missing": ("title", "onward"),
+    "locked": ("title", "onward"),
     "rebase.head": [f"{key}.{n}" for key in ("all", "some") for n in ("one", "other")] + ["some.single"],
     "jobs.ask_stop": ["title", "text", "yes", "no"],
 }

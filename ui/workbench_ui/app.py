@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import threading
 import warnings
 import webbrowser
 from collections.abc import Callable
+from types import FrameType
 
 import gradio as gr
 import uvicorn
@@ -15,9 +18,10 @@ from fastapi.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from workbench import Workbench, paths
+from workbench import Workbench
 from workbench.errors import UsageError
-from workbench_ui import chrome
+from workbench_ui import chrome, uploads
+from workbench_ui.access import Access
 from workbench_ui.files import downloads
 from workbench_ui.pages import adapters, home, jobs, rebase, train, why
 from workbench_ui.shield import Shield
@@ -28,13 +32,14 @@ __all__ = ["PORT", "create_app", "serve"]
 
 PORT = 7860
 _TRIES = 20  # ports tried upwards when the wanted one is taken
-_LARGEST_UPLOAD = "512mb"
+_GRACE = 3  # seconds that running requests get when the server ends
 _PAGES = {"": home.build, "train": train.build, "jobs": jobs.build, "adapters": adapters.build, "rebase": rebase.build, "why": why.build}
 
 
-def create_app(bench: Workbench) -> ASGIApp:
-    """Everything the browser can ask for, over one `Workbench`."""
-    paths.private_uploads()
+def create_app(bench: Workbench, access: Access | None = None) -> ASGIApp:
+    """Everything the browser can ask for, over one `Workbench`; without `access`, that of its home."""
+    uploads.sweep()
+    access = access or Access()
     app = FastAPI(title="Workbench", openapi_url=None)
 
     @app.get("/")
@@ -44,10 +49,12 @@ def create_app(bench: Workbench) -> ASGIApp:
         return RedirectResponse(f"/{chosen if chosen in LANGUAGES else spoken}/")
 
     app.include_router(downloads(bench))
+    app.include_router(uploads.uploading())
     app.mount("/assets", StaticFiles(directory=chrome.assets_dir()))
     for lang in LANGUAGES:
         _mount(app, _blocks(bench, words(lang)), f"/{lang}")
-    return Shield(app, frame=chrome.frame, missing=chrome.missing_page)
+    told = {"frame": chrome.frame, "missing": chrome.missing_page, "locked": chrome.locked_page}
+    return Shield(app, access, languages=list(LANGUAGES), pages=list(_PAGES), **told)
 
 
 def _mount(app: FastAPI, site: gr.Blocks, path: str) -> None:
@@ -61,7 +68,6 @@ def _mount(app: FastAPI, site: gr.Blocks, path: str) -> None:
             show_error=False,
             run_history=False,
             footer_links=[],
-            max_file_size=_LARGEST_UPLOAD,
             enable_monitoring=False,
             mcp_server=False,
             ssr_mode=False,
@@ -72,26 +78,38 @@ def _mount(app: FastAPI, site: gr.Blocks, path: str) -> None:
 def _blocks(bench: Workbench, t: Words) -> gr.Blocks:
     # Built before the site is opened: Blocks built inside other Blocks join them at once, and would then show twice.
     pages = {path: build(bench, t) for path, build in _PAGES.items()}
-    with gr.Blocks(title=t("app"), fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)) as site:
+    with gr.Blocks(title=t("app"), fill_width=True, analytics_enabled=False) as site:
         pages.pop("").render()
     for path, page in pages.items():
         with site.route(t(f"nav.{path}"), path):
             page.render()
+    site.has_launched = True  # else Gradio does not check which files it may copy; mounted Blocks are never launched
     return site.queue(default_concurrency_limit=8)
 
 
 def serve(bench: Workbench, *, port: int = PORT, open_browser: bool = False, announce: Callable[[str], None] = lambda url: None) -> None:
-    """Serve the pages on 127.0.0.1 until stopped; `announce` gets the address once it is known.
+    """Serve the pages on 127.0.0.1 until stopped; `announce` gets the link that lets a browser in once it is known.
 
     A taken port is passed over for the next free one. Raises `UsageError` when none of them is free.
     """
-    listener = _listen(port)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    server = uvicorn.Server(uvicorn.Config(create_app(bench), log_level="warning", server_header=False, timeout_graceful_shutdown=3))
-    announce(url)
-    if open_browser:
-        threading.Timer(1.0, webbrowser.open, args=(url,)).start()
-    server.run(sockets=[listener])
+    listener, access = _listen(port), Access()
+    link = access.link(listener.getsockname()[1])
+    server = _Server(uvicorn.Config(create_app(bench, access), log_level="warning", server_header=False, timeout_graceful_shutdown=_GRACE))
+    announce(link)
+    with access.page_to_open(link) if open_browser else contextlib.nullcontext("") as page:
+        if page:
+            threading.Timer(1.0, webbrowser.open, args=(page,)).start()
+        server.run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Ends when it is told to, even while a request waits for something that never comes."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        last = threading.Timer(_GRACE + 2, os._exit, args=(128 + sig,))
+        last.daemon = True
+        last.start()
+        super().handle_exit(sig, frame)
 
 
 def _listen(port: int) -> socket.socket:
@@ -101,6 +119,7 @@ def _listen(port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", wanted))
+            listener.listen()  # only now is the port taken, and a browser that is quicker than the server waits
         except OSError:
             listener.close()
             continue

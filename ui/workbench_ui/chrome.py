@@ -15,7 +15,7 @@ from workbench import __version__
 from workbench_ui.icons import ICONS, MARK
 from workbench_ui.words import LANGUAGES, Words, words
 
-__all__ = ["PAGES", "assets_dir", "frame", "head", "missing_page", "nav"]
+__all__ = ["PAGES", "assets_dir", "frame", "head", "locked_page", "missing_page", "nav"]
 
 PAGES = {"": "home", "train": "train", "jobs": "jobs", "adapters": "adapters", "rebase": "rebase"}  # path -> key of its words
 _UNDER = {"why": "rebase"}  # pages without a place in the rail -> the one they belong to
@@ -83,11 +83,27 @@ def frame(path: str, page: str) -> str:
 
 def missing_page(path: str) -> str:
     """The page for an address that leads nowhere, in the language of the address."""
+    t = _words_of(path)
+    style = f'<link rel="stylesheet" href="{_asset("workbench.css")}">'
+    return _plain_page(t, "missing", style, t.html("missing.text", path=path), t.link())
+
+
+def locked_page(path: str) -> str:
+    """The page for a browser that was not let in; it brings its own style, since nothing else may be fetched."""
+    t = _words_of(path)
+    style = f"<style>{(assets_dir() / 'workbench.css').read_text(encoding='utf-8')}</style>"
+    return _plain_page(t, "locked", style, t("locked.text"), "")  # the same address once more
+
+
+def _words_of(path: str) -> Words:
     lang = path.strip("/").split("/", 1)[0]
-    t = words(lang if lang in LANGUAGES else "en")
+    return words(lang if lang in LANGUAGES else "en")
+
+
+def _plain_page(t: Words, key: str, style: str, text: str, onward: str) -> str:
+    title = t(f"{key}.title")
     return (
         f'<!doctype html><html lang="{t.locale}"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f'<title>{t("missing.title")}</title><link rel="stylesheet" href="{_asset("workbench.css")}"></head>'
-        f'<body class="wb-plain"><main><h1>{t("missing.title")}</h1><p>{t.html("missing.text", path=path)}</p>'
-        f'<p><a class="wb-button wb-primary" href="{html.escape(t.link())}">{t("missing.home")}</a></p></main></body></html>'
+        f'<title>{title}</title>{style}</head><body class="wb-plain"><main><h1>{title}</h1><p>{text}</p>'
+        f'<p><a class="wb-button wb-primary" href="{html.escape(onward)}">{t(f"{key}.onward")}</a></p></main></body></html>'
     )

@@ -1,23 +1,32 @@
-"""The outermost layer of the server: who may ask, what every answer carries, and the frame of each page.
+"""The outermost layer of the server: who may ask for what, what every answer carries, and the frame of each page.
 
 Gradio checks neither Host nor Origin and sends no security headers, so a web page somewhere else could otherwise
-post to this server, or reach it by rebinding a name to 127.0.0.1. Written as plain ASGI because Gradio streams.
+post to this server, or reach it by rebinding a name to 127.0.0.1. It also answers far more than the pages need, and copies
+any file that a request names: so only the routes below exist, and events carry plain values only. Written as plain ASGI
+because Gradio streams.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import HTMLResponse, PlainTextResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from workbench_ui.access import Access
 
 __all__ = ["HEADERS", "LOCAL_HOSTS", "Shield"]
 
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
-_SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+_EVENT = re.compile(r"/\w+/gradio_api/run/predict")
+_EVENT_KEYS = ("data", "event_data", "fn_index", "trigger_id", "session_hash")  # what a page sends
+_LARGEST_EVENT = 2**20  # bytes
 
 # Gradio builds its pages with inline scripts and compiles templates at run time, so both must be allowed;
 # everything still has to come from this server, and nothing may frame it or receive its forms.
@@ -39,13 +48,29 @@ HEADERS = {
 class Shield:
     """Refuse strangers, add `HEADERS`, and let `frame(path, html)` complete each HTML page.
 
-    `frame` gets the path and the page's text and returns the text to send; `missing(path)` is the page for a 404.
+    `pages` are the paths of the pages under each of `languages`. `frame` gets the path and the page's text and returns the
+    text to send; `missing(path)` is the page for a 404, `locked(path)` the one for a browser that was not let in.
     """
 
-    def __init__(self, app: ASGIApp, *, frame: Callable[[str, str], str], missing: Callable[[str], str]) -> None:
-        self.app = app
-        self.frame = frame
-        self.missing = missing
+    def __init__(
+        self,
+        app: ASGIApp,
+        access: Access,
+        *,
+        languages: Sequence[str],
+        pages: Sequence[str],
+        frame: Callable[[str, str], str],
+        missing: Callable[[str], str],
+        locked: Callable[[str], str],
+    ) -> None:
+        self.app, self.access = app, access
+        self.frame, self.missing, self.locked = frame, missing, locked
+        lang, page = f"/({'|'.join(languages)})", f"({'|'.join(filter(None, pages))})"
+        static = r"(assets|static)(/[\w-][\w.-]*)+|theme\.css|gradio_api/(heartbeat/\w{1,32}|app_id)"
+        self.routes = {
+            "GET": re.compile(rf"/|{lang}/({page}/?)?|{lang}/({static})|/assets/[\w.-]+|/files/(adapters/\w[\w.-]*|rebase)/\w+\.\w+"),
+            "POST": re.compile(rf"{lang}/gradio_api/run/predict|/files/uploads"),
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,16 +78,40 @@ class Shield:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        refusal = _refusal(scope["method"], headers)
-        if refusal:
-            await PlainTextResponse(refusal, status_code=403, headers=HEADERS)(scope, receive, send)
+        request = Request(scope, receive)
+        reply = self._reply(request)
+        if reply is None and _EVENT.fullmatch(scope["path"]):
+            body, reply = await _plain_event(request)
+            receive = _replay(body, receive)
+        if reply is not None:
+            for name, value in HEADERS.items():
+                reply.headers.setdefault(name, value)
+            await reply(scope, receive, send)
             return
-        wants_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
+        wants_page = _wants_page(request)
         if wants_page:
             # The page is completed below, so it must come uncompressed.
             scope = {**scope, "headers": [(k, v) for k, v in scope["headers"] if k != b"accept-encoding"]}
         await self.app(scope, receive, _Sender(self, scope, receive, send, wants_page))
+
+    def _reply(self, request: Request) -> Response | None:
+        """The answer to whoever may not go on."""
+        method, path, page = request.method, request.scope["path"], _wants_page(request)
+        if refusal := _refusal(method, path, request.headers):
+            return PlainTextResponse(refusal, status_code=403)
+        if method == "GET" and (entered := self.access.enter(request)):
+            return entered
+        if not self.access.has(request):
+            locked = "Open the link that `workbench ui` printed when it started."
+            return HTMLResponse(self.locked(path), 401) if page else JSONResponse({"error": locked}, 401)
+        route = self.routes.get(method)
+        if route is None or not route.fullmatch(path):
+            return HTMLResponse(self.missing(path), 404) if page else JSONResponse({"error": "Not found."}, 404)
+        return None
+
+
+def _wants_page(request: Request) -> bool:
+    return request.method == "GET" and "text/html" in request.headers.get("accept", "")
 
 
 class _Sender:
@@ -86,6 +135,8 @@ class _Sender:
 
     async def _start(self, message: Message) -> None:
         headers = MutableHeaders(scope=message)
+        for name in [name for name in headers if name.startswith("access-control-")]:
+            del headers[name]  # Gradio would let the pages of any other port read the answer
         for name, value in HEADERS.items():
             headers.setdefault(name, value)
         if self.wants_page and message["status"] == 404:
@@ -105,17 +156,50 @@ class _Sender:
         await self.send({"type": "http.response.body", "body": body})
 
 
-def _refusal(method: str, headers: Headers) -> str:
+def _refusal(method: str, path: str, headers: Headers) -> str:
     """Why this request is refused, or an empty string."""
     host = headers.get("host", "").lower()
     if re.sub(r":\d+$", "", host) not in LOCAL_HOSTS:
         return "This server answers on 127.0.0.1 and localhost only."
-    if method in _SAFE_METHODS:
-        return ""
-    # Programs on this machine send neither header; browsers always send at least one with a POST.
+    # Programs on this machine send none of these headers; browsers send the first with every POST, the second with everything.
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != host:
-        return "This request comes from another site and is refused."
+    alien = origin is not None and urlsplit(origin).netloc.lower() != host
     if headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
-        return "This request comes from another site and is refused."
-    return ""
+        # Another site, or another port of this machine, may lead somebody to a page, and do nothing else.
+        leads = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
+        alien |= method != "GET" or not leads or path.startswith("/files/")
+    return "This request comes from another site and is refused." if alien else ""
+
+
+async def _plain_event(request: Request) -> tuple[bytes, Response | None]:
+    """An event's body as it may go on, else the answer to it. Gradio takes a dictionary of the right shape for an uploaded
+    file, in whatever control it stands, and copies the file or fetches the address that it names."""
+    body = b""
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _LARGEST_EVENT:
+                return b"", JSONResponse({"error": "This form holds too much."}, 413)
+        asked = json.loads(body)
+        told = asked.get("event_data") or {}
+        values = [*asked["data"], *(told.values() if isinstance(told, dict) else [told])]
+        plain = isinstance(asked["data"], list) and all(map(_is_plain, values))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ClientDisconnect):
+        plain = False
+    if not plain:
+        return b"", JSONResponse({"error": "This is no event of these pages."}, 400)
+    return json.dumps({key: asked.get(key) for key in _EVENT_KEYS}).encode(), None
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, dict) and (not isinstance(value, list) or not any(isinstance(part, dict | list) for part in value))
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that hands out `body` once."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def given() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return given

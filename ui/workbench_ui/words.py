@@ -44,7 +44,7 @@ class Words:
         """`key.one` or `key.other` by `count`, which also fills `{n}`."""
         return self(f"{key}.{'one' if count == 1 else 'other'}", n=self.number(count), **values)
 
-    def link(self, page: str = "", **query: str) -> str:
+    def link(self, page: str = "", /, **query: str) -> str:
         """The address of a page in this language, such as `/en/jobs?job=4f2a`."""
         return f"/{self.lang}/{page}" + (f"?{urlencode(query)}" if query else "")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from workbench.bases.lock import Lock
 
-__all__ = ["BREAKING", "changed", "effective", "kind_of"]
+__all__ = ["BREAKING", "changed", "effective", "kind_of", "mechanisms"]
 
 _KEYS = {
     "hidden_size": "hidden_size d_model n_embd",
@@ -89,3 +89,44 @@ def changed(a: Lock, b: Lock) -> dict[str, tuple[Any, Any]]:
         if x != y and not (kind_of(key) != "other" and not x and not y):
             found[key] = (x, y)
     return found
+
+
+def mechanisms(lock: Lock) -> list[str]:
+    """What a base does beside plain attention and plain layers, a few words each, such as "window of 4,096 tokens in 13 of 26 layers"."""
+    config = effective(lock)
+    kinds = config.get("layer_types") or []
+    found = ["the text part of a multimodal model"] if isinstance(lock.config.get("text_config"), dict) else []
+    window, chunk = config.get("sliding_window"), config.get("attention_chunk_size")
+    if isinstance(window, int) and config.get("use_sliding_window") is not False:
+        found.append(f"window of {window:,} tokens" + _share(kinds, "sliding_attention"))
+    if isinstance(chunk, int) and "chunked_attention" in kinds:
+        found.append(f"attention in chunks of {chunk:,} tokens" + _share(kinds, "chunked_attention"))
+    found += [f"{words}{_share(kinds, kind)}" for kind, words in _STATEFUL.items() if kind in kinds]
+    if any(name.endswith(".A_log") for name in lock.tensors) and not set(kinds) & _STATEFUL.keys():
+        found.append("state-space layers")
+    if experts := next((config[key] for key in _EXPERTS if isinstance(config.get(key), int) and config[key] > 1), None):
+        chosen = next((config[key] for key in _CHOSEN if config.get(key)), None)
+        found.append(f"{experts:,} experts" + (f", {chosen} of them for each token" if isinstance(chosen, int) else ""))
+    found += [f"{words} ({config[key]:g})" for key, words in _CAPS.items() if config.get(key)]
+    if any(name.endswith(".sinks") for name in lock.tensors):
+        found.append("attention sinks")
+    if config.get("alibi") or lock.model_type in {"bloom", "mpt"}:
+        found.append("ALiBi in place of positions")
+    if config.get("rope_type"):
+        found.append(f"rotary positions stretched by {config['rope_type']}")
+    rates = [f"{key} {value:g}" for key, value in sorted(config.items()) if key.endswith(("dropout", "pdrop")) and _is_rate(value)]
+    return found + ([f"dropout in training ({', '.join(rates)})"] if rates else [])
+
+
+_STATEFUL = {"linear_attention": "linear attention", "conv": "short convolutions", "mamba": "state-space layers"}
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_CHOSEN = ("num_experts_per_tok", "moe_k", "moe_topk")
+_CAPS = {"attn_logit_softcapping": "attention scores capped", "final_logit_softcapping": "logits capped"}
+
+
+def _share(kinds: list[Any], kind: str) -> str:
+    return f" in {kinds.count(kind)} of {len(kinds)} layers" if kind in kinds else ""
+
+
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, float) and value > 0

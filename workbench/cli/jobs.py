@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import click
 
 from workbench.cli.follow import follow, progress_text
@@ -12,6 +14,7 @@ from workbench.records import Job, JobState
 
 __all__ = ["jobs"]
 
+_WORTH_TELLING = 5.0  # seconds in the queue
 _STATES = [state.value for state in JobState]
 
 
@@ -45,14 +48,16 @@ def show(job_id: str | None, as_json: bool) -> None:
         print_json(job)
         return
     state = job.state.value + (", asked to stop" if job.cancel_requested and not job.state.final else "")
-    took = duration((job.ended_at - job.created_at).total_seconds()) if job.ended_at else ""
+    began = next((a.started_at for a in job.attempts if a.started_at), None)
+    waited = ((began or job.ended_at or datetime.now(UTC)) - job.created_at).total_seconds()
     fields(
         [
             ("job", job.id),
             ("what", job.title),
             ("state", state),
             ("submitted", ago(job.created_at)),
-            ("took", took),
+            ("waited", duration(waited) if waited >= _WORTH_TELLING else ""),
+            ("worked", duration(job.worked()) if job.attempts else ""),
             ("progress", progress_text(job.progress) if job.progress and not job.state.final else ""),
             ("error", job.error),
             *_result(job),

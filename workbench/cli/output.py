@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,7 @@ __all__ = [
     "count",
     "duration",
     "fields",
+    "harmless",
     "note",
     "print_error",
     "print_json",
@@ -33,19 +35,28 @@ __all__ = [
 ]
 
 
+# A stranger's words may hold codes that move the cursor, hide text or set the window's title; of our own only colours remain.
+_CODES = re.compile(r"(\x1b\[(?:[0124]|[349][0-7])m)|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def harmless(text: str) -> str:
+    """`text` with every control character but newlines, tabs and plain colours shown as �."""
+    return _CODES.sub(lambda found: found[1] or "\ufffd", text)
+
+
 def say(text: str = "", *, end: str = "\n") -> None:
     """A line for standard output: what the command was asked for."""
-    click.echo(text + end, nl=False, color=False if paths.no_color() else None)
+    click.echo(harmless(text) + end, nl=False, color=False if paths.no_color() else None)
 
 
 def note(text: str = "", *, end: str = "\n") -> None:
     """A line for standard error: what happens meanwhile, so that a pipe stays clean."""
-    click.echo(text + end, err=True, nl=False, color=False if paths.no_color() else None)
+    click.echo(harmless(text) + end, err=True, nl=False, color=False if paths.no_color() else None)
 
 
 def redraw(text: str) -> None:
     """Put `text` in place of the terminal's last line on standard error."""
-    click.echo("\r\x1b[2K" + text, err=True, nl=False)
+    click.echo("\r\x1b[2K" + harmless(text), err=True, nl=False)
 
 
 class Ticker:
@@ -73,7 +84,8 @@ class Ticker:
 
 def print_json(value: Any) -> None:
     """Records, or dictionaries and lists of them, as indented JSON."""
-    say(json.dumps(_finite(as_json(value)), ensure_ascii=False, indent=2, allow_nan=False))
+    text = json.dumps(_finite(as_json(value)), ensure_ascii=False, indent=2, allow_nan=False)
+    say(_CODES.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # JSON has its own way to write what `say` would replace
 
 
 def print_error(error: WorkbenchError) -> None:

@@ -25,6 +25,8 @@ def print_report(report: dict[str, Any], *, everything: bool = False) -> None:
         for finding in report["problems"]:
             say(f"  {_finding(finding)}")
         kinds = dict.fromkeys(finding["kind"] for finding in report["problems"])
+        if (more := _total(report, "problems") - len(report["problems"])) > 0:
+            say(f"  … and {count(more)} more")
         say(f"Mend the rows, or leave them out: workbench data add … {' '.join(f'--drop {kind}' for kind in kinds)}")
     if report["warnings"]:
         say(click.style("\nWarnings:", fg="yellow"))
@@ -38,12 +40,17 @@ def summary_line(report: dict[str, Any]) -> str:
     """`1,200 rows: no problems, 3 warnings (3 near_duplicate). Left out: 2 empty.`"""
     parts = []
     for key, word in (("problems", "problem"), ("warnings", "warning")):
-        n = len(report[key])
+        n = _total(report, key)
         parts.append(f"{count(n) if n else 'no'} {word}{'' if n == 1 else 's'}")
     kinds = ", ".join(f"{count(n)} {kind}" for kind, n in report["counts"].items())
     dropped = ", ".join(f"{count(n)} {kind}" for kind, n in report["dropped"].items())
     text = f"{count(report['rows'])} rows: {', '.join(parts)}{f' ({kinds})' if kinds else ''}."
     return text + (f" Left out as told: {dropped}." if dropped else "")
+
+
+def _total(report: dict[str, Any], key: str) -> int:
+    """How many problems or warnings there are; a report lists only so many of a kind."""
+    return sum(report["counts"][kind] for kind in {finding["kind"] for finding in report[key]})
 
 
 def _finding(finding: dict[str, Any]) -> str:

@@ -67,6 +67,10 @@ def train(
 
     Runs as a job in its own process; this command follows it.
     """
+    if export and (dry_run or presets or no_publish or detach or key):
+        raise click.UsageError(
+            "--export trains nothing and stands alone: leave out --dry-run, --presets, --no-publish, --detach and --key."
+        )
     lone = surplus(words)
     if lone and config:
         raise click.UsageError(f"Two recipe files: {config} and {lone}.")

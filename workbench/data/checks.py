@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.data.rows import Row, answer_of, content_of, dumps, question_of, subject_of, texts_of, uses_tools
-from workbench.data.similar import cluster, normalise
+from workbench.data.similar import Likeness, normalise
 
-__all__ = ["KINDS", "Finding", "Report", "RowLength", "check", "is_label_like"]
+__all__ = ["KINDS", "LISTED", "Finding", "Report", "RowLength", "check", "is_label_like", "length_problems", "token_figures"]
 
 # kind -> (does it block?, what it means). `drop` takes these names.
 KINDS: dict[str, tuple[bool, str]] = {
@@ -21,6 +21,8 @@ KINDS: dict[str, tuple[bool, str]] = {
     "empty": (True, "an empty question or answer"),
     "roles": (True, "turns in an order that cannot be learned from"),
     "characters": (True, "characters that cannot be text"),
+    "split": (True, "a row of a part that is neither train, validation nor test"),
+    "weight": (True, "a weight that is neither 0 nor 1"),
     "overlap": (True, "a training row that is also a test row"),
     "answer_lost": (True, "longer than max_length, so that nothing of the answer is left"),
     "no_supervised": (True, "no token to learn from"),
@@ -31,11 +33,15 @@ KINDS: dict[str, tuple[bool, str]] = {
     "near_overlap": (False, "a training row nearly the same as a test row"),
     "garbled": (False, "a replacement character: some text was lost in an earlier conversion"),
     "markers": (False, "chat-template markers inside the text"),
+    "left_out": (False, "a row left out because the file says that it is not to be learned"),
+    "lost": (False, "something in the row that is not learned from, such as a picture or a key of a message"),
     "tool_use": (False, "a row that offers or calls tools, well formed or not"),  # only ever named by `drop`
     "imbalance": (False, "some answers are far rarer than others"),
 }
 _MARKERS = "<|im_start|> <|im_end|> <|eot_id|> <|endoftext|> <|start_header_id|> <start_of_turn> <end_of_turn> [/INST] </s>".split()
 _NOT_TEXT = re.compile("[\\x00-\\x08\\x0b\\x0e-\\x1f\\ud800-\\udfff\\ufdd0-\\ufdef]")  # control characters, half pairs, non-characters
+LISTED = 1000  # findings of one kind that are kept; all are counted
+_LABEL = 64  # characters of a label, at most
 _SHOWN = 60  # characters of a text that a message quotes
 
 
@@ -84,7 +90,8 @@ class Report:
     tokens: dict[str, Any] | None = None  # histogram of whole rows, with "supervised", "cut", "answer_lost"
     answers: dict[str, Any] | None = None  # balance, when answers are short and few
     tool_rows: int = 0
-    groups: list[int] = field(default_factory=list, repr=False)  # row i is nearly the same as row groups[i]; for the split
+    found: Counter[str] = field(default_factory=Counter)  # kind -> findings, also those beyond `LISTED`
+    likeness: Likeness | None = field(default=None, repr=False)  # of the rows to each other; for the split
 
     @property
     def ok(self) -> bool:
@@ -93,15 +100,25 @@ class Report:
     @property
     def counts(self) -> dict[str, int]:
         """kind -> how many findings, in the order of `KINDS`."""
-        found = Counter(f.kind for f in [*self.problems, *self.warnings])
+        found = self.found | Counter(f.kind for f in [*self.problems, *self.warnings])
         return {kind: found[kind] for kind in KINDS if found[kind]}
 
-    def add(self, findings: Iterable[Finding]) -> None:
+    @property
+    def blocking(self) -> int:
+        """How many problems there are; `problems` lists at most `LISTED` of a kind."""
+        return sum(n for kind, n in self.counts.items() if KINDS[kind][0])
+
+    def add(self, findings: Iterable[Finding], rows: int = 1) -> None:
+        """Take findings in; each may stand for several `rows`."""
         for finding in findings:
-            (self.problems if KINDS[finding.kind][0] else self.warnings).append(finding)
+            listed = self.problems if KINDS[finding.kind][0] else self.warnings
+            if self.found[finding.kind] < LISTED:
+                listed.append(finding)
+            self.found[finding.kind] += rows
 
     def __str__(self) -> str:
-        head = f"{self.rows:,} rows: {len(self.problems):,} problems, {len(self.warnings):,} warnings"
+        counts = self.counts
+        head = f"{self.rows:,} rows: {self.blocking:,} problems, {sum(counts.values()) - self.blocking:,} warnings"
         return "\n".join([head, *map(str, self.problems), *map(str, self.warnings)])
 
     def as_dict(self) -> dict[str, Any]:
@@ -127,29 +144,44 @@ def check(
     lines: Sequence[int] | None = None,
     files: Sequence[str] | None = None,
     measure: Callable[[Sequence[Row]], Sequence[RowLength]] | None = None,
+    watch: Callable[[Finding], None] = lambda finding: None,
 ) -> Report:
     """Check canonical rows. `lines` and `files` say where row i came from; without them rows count from 1.
 
     `measure` gives each row's length in tokens under a base's own tokenizer and chat template.
-    Rows are compared across train and test when they carry a `split`. Nothing is changed.
+    Rows are compared across train and test when they carry a `split`. Nothing is changed. `watch` is shown every finding,
+    also those that are too many to be listed.
     """
     place = _Places(lines, files)
-    report = Report(rows=len(rows), tool_rows=sum(map(uses_tools, rows)))
+    report = Report(rows=len(rows))
+
+    def take(findings: Iterable[Finding]) -> None:
+        for finding in findings:
+            watch(finding)
+            report.add([finding])
+
+    likeness, sides, sizes = Likeness(), [], []
+    answers: Counter[str] | None = Counter()
     for i, row in enumerate(rows):
-        report.add(place.finding(kind, i, message) for kind, message in _row_problems(row))
-    texts = [normalise(subject_of(row)) for row in rows]
-    report.groups = cluster(texts)
-    report.add(_repeats(rows, cluster(texts, near=False), report.groups, place))
-    report.characters = histogram([len(question_of(r)) + len(answer_of(r)) for r in rows])
-    report.answers = balance([answer_of(r) for r in rows])
+        take(place.finding(kind, i, message) for kind, message in _row_problems(row))
+        report.tool_rows += uses_tools(row)
+        likeness.add(normalise(subject_of(row)))
+        sides.append(row.get("split"))
+        answer = answer_of(row)
+        sizes.append(len(question_of(row)) + len(answer))
+        answers = _count(answers, answer)
+    report.likeness = likeness
+    take(_repeats(rows, sides, likeness.same, likeness.near, place))
+    report.characters = histogram(sizes)
+    report.answers = balance(answers) if answers else None
     if report.answers:
-        report.add(_rare_answers(report.answers))
+        take(_rare_answers(report.answers))
     if measure is not None:
         bad = {finding.index for finding in report.problems}  # a chat template may refuse these
         good = [i for i in range(len(rows)) if i not in bad]
         lengths = list(measure([rows[i] for i in good]))
-        report.tokens = _token_figures(lengths)
-        report.add(_length_problems(dict(zip(good, lengths, strict=True)), place))
+        report.tokens = token_figures(lengths)
+        take(place.finding(kind, i, message) for i, n in zip(good, lengths, strict=True) for kind, message in length_problems(n))
     order = {id(f): i for i, f in enumerate(report.problems)}
     report.problems.sort(key=lambda f: (f.index if f.index is not None else -1, order[id(f)]))
     return report
@@ -230,33 +262,36 @@ def _bad_character(text: str) -> str:
     return f"the character U+{ord(found.group()):04X}" if found else ""
 
 
-def _repeats(rows: Sequence[Row], same: Sequence[int], near: Sequence[int], place: _Places) -> Iterable[Finding]:
-    tested = _first_test_row(rows, same), _first_test_row(rows, near)
+def _repeats(
+    rows: Sequence[Row], sides: Sequence[str | None], same: Sequence[int], near: Sequence[int], place: _Places
+) -> Iterable[Finding]:
+    tested = _first_test_row(sides, same), _first_test_row(sides, near)
     again = {group for group, n in Counter(same).items() if n > 1}
-    seen: dict[tuple[int, str], int] = {}  # group and row, or group and answer, to where it came first
-    for i, row in enumerate(rows):
-        if row.get("split") == "train" and same[i] in tested[0]:
+    seen: dict[tuple[int, str, int], int] = {}  # group and row, or group and answer, to where it came first
+    for i, side in enumerate(sides):
+        if side == "train" and same[i] in tested[0]:
             yield place.finding("overlap", i, f"is also in the test part: {place.name(tested[0][same[i]])}.")
-        elif row.get("split") == "train" and near[i] in tested[1]:
+        elif side == "train" and near[i] in tested[1]:
             yield place.finding("near_overlap", i, f"is nearly the same as a test row: {place.name(tested[1][near[i]])}.")
         if same[i] in again:
-            whole, answer = (same[i], dumps(content_of(row))), (same[i], "answer " + normalise(answer_of(row)))
+            said = answer_of(row := rows[i])
+            whole, answer = (same[i], "row", hash(dumps(content_of(row)))), (same[i], "answer", hash(normalise(said)))
             if whole in seen:
                 yield place.finding("duplicate", i, f"is the same as {place.name(seen[whole])}.")
             elif answer in seen:
                 yield place.finding("duplicate", i, f"says the same as {place.name(seen[answer])}.")
             elif same[i] != i:
-                yield place.finding("conflict", i, f"asks the same as {place.name(same[i])} but answers {_quote(answer_of(row))}.")
+                yield place.finding("conflict", i, f"asks the same as {place.name(same[i])} but answers {_quote(said)}.")
             seen.setdefault(whole, i)
             seen.setdefault(answer, i)
         if same[i] == i and near[i] != i:
             yield place.finding("near_duplicate", i, f"is nearly the same as {place.name(near[i])}.")
 
 
-def _first_test_row(rows: Sequence[Row], groups: Sequence[int]) -> dict[int, int]:
+def _first_test_row(sides: Sequence[str | None], groups: Sequence[int]) -> dict[int, int]:
     first: dict[int, int] = {}
-    for i, row in enumerate(rows):
-        if row.get("split") == "test":
+    for i, side in enumerate(sides):
+        if side == "test":
             first.setdefault(groups[i], i)
     return first
 
@@ -287,17 +322,24 @@ def histogram(values: Sequence[int]) -> dict[str, Any]:
     }
 
 
+def _count(answers: Counter[str] | None, answer: str) -> Counter[str] | None:
+    """One answer more; None once they cannot be labels."""
+    if answers is None or len(answer) > _LABEL:
+        return None
+    answers[answer.strip()] += 1
+    return answers
+
+
 def is_label_like(answers: Sequence[str]) -> bool:
     """True when the answers are a few short labels that come back again and again (5 rows a label, on average, at least)."""
-    different = {normalise(a) for a in answers}
-    return len(answers) >= 10 and 2 <= len(different) <= len(answers) / 5 and max(map(len, answers)) <= 64
+    return max(map(len, answers), default=0) <= _LABEL and balance(Counter(a.strip() for a in answers)) is not None
 
 
-def balance(answers: Sequence[str]) -> dict[str, Any] | None:
+def balance(counts: Counter[str]) -> dict[str, Any] | None:
     """How often each answer comes, most frequent first, when answers are label-like; else None."""
-    if not is_label_like(answers):
+    rows, different = counts.total(), {normalise(a) for a in counts}
+    if rows < 10 or not 2 <= len(different) <= rows / 5:
         return None
-    counts = Counter(a.strip() for a in answers)
     return {"different": len(counts), "counts": dict(counts.most_common())}
 
 
@@ -311,7 +353,7 @@ def _rare_answers(answers: dict[str, Any]) -> Iterable[Finding]:
         yield Finding("imbalance", None, message)
 
 
-def _token_figures(lengths: Sequence[RowLength]) -> dict[str, Any]:
+def token_figures(lengths: Sequence[RowLength]) -> dict[str, Any]:
     return {
         **histogram([n.total for n in lengths]),
         "supervised": sum(n.supervised for n in lengths),
@@ -321,11 +363,11 @@ def _token_figures(lengths: Sequence[RowLength]) -> dict[str, Any]:
     }
 
 
-def _length_problems(lengths: Mapping[int, RowLength], place: _Places) -> Iterable[Finding]:
-    for i, n in lengths.items():
-        if n.answer_lost:
-            yield place.finding("answer_lost", i, f"is longer than max_length ({n.total} tokens) and loses its whole answer.")
-        elif n.supervised == 0:
-            yield place.finding("no_supervised", i, "has no token to learn from under this base's chat template.")
-        elif n.cut:
-            yield place.finding("cut", i, f"is longer than max_length ({n.total} tokens) and loses its end.")
+def length_problems(n: RowLength) -> Iterable[tuple[str, str]]:
+    """(kind, message): at most one."""
+    if n.answer_lost:
+        yield "answer_lost", f"is longer than max_length ({n.total} tokens) and loses its whole answer."
+    elif n.supervised == 0:
+        yield "no_supervised", "has no token to learn from under this base's chat template."
+    elif n.cut:
+        yield "cut", f"is longer than max_length ({n.total} tokens) and loses its end."

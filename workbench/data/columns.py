@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["ANSWERS", "CONVERSATIONS", "KNOWN", "LABELS", "QUESTIONS", "ROLES"]
 
-ROLES = ("question", "answer", "context", "system", "text", "messages", "tools")  # what a mapping can say a column is
+ROLES = ("question", "answer", "context", "system", "text", "messages", "tools", "split", "keep")  # what a mapping can say a column is
 CONVERSATIONS = ("messages", "conversations", "conversation")
 QUESTIONS = tuple("question query prompt instruction input user human source text sentence utterance document problem".split())
 LABELS = ("label", "category", "intent", "class", "sentiment")

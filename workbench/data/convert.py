@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from workbench.data.json_file import loads
 from workbench.data.rows import Row
+from workbench.data.source import RowError
+from workbench.data.wanted import LeftOut, as_flag
 
-__all__ = ["CONVERTERS", "Context", "RowError", "turns_in"]
+__all__ = ["CONVERTERS", "Context", "turns_in"]
 
 _ROLES = {
     **dict.fromkeys(("user", "human"), "user"),
@@ -19,16 +22,9 @@ _ROLES = {
     **dict.fromkeys(("tool", "observation", "function", "tool_response", "function_response", "ipython"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "call"),
 }
-_TURN_KEYS = {"role", "from", "content", "value", "tool_calls", "tool_call_id", "name"}
+_TURN_FLAGS = ("weight", "train", "training", "loss")  # OpenAI's and Mistral's, then axolotl's, then ms-swift's: is this turn learned?
+_TURN_KEYS = {"role", "from", "content", "value", "tool_calls", "tool_call_id", "name", *_TURN_FLAGS}
 _TOOL_COLUMNS = ("tools", "functions")
-
-
-class RowError(ValueError):
-    """This row cannot become a canonical one. `kind` is one of `checks.KINDS`."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 @dataclass
@@ -39,6 +35,7 @@ class Context:
     raw: bool = False
     system: str | None = None
     noticed: Counter[str] = field(default_factory=Counter)  # note -> rows
+    lost: Counter[str] = field(default_factory=Counter)  # what of the rows is not learned from -> rows
 
 
 def _text(row: Mapping[str, Any], key: str, ctx: Context, *, answer: bool = False) -> str:
@@ -50,12 +47,15 @@ def _text(row: Mapping[str, Any], key: str, ctx: Context, *, answer: bool = Fals
     value = row.get(key, "")
     if isinstance(value, str):
         out = value
-    elif value is None:
+    elif value is None or value != value:  # NaN: how tables write that nothing is there
         out = ""
     elif isinstance(value, bytes | bytearray):
         raise RowError("broken", f"'{key}' holds bytes, not text.")
     elif isinstance(value, bool | dict | list | int | float):
-        out = json.dumps(value, ensure_ascii=False, default=str)
+        try:
+            out = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_written)
+        except ValueError as error:
+            raise RowError("broken", f"'{key}' holds what cannot be written as JSON ({error}).") from None
         if isinstance(value, dict | list):
             ctx.noticed[f"'{key}' holds objects, which were written out as JSON"] += 1
     else:
@@ -65,6 +65,13 @@ def _text(row: Mapping[str, Any], key: str, ctx: Context, *, answer: bool = Fals
     keep = answer and out != f" {out.strip()}"
     ctx.noticed["white space around an answer was kept" if keep else "space around the text was removed"] += 1
     return out if keep else out.strip()
+
+
+def _written(value: Any) -> str:
+    """A date or decimal as text, for JSON."""
+    if isinstance(value, bytes | bytearray):
+        raise ValueError("bytes")
+    return str(value)
 
 
 def _need(row: Mapping[str, Any], *keys: str) -> None:
@@ -174,7 +181,7 @@ def _conversation(turns: list[dict[str, Any]], row: Mapping[str, Any], ctx: Cont
             ctx.noticed["the row's own system message was kept"] += 1
     elif ctx.system is not None:
         turns = [_said("system", ctx.system), *turns]
-    out: Row = {"form": "messages", "messages": turns}
+    out: Row = {"form": "messages", "messages": _up_to_the_last_learned(turns, ctx)}
     if tools:
         called = {call["function"]["name"] for turn in turns for call in turn.get("tool_calls", ())}
         if unknown := called - {tool["function"]["name"] for tool in tools}:
@@ -183,11 +190,23 @@ def _conversation(turns: list[dict[str, Any]], row: Mapping[str, Any], ctx: Cont
     return out
 
 
+def _up_to_the_last_learned(turns: list[dict[str, Any]], ctx: Context) -> list[dict[str, Any]]:
+    """Turns after the last learned answer teach nothing, and what a row is tested on is its last answer."""
+    said = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+    learned = [i for i in said if turns[i].get("train", True)]
+    if said and not learned:
+        raise LeftOut("none of its answers is to be learned")
+    if learned == said or learned[-1] == said[-1]:
+        return turns
+    ctx.lost["the turns after the last answer that is to be learned were left out"] += 1
+    return turns[: learned[-1] + 1]
+
+
 def turns_in(value: Any) -> list[Any] | None:
     """The turns of a conversation: a list, or the JSON of one (as CSV and some Parquet files hold it); else None."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = json.loads(value)
+            value = loads(value)
         except (ValueError, RecursionError):
             return None
     return value if isinstance(value, list) else None
@@ -209,10 +228,10 @@ def _turn(i: int, turn: Any, ctx: Context) -> dict[str, Any]:
     content = _content(i, turn)
     for key in turn.keys() - _TURN_KEYS:
         if turn[key] not in (None, "", [], {}):
-            ctx.noticed[f"the key {key[:40]!r} of messages was left out"] += 1
+            ctx.lost[f"the key {key[:40]!r} of its messages was left out"] += 1
     if role == "call":
-        return {"role": "assistant", "content": "", "tool_calls": _calls(i, content)}
-    out = _said(role, content)
+        return {"role": "assistant", "content": "", "tool_calls": _calls(i, content), **_flags(i, turn, "assistant", ctx)}
+    out = {**_said(role, content), **_flags(i, turn, role, ctx)}
     if turn.get("tool_calls"):
         if role != "assistant":
             raise RowError("tools", f"message {i} calls a tool, but is not from the assistant.")
@@ -222,13 +241,30 @@ def _turn(i: int, turn: Any, ctx: Context) -> dict[str, Any]:
     return out
 
 
+def _flags(i: int, turn: Mapping[str, Any], role: str, ctx: Context) -> dict[str, Any]:
+    """`{"train": False}` for an answer that is not to be learned."""
+    given = {key: turn[key] for key in _TURN_FLAGS if turn.get(key) not in (None, "")}
+    flags = {key: as_flag(value) for key, value in given.items()}
+    for key, flag in flags.items():
+        if flag is None:
+            raise RowError(
+                "weight", f"message {i} has the {key} {str(given[key])[:20]!r}; a turn is learned (1) or not (0), nothing between."
+            )
+    if role != "assistant":
+        if any(flags.values()):
+            ctx.lost[f"a {role} turn is marked as learned, but only the assistant's turns are"] += 1
+        return {}
+    return {} if all(flags.values()) else {"train": False}
+
+
 def _content(i: int, turn: Mapping[str, Any]) -> str:
     value = turn.get("content", turn.get("value"))
     if value is None:
         return ""
     if isinstance(value, list):
         parts = [
-            p if isinstance(p, str) else p.get("text") if isinstance(p, dict) and p.get("type", "text") == "text" else None for p in value
+            p if isinstance(p, str) else p.get("text", p.get("value")) if isinstance(p, dict) and p.get("type", "text") == "text" else None
+            for p in value
         ]
         if not all(isinstance(part, str) for part in parts):
             raise RowError("broken", f"message {i} holds more than text (a picture or sound), which cannot be learned from here.")
@@ -244,7 +280,7 @@ def _calls(i: int, value: Any) -> list[dict[str, Any]]:
     """Tool calls as chat templates expect them: `{"type": "function", "function": {"name", "arguments": {…}}}`."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = loads(value)
         except (ValueError, RecursionError):
             raise RowError("tools", f"the tool call in message {i} is not JSON.") from None
     calls = value if isinstance(value, list) else [value]
@@ -259,7 +295,7 @@ def _call(i: int, call: Any) -> dict[str, Any]:
     arguments = inner.get("arguments", inner.get("parameters", {}))
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments or "{}")
+            arguments = loads(arguments or "{}")
         except (ValueError, RecursionError):
             raise RowError("tools", f"the arguments of {name[:40]!r} in message {i} are not JSON.") from None
     _shallow(arguments)
@@ -287,7 +323,7 @@ def _tools(row: Mapping[str, Any], ctx: Context) -> list[dict[str, Any]]:
     value = next((row[column] for column in columns if row.get(column)), None)
     if isinstance(value, str):
         try:
-            value = json.loads(value) if value.strip() else []
+            value = loads(value) if value.strip() else []
         except (ValueError, RecursionError):
             raise RowError("tools", "the list of tools is not JSON.") from None
     if not value:

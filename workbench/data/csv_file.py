@@ -6,53 +6,60 @@ import csv
 import io
 import re
 from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
 
-from workbench.data.checks import Finding
 from workbench.data.columns import KNOWN
-from workbench.data.source import Source, letter
+from workbench.data.source import Raw, RowError, Source, letter
 from workbench.errors import DataError
+
+if TYPE_CHECKING:
+    from workbench.data.readers import Text
 
 __all__ = ["read_csv"]
 
 _MAX_CELL = 64 * 1024**2  # characters in one cell
 
 
-def read_csv(name: str, text: str) -> Source:
+def read_csv(name: str, text: Text) -> Source:
     csv.field_size_limit(_MAX_CELL)
-    if "\n" not in text:
-        text = text.replace("\r", "\n")  # old Mac line ends
     delimiter = _delimiter(text)
-    records = _records(name, text, delimiter)
+    records = [record for _, record in islice(_records(name, text, delimiter), 200)]
     if not records:
         raise DataError(f"{name} is empty.", hint="Give a file with at least one row.")
     shown = {"\t": " separated by tabs", ",": " separated by commas", ";": " separated by semicolons", "|": " separated by bars"}
-    source = Source("csv", f"CSV{shown.get(delimiter, ' of one column')}")
-    header = [cell.strip() for cell in records[0][1]]
-    if _is_header(header, [record for _, record in records[1:200]]):
-        records = records[1:]
-        doubles = [cell for cell, n in Counter(header).items() if n > 1 and cell]
+    header = [cell.strip() for cell in records[0]]
+    named = _is_header(header, records[1:])
+    if named:
+        doubles = [
+            cell for cell, n in Counter(cell.lower() if cell.lower() in KNOWN else cell for cell in header).items() if n > 1 and cell
+        ]
         if doubles:
             raise DataError(f"{name} has two columns called '{doubles[0]}'.", hint="Rename one of them in the first line.")
         header = [cell or letter(i) for i, cell in enumerate(header)]
     else:
-        source.named = False
+        header = [letter(i) for i in range(max(map(len, records)))]
+    source = Source("csv", f"CSV{shown.get(delimiter, ' of one column')}", lambda: _rows(name, text, delimiter, header, named))
+    source.columns, source.named, source.nothing = header, named, "has column names but no rows."
+    if not named:
         source.notes.append("the first line was taken for a row, not for column names")
-        header = [letter(i) for i in range(max(len(record) for _, record in records))]
-    source.columns = header
-    for line, record in records:
-        if len(record) != len(header):
-            source.broken.append(Finding("broken", line, f"has {len(record)} cells where the table has {len(header)} columns."))
-        else:
-            source.rows.append((line, dict(zip(header, record, strict=True))))
-    if not source.rows:
-        raise DataError(f"{name} has column names but no rows.", [str(f) for f in source.broken[:5]], hint="Add rows below the first line.")
     return source
 
 
-def _delimiter(text: str) -> str:
+def _rows(name: str, text: Text, delimiter: str, header: list[str], named: bool) -> Iterator[Raw]:
+    for line, record in islice(_records(name, text, delimiter), int(named), None):
+        if len(record) == len(header):
+            yield line, dict(zip(header, record, strict=True))
+        else:
+            yield line, RowError("broken", f"has {len(record)} cells where the table has {len(header)} columns.")
+
+
+def _delimiter(text: Text) -> str:
     """The separator under which the first 50 records agree best on a number of cells above one."""
     best = (0.0, 0, "\x1f")  # none: one column
-    sample = "\n".join(text[:200_000].split("\n")[:200])
+    with text.open(newline="") as file:
+        sample = "".join(islice(file, 200))[:200_000]
     for delimiter in (",", "\t", ";", "|"):
         widths: Counter[int] = Counter()
         header = 0
@@ -70,20 +77,19 @@ def _delimiter(text: str) -> str:
     return best[2]
 
 
-def _records(name: str, text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+def _records(name: str, text: Text, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Every record with the line it starts on; a record may span lines inside quotes."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    out = []
     start = 1
-    try:
-        for record in reader:
-            if any(cell.strip() for cell in record):
-                out.append((start, record))
-            start = reader.line_num + 1
-    except csv.Error as error:
-        why = "a quote that opens there is never closed" if "end of data" in str(error) else f"the quotes there do not match ({error})"
-        raise DataError(f"{name} cannot be read from line {start} on: {why}.", hint='Inside quotes write a quote twice: ""') from None
-    return out
+    with text.open(newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            for record in reader:
+                if any(cell.strip() for cell in record):
+                    yield start, record
+                start = reader.line_num + 1
+        except csv.Error as error:
+            why = "a quote that opens there is never closed" if "end of data" in str(error) else f"the quotes there do not match ({error})"
+            raise DataError(f"{name} cannot be read from line {start} on: {why}.", hint='Inside quotes write a quote twice: ""') from None
 
 
 _PLAIN_NAME = re.compile(r"[^\W\d][\w ./()#-]{0,39}")

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import shlex
+from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.data.checks import Finding, is_label_like
+from workbench.data.checks import Finding, Report, is_label_like
 from workbench.data.columns import ANSWERS, CONVERSATIONS, LABELS, QUESTIONS, ROLES
-from workbench.data.convert import CONVERTERS, Context, RowError, turns_in
+from workbench.data.convert import CONVERTERS, Context, turns_in
 from workbench.data.readers import read_source
-from workbench.data.rows import Row
-from workbench.data.source import Source, letter, shown
+from workbench.data.rows import Row, RowFile, texts_of
+from workbench.data.source import RowError, Source, letter, shown
+from workbench.data.wanted import WATCHED, LeftOut, Wanted, doubt, wanted
 from workbench.errors import DataError, UsageError
 
 __all__ = ["FORMATS", "Parsed", "Recognised", "read_rows", "recognise"]
 
 FORMATS = tuple(CONVERTERS)
+_MEDIA = ("image", "video", "audio")
 _ALIASES = {"prompt": "question", "instruction": "question", "completion": "answer", "output": "answer", "input": "context"}
 
 
@@ -32,35 +36,49 @@ class Recognised:
     mapping: dict[str, str] = field(default_factory=dict)
     question: str | None = None
     flags: str = ""
+    unused: list[str] = field(default_factory=list)  # columns that the format has no place for
 
 
 @dataclass(frozen=True)
 class Parsed:
     """Canonical rows without ids, the line each came from, and what went wrong or was noticed on the way."""
 
-    rows: list[Row]
-    lines: list[int]
-    problems: list[Finding]
+    rows: Any  # a list, or the `RowFile` that was given
+    lines: array[int]
+    report: Report  # of the rows that could not be converted, or were left out
     notes: list[str]
     recognised: Recognised
+    sha256: str  # of the bytes that were read
+
+    @property
+    def problems(self) -> list[Finding]:
+        return self.report.problems
 
 
 def recognise(path: str | Path, *, mapping: Mapping[str, str] | None = None, form: str | None = None) -> Recognised:
     """Find the format of a file. Raises `DataError` for a file that is no table, `UsageError` for a wrong mapping or form."""
-    return _recognise(read_source(Path(path)), mapping, form)
+    return _recognise(read_source(Path(path), WATCHED)[0], mapping, form, None)
 
 
 def read_rows(
-    path: str | Path, *, mapping: Mapping[str, str] | None = None, form: str | None = None, raw: bool = False, system: str | None = None
+    path: str | Path,
+    *,
+    mapping: Mapping[str, str] | None = None,
+    form: str | None = None,
+    raw: bool = False,
+    system: str | None = None,
+    role: str | None = None,
+    into: RowFile | None = None,
 ) -> Parsed:
     """Read and convert a file. Raises `DataError` when it is no table or its format has to be asked for.
 
     With `raw`, prompt and completion stay as they are and no chat template is used. `system` is put in front of every
-    row that has no system message of its own.
+    row that has no system message of its own. `role` is "train" or "test" where that is what the whole file is given for.
+    Rows are added to `into`, if given.
     """
     path = Path(path)
-    source = read_source(path)
-    found = _recognise(source, mapping, form)
+    source, sha256 = read_source(path, WATCHED)
+    found = _recognise(source, mapping, form, role)
     if found.format is None:
         raise DataError(f"{shown(path.name)}: {found.question}", hint=f"If so, add: {found.flags}")
     if system is not None and not system.strip():
@@ -68,35 +86,80 @@ def read_rows(
     if system is not None and (raw or found.format == "text"):
         raise UsageError("A system message belongs to a conversation; these rows have none.", hint="Leave out --system.")
     ctx = Context(mapping=found.mapping, raw=raw, system=system)
-    rows, lines, problems = [], [], list(source.broken)
-    splits = _splits(source)
-    for number, value in source.rows:
+    decide = wanted(source, found.mapping, role)
+    rows: Any = into if into is not None else []
+    lines, report, left = array("L"), Report(), Counter[str]()
+    for number, value in source.read():
         try:
-            row = CONVERTERS[found.format](value, ctx)
-        except RowError as error:
-            problems.append(Finding(error.kind, number, str(error)))
-            continue
-        except RecursionError:
-            problems.append(Finding("broken", number, "is nested too deeply."))
-            continue
-        rows.append({**row, "split": value["split"]} if splits else row)
-        lines.append(number)
-    notes = [f"{source.how}; {found.how}", *source.notes]
-    if splits:
-        notes.append("the file says which rows are train and test, and that was kept")
+            rows.append(_convert(value, str(found.format), ctx, decide, role))
+            lines.append(number)
+        except LeftOut as reason:
+            left[str(reason)] += 1
+        except (RecursionError, ValueError) as error:
+            report.add([_as_finding(number, error)])
+    for kind, words, counter in (("left_out", "left out", left), ("lost", "of", ctx.lost)):
+        for text, n in counter.most_common():
+            report.add([Finding(kind, None, f"{n:,} row{'s' if n > 1 else ''} {words}: {text}.")], n)
+    unused = ", ".join([name for name in found.unused if name not in decide.columns][:12])
+    notes = [f"{source.how}; {found.how}" + (f"; left out: {unused}" if unused else ""), *source.notes, *decide.notes]
     notes += [f"{note} ({n} times)" if n > 1 else note for note, n in ctx.noticed.most_common()]
-    problems.sort(key=lambda finding: finding.row or 0)
-    return Parsed(rows, lines, problems, notes, found)
+    return Parsed(rows, lines, report, notes, found, sha256)
 
 
-def _splits(source: Source) -> bool:
-    """True when each row carries a split of train or test, as the files of this workbench do."""
-    return {row.get("split") if isinstance(row.get("split"), str) else None for _, row in source.rows} == {"train", "test"}
+def _convert(value: dict[str, Any] | RowError, format: str, ctx: Context, decide: Wanted, role: str | None) -> Row:
+    if isinstance(value, RowError):
+        raise value
+    side = decide(value) or role
+    row = CONVERTERS[format](value, ctx)
+    _notice_lost(row, value, ctx)
+    return row if side is None else {**row, "split": side}
 
 
-def _recognise(source: Source, mapping: Mapping[str, str] | None, form: str | None) -> Recognised:
+def _as_finding(number: int, error: Exception) -> Finding:
+    if isinstance(error, RowError):
+        return Finding(error.kind, number, str(error))
+    return Finding("broken", number, "is nested too deeply." if isinstance(error, RecursionError) else "holds a number that is not finite.")
+
+
+def _notice_lost(row: Row, value: Mapping[str, Any], ctx: Context) -> None:
+    """Pictures, sounds and rejected answers of a row are not learned from."""
+    if value.get("rejected"):
+        ctx.lost["its rejected answer was left out"] += 1
+    for text in texts_of(row):
+        if "<" in text:
+            for tag in _MEDIA:
+                if f"<{tag}>" in text:
+                    ctx.lost[f"its text holds <{tag}>, but the {tag} itself is not learned from"] += 1
+    for tag in _MEDIA:
+        for column in (tag, f"{tag}s"):
+            if value.get(column) and column not in ctx.mapping.values():
+                ctx.lost[f"what its column '{column}' holds was left out"] += 1
+
+
+def _recognise(source: Source, given: Mapping[str, str] | None, form: str | None, role: str | None) -> Recognised:
+    """The format by names or as told, and then what remains to be asked: which rows are good, which are test rows."""
     if form is not None and form not in FORMATS:
         raise UsageError(f"There is no form '{form}'.", hint=f"There are: {', '.join(FORMATS)}.")
+    told = {role: column for role, column in (given or {}).items() if role in ("split", "keep")}
+    if "split" in told and told["split"] != "none":
+        told["split"] = _column_named(source, told["split"])
+    others = {role: column for role, column in (given or {}).items() if role not in told}
+    found = _by_columns(source, others, form)
+    known, asked = {**found.mapping, **told}, [found.question] if found.question else []
+    answers: dict[str, str] = {}
+    while open_question := doubt(source, known, role):
+        asked.append(open_question[0])
+        answers |= open_question[1]
+        known |= answers
+    if not asked:
+        return replace(found, mapping=known)
+    mapping = {**((found.mapping | told) if found.question else given or {}), **answers}
+    return replace(
+        found, format=None, mapping=mapping, question=" ".join(asked), flags=found.flags if mapping == found.mapping else flags(mapping)
+    )
+
+
+def _by_columns(source: Source, mapping: Mapping[str, str], form: str | None) -> Recognised:
     if mapping:
         return _mapped(source, mapping, form)
     if form is not None:
@@ -118,14 +181,13 @@ def _found(source: Source, format: str, words: str, mapping: dict[str, str]) -> 
     used |= {"messages": {"tools", "functions", "system"}, "alpaca": {"history", "system"}}.get(
         "messages" if format == "sharegpt" else format, set()
     )
-    left = [name for name in source.columns if name not in used]
-    return Recognised(format, source.columns, words + (f"; left out: {', '.join(left[:12])}" if left else ""), mapping)
+    return Recognised(format, source.columns, words, mapping, unused=[name for name in source.columns if name not in used])
 
 
 def _conversation(source: Source, columns: Mapping[str, str]) -> Recognised | None:
     for known in CONVERSATIONS:
         column = columns.get(known, "")
-        turns = next((found for _, row in source.rows if (found := turns_in(row.get(column)))), None)
+        turns = next((found for row in source.sample if (found := turns_in(row.get(column)))), None)
         if turns:
             sharegpt = isinstance(turns[0], dict) and "from" in turns[0]
             words = f"conversations in '{column}' (" + ("ShareGPT: from and value)" if sharegpt else "role and content)")
@@ -151,8 +213,11 @@ def _preference(source: Source, columns: Mapping[str, str]) -> Recognised | None
     if "chosen" not in columns or "rejected" not in columns:
         return None
     question = "These are preferences (chosen and rejected). Learn the chosen answers only?"
-    if "prompt" in columns:
-        mapping = {"question": columns["prompt"], "answer": columns["chosen"]}
+    asked = next((columns[name] for name in ("prompt", "instruction", "question", "input") if name in columns), None)
+    if asked is not None:
+        mapping = {"question": asked, "answer": columns["chosen"]}
+        if "input" in columns and asked != columns["input"]:
+            mapping["context"] = columns["input"]
     else:
         mapping = {"messages": columns["chosen"]}
     return Recognised(None, source.columns, "preferences", mapping, question, flags(mapping))
@@ -224,7 +289,7 @@ def _describe(source: Source, name: str) -> str:
 
 
 def _column(source: Source, name: str) -> list[str]:
-    return [row[name] for _, row in source.rows[:2000] if isinstance(row.get(name), str) and row[name].strip()]
+    return [row[name] for row in source.sample[:2000] if isinstance(row.get(name), str) and row[name].strip()]
 
 
 def flags(mapping: Mapping[str, str]) -> str:
@@ -243,12 +308,12 @@ def _mapped(source: Source, given: Mapping[str, str], form: str | None) -> Recog
     if "text" in mapping:
         return _found(source, "text", words, mapping)
     if "question" in mapping and "answer" in mapping:
-        lists = any(isinstance(row.get(mapping[role]), list) for _, row in source.rows[:100] for role in ("question", "answer"))
+        lists = any(isinstance(row.get(mapping[role]), list) for row in source.sample[:100] for role in ("question", "answer"))
         return _found(source, "prompt_completion" if lists or form == "prompt_completion" else "columns", words, mapping)
-    beside = _recognise(source, None, form)  # only a side column was named: the rest is as recognised
+    beside = _by_columns(source, {}, form)  # only a side column was named: the rest is as recognised
     if beside.format is None:
         return beside
-    return _found(source, beside.format, f"{beside.how.split(';')[0]}; {words}", {**beside.mapping, **mapping})
+    return _found(source, beside.format, f"{beside.how}; {words}", {**beside.mapping, **mapping})
 
 
 def _column_named(source: Source, column: str) -> str:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import stat
-from collections.abc import Callable
+import codecs
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
 
 from workbench.data.csv_file import read_csv
 from workbench.data.json_file import read_json
-from workbench.data.source import Source, shown
+from workbench.data.parquet_file import read_parquet
+from workbench.data.source import Raw, Source, shown
 from workbench.errors import DataError
+from workbench.foreign import GIB, read_regular
 
-__all__ = ["read_source"]
+__all__ = ["MAX_BYTES", "Text", "read_source"]
 
-MAX_BYTES = 2 * 1024**3
+MAX_BYTES = 2 * GIB
+_PIECE = 1 << 20  # bytes decoded at once
 _MAGIC = [
     (b"\x1f\x8b", "compressed with gzip", "Unpack it first: gunzip FILE"),
     (b"BZh", "compressed with bzip2", "Unpack it first: bunzip2 FILE"),
@@ -35,43 +41,62 @@ _MAGIC = [
 _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "txt"}
 
 
-def read_source(path: Path) -> Source:
-    """Read the file. Rows that are not rows become findings; a file that is no table raises `DataError`."""
-    data = _read_bytes(path)
+@dataclass(frozen=True)
+class Text:
+    """The bytes of a text file and their encoding, which was checked; decoded a piece at a time."""
+
+    data: bytes
+    codec: str
+
+    def open(self, newline: str | None) -> io.TextIOWrapper:
+        return io.TextIOWrapper(io.BytesIO(self.data), encoding=self.codec, newline=newline)
+
+    def lines(self) -> Iterator[str]:
+        with self.open("\n") as file:
+            for line in file:
+                yield line[:-1] if line.endswith("\n") else line
+
+    def whole(self) -> str:
+        return self.data.decode(self.codec)
+
+
+def read_source(path: Path, tallied: frozenset[str] = frozenset()) -> tuple[Source, str]:
+    """The rows of a file and the sha256 of the bytes they are read from; `tallied` columns are counted (`Source.tallies`).
+
+    A row that is no row becomes a `RowError` in its place; a file that is no table raises `DataError`.
+    """
+    data, name = _read_bytes(path), shown(path.name)
     kind = _kind(path, data)
     if kind == "parquet":
-        return _read_parquet(path)
-    text, encoding = _decode(path, data, guess=kind in {"csv", "txt"})
-    if not text.strip():
-        raise DataError(f"{shown(path.name)} is empty.", hint="Give a file with at least one row.")
-    source = _READERS[kind](shown(path.name), text)
-    source.how += f", {encoding}"
-    if encoding not in {"UTF-8", "UTF-16", "UTF-32"}:
-        source.notes.append(f"the file is not UTF-8 and was read as {encoding}; check names with accents")
-    return source.finish()
+        source = read_parquet(name, data)
+    else:
+        codec, encoding = _encoding(path, data, guess=kind in {"csv", "txt"})
+        text = Text(data, codec)
+        if not any(line.strip() for line in text.lines()):
+            raise DataError(f"{name} is empty.", hint="Give a file with at least one row.")
+        source = _READERS[kind](name, text)
+        source.how += f", {encoding}"
+        if not encoding.startswith("UTF"):
+            source.notes.append(f"the file is not UTF-8 and was read as {encoding}; check names with accents")
+    return source.look(name, tallied), hashlib.sha256(data).hexdigest()
 
 
 def _read_bytes(path: Path) -> bytes:
+    name = shown(path.name)
     try:
-        info = path.stat()
-        if stat.S_ISDIR(info.st_mode):
-            raise DataError(f"{shown(path)} is a folder.", hint="Name one file: workbench data add FOLDER/rows.jsonl")
-        if not stat.S_ISREG(info.st_mode):
-            raise DataError(f"{shown(path)} is not a regular file.", hint="Save the rows to a file first.")
-        if info.st_size > MAX_BYTES:
-            raise DataError(
-                f"{shown(path.name)} is {info.st_size / 1024**3:.1f} GiB; at most 2 GiB is read.", hint="Split it, or take a sample."
-            )
-        data = path.read_bytes()
-        if not data:
-            raise DataError(f"{shown(path.name)} is empty.", hint="Give a file with at least one row.")
-        return data
+        if path.is_dir():
+            raise DataError(f"{name} is a folder.", hint="Name one file: workbench data add FOLDER/rows.jsonl")
+        data = read_regular(path, most=MAX_BYTES)
     except FileNotFoundError:
         raise DataError(f"There is no file {shown(path)}.", hint="Check the path, or see what is there: workbench data list") from None
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{shown(path)} cannot be read: {getattr(error, 'strerror', None) or error}.", hint="Check the path and its permissions."
-        ) from None
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{name} cannot be read: {why}.", hint="Check the path and its permissions.") from None
+    if not data:
+        raise DataError(f"{name} is empty.", hint="Give a file with at least one row.")
+    return data
 
 
 def _kind(path: Path, data: bytes) -> str:
@@ -97,87 +122,75 @@ def _kind(path: Path, data: bytes) -> str:
     return kind
 
 
-def _decode(path: Path, data: bytes, *, guess: bool) -> tuple[str, str]:
-    for bom, codec, name in (
-        (b"\xff\xfe\x00\x00", "utf-32", "UTF-32"),
-        (b"\xff\xfe", "utf-16", "UTF-16"),
-        (b"\xfe\xff", "utf-16", "UTF-16"),
-    ):
+def _encoding(path: Path, data: bytes, *, guess: bool) -> tuple[str, str]:
+    """(codec, what it is called): one that decodes all of `data`."""
+    name = shown(path.name)
+    marks = ((b"\xff\xfe\x00\x00", "utf-32", "UTF-32"), (b"\xff\xfe", "utf-16", "UTF-16"), (b"\xfe\xff", "utf-16", "UTF-16"))
+    for bom, codec, called in marks:
         if data.startswith(bom):
-            try:
-                return data.decode(codec), name
-            except UnicodeDecodeError:
-                raise DataError(f"{shown(path.name)} starts like {name} but is not.", hint="Save it as UTF-8.") from None
+            if _undecodable(data, codec) is not None:
+                raise DataError(f"{name} starts like {called} but is not.", hint="Save it as UTF-8.")
+            return codec, called
     if (zero := data.find(0)) >= 0:
-        raise DataError(f"{shown(path.name)} holds zero bytes (the first at byte {zero}): it is not text.", hint="Save it as UTF-8 text.")
-    try:
-        return data.decode("utf-8-sig"), "UTF-8"
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        if guess and (text := _western(data)) is not None:
-            return text, "Windows-1252"
-        raise DataError(
-            f"{shown(path.name)} is not UTF-8: line {line} holds the byte 0x{data[error.start]:02X}.", hint="Save it as UTF-8."
-        ) from None
+        raise DataError(f"{name} holds zero bytes (the first at byte {zero}): it is not text.", hint="Save it as UTF-8 text.")
+    if (bad := _undecodable(data, "utf-8")) is None:
+        return "utf-8-sig", "UTF-8"
+    if guess and _is_western(data):
+        return "cp1252", "Windows-1252"
+    line = data.count(b"\n", 0, bad) + 1
+    raise DataError(f"{name} is not UTF-8: line {line} holds the byte 0x{data[bad]:02X}.", hint="Save it as UTF-8.")
 
 
-def _western(data: bytes) -> str | None:
-    """The text as Windows-1252 (what Excel writes in the West), if what is not ASCII looks like letters of such a text."""
-    try:
-        text = data.decode("cp1252")
-    except UnicodeDecodeError:
-        return None
-    foreign = [c for c in text if c > "\x7f"]
-    likely = sum(c.isalpha() or c in "‘’“”–—…€£°§«» " for c in foreign)
-    return text if len(foreign) < 0.1 * len(text) and likely > 0.9 * len(foreign) else None
-
-
-def _read_text(name: str, text: str) -> Source:
-    """Blocks between blank lines when there are such, else one row a line."""
-    lines = text.replace("\r\n", "\n").split("\n")
-    inner = "\n".join(lines).strip("\n").split("\n")
-    blocks = any(not line.strip() for line in inner)
-    source = Source("txt", "plain text, a row for each " + ("block between blank lines" if blocks else "line"))
-    block: list[str] = []
-    for number, line in enumerate([*lines, ""], start=1):
-        if line.strip():
-            block.append(line)
-        if block and (not blocks or not line.strip()):
-            source.rows.append((number - (len(block) if blocks else 0), {"text": "\n".join(block)}))
-            block = []
-    return source
-
-
-def _read_parquet(path: Path) -> Source:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            claimed = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
-            if claimed > 2 * MAX_BYTES:
-                raise DataError(
-                    f"{shown(path.name)} unpacks to {claimed / 1024**3:.0f} GiB; at most 4 GiB is read.", hint="Split it, or take a sample."
-                )
-            table = file.read()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, DataError):
+def _pieces(data: bytes, codec: str) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder(codec)()
+    for at in range(0, len(data), _PIECE):
+        try:
+            yield decoder.decode(data[at : at + _PIECE], at + _PIECE >= len(data))
+        except UnicodeDecodeError as error:
+            error.start += at + min(_PIECE, len(data) - at) - len(error.object)  # the decoder kept the start of a character
             raise
-        raise DataError(
-            f"{shown(path.name)} is damaged and cannot be read as Parquet ({str(error).splitlines()[0][:160]}).", hint="Export it again."
-        ) from None
-    if not table.num_rows:
-        raise DataError(f"{shown(path.name)} holds no rows.", hint="Give a file with at least one row.")
-    source = Source("parquet", "Parquet", columns=list(table.column_names))
-    source.rows = [(i, _without_none(row)) for i, row in enumerate(table.to_pylist(), start=1)]
-    return source.finish()
 
 
-def _without_none(value: Any) -> Any:
-    """Parquet gives every struct every field; a null there is a key that was not written."""
-    if isinstance(value, dict):
-        return {str(k): _without_none(v) for k, v in value.items() if v is not None}
-    return [_without_none(v) for v in value] if isinstance(value, list) else value
+def _undecodable(data: bytes, codec: str) -> int | None:
+    """The place of the first byte that is not of this encoding."""
+    try:
+        for _ in _pieces(data, codec):
+            pass
+    except UnicodeDecodeError as error:
+        return error.start
+    return None
 
 
-_READERS: dict[str, Callable[[str, str], Source]] = {"json": read_json, "csv": read_csv, "txt": _read_text}
+def _is_western(data: bytes) -> bool:
+    """Is it Windows-1252 (what Excel writes in the West)? Then what is not ASCII looks like letters of such a text."""
+    foreign = likely = 0
+    try:
+        for piece in _pieces(data, "cp1252"):
+            others = [c for c in piece if c > "\x7f"]
+            foreign += len(others)
+            likely += sum(c.isalpha() or c in "‘’“”–—…€£°§«» " for c in others)
+    except UnicodeDecodeError:
+        return False
+    return foreign < 0.1 * len(data) and likely > 0.9 * foreign
+
+
+def _read_text(name: str, text: Text) -> Source:
+    """Blocks between blank lines when there are such, else one row a line."""
+    with text.open(None) as file:
+        blocks = sum(filled for filled, _ in groupby(bool(line.strip()) for line in file)) > 1
+    how = "plain text, a row for each " + ("block between blank lines" if blocks else "line")
+    return Source("txt", how, lambda: _text_rows(text, blocks))
+
+
+def _text_rows(text: Text, blocks: bool) -> Iterator[Raw]:
+    block: list[str] = []
+    with text.open(None) as file:
+        for number, line in enumerate(chain(file, ["\n"]), start=1):
+            if line.strip():
+                block.append(line.rstrip("\n"))
+            if block and (not blocks or not line.strip()):
+                yield number - (len(block) if blocks else 0), {"text": "\n".join(block)}
+                block = []
+
+
+_READERS: dict[str, Callable[[str, Text], Source]] = {"json": read_json, "csv": read_csv, "txt": _read_text}

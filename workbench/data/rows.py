@@ -6,20 +6,22 @@ One of three shapes:
     {"id", "split", "form": "prompt_completion", "prompt": str, "completion": str}     raw: no chat template
     {"id", "split", "form": "text", "text": str}
 
-The file data.jsonl holds one of them a line.
+A message with `"train": false` is context only: it is shown to the model and not learned. The file data.jsonl holds one of them a line.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 __all__ = [
     "FORMS",
     "Row",
+    "RowFile",
     "answer_of",
     "assign_ids",
     "content_of",
@@ -52,15 +54,13 @@ def row_id(row: Row) -> str:
     return hashlib.sha256(dumps(content_of(row)).encode()).hexdigest()[:12]
 
 
-def assign_ids(rows: Iterable[Row]) -> list[Row]:
+def assign_ids(rows: Iterable[Row]) -> Iterator[Row]:
     """Give every row its id; the second copy of a row gets `-2`, the third `-3`."""
     seen: dict[str, int] = {}
-    out = []
     for row in rows:
         key = row_id(row)
         seen[key] = seen.get(key, 0) + 1
-        out.append({**row, "id": key if seen[key] == 1 else f"{key}-{seen[key]}"})
-    return out
+        yield {**row, "id": key if seen[key] == 1 else f"{key}-{seen[key]}"}
 
 
 def answer_of(row: Row) -> str:
@@ -118,3 +118,29 @@ def read_jsonl(path: Path) -> list[Row]:
     """The rows of a data.jsonl that this module wrote."""
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
+
+
+class RowFile(Sequence[Row]):
+    """Rows in a temporary file instead of memory: 8 bytes a row are kept."""
+
+    def __init__(self, file: IO[bytes], at: array[int] | None = None) -> None:
+        self._file, self._at, self._end = file, at if at is not None else array("Q"), 0
+
+    def append(self, row: Row) -> None:
+        """Raises `ValueError` for a number that is not finite, `RecursionError` for what is nested too deeply."""
+        line = dumps(row).encode("utf-8", "surrogatepass") + b"\n"
+        if self._file.tell() != self._end:
+            self._file.seek(self._end)
+        self._at.append(self._end)
+        self._end += self._file.write(line)
+
+    def select(self, kept: Iterable[int]) -> RowFile:
+        """The rows at these positions, in the same file."""
+        return RowFile(self._file, array("Q", (self._at[i] for i in kept)))
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def __getitem__(self, i: Any) -> Any:
+        self._file.seek(self._at[i])
+        return json.loads(self._file.readline().decode("utf-8", "surrogatepass"))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workbench.data.rows import Row, subject_of
-from workbench.data.similar import cluster, normalise
+from workbench.data.similar import Likeness, normalise
 from workbench.errors import UsageError
 
 __all__ = ["Split", "group_rows", "split_rows", "wanted_test_rows"]
-
-_SALT = "workbench test part 1\n"  # never change: it decides which rows are test rows
 
 
 @dataclass(frozen=True)
@@ -48,38 +45,44 @@ def wanted_test_rows(rows: int, *, share: float = 0.1, test_rows: int | None = N
     return wanted
 
 
-def group_rows(rows: Sequence[Row], *, near: bool = True) -> list[int]:
+def group_rows(rows: Sequence[Row]) -> list[int]:
     """For each row the position of the first row with the same, or nearly the same, question (or text)."""
-    return cluster([normalise(subject_of(row)) for row in rows], near=near)
+    return _likeness(rows).near
 
 
-def split_rows(rows: Sequence[Row], *, share: float = 0.1, test_rows: int | None = None, groups: Sequence[int] | None = None) -> Split:
+def _likeness(rows: Sequence[Row]) -> Likeness:
+    likeness = Likeness()
+    for row in rows:
+        likeness.add(normalise(subject_of(row)))
+    return likeness
+
+
+def split_rows(rows: Sequence[Row], *, share: float = 0.1, test_rows: int | None = None, likeness: Likeness | None = None) -> Split:
     """Choose the test part: whole groups of alike rows, in the order of a hash of their content, until there are enough.
 
     Adding rows to a file moves few of the old ones to another side. Raises `UsageError` for an impossible wish.
     """
     wanted = wanted_test_rows(len(rows), share=share, test_rows=test_rows)
-    if groups is None:
-        groups = group_rows(rows)
-    sides = _choose(rows, groups, wanted)
+    if likeness is None:
+        likeness = _likeness(rows)
+    sides = _choose(likeness.keys, likeness.near, wanted)
     if sides.count("test") >= max(1, 0.8 * wanted) or wanted == 0:
         return Split(sides)
-    exact = _choose(rows, group_rows(rows, near=False), wanted)
+    exact = _choose(likeness.keys, likeness.same, wanted)
     if exact.count("test") <= sides.count("test"):
         return Split(sides, f"only {sides.count('test')} of {wanted} test rows could be kept apart: most rows repeat each other")
     return Split(exact, "the rows are so alike that near-duplicates had to be let onto both sides; equal questions were kept apart")
 
 
-def _choose(rows: Sequence[Row], groups: Sequence[int], wanted: int) -> list[str]:
+def _choose(keys: Sequence[int], groups: Sequence[int], wanted: int) -> list[str]:
     sizes = Counter(groups)
-    keys: dict[int, str] = defaultdict(lambda: "~")
-    for row, group in zip(rows, groups, strict=True):
-        text = normalise(subject_of(row))
-        keys[group] = min(keys[group], hashlib.sha256((_SALT + text).encode()).hexdigest())
+    first: dict[int, int] = {}
+    for key, group in zip(keys, groups, strict=True):
+        first[group] = min(key, first.get(group, key))
     left = wanted
     chosen = set()
     # A group larger than half of what is wanted stays in training: a test part of one repeated question measures nothing.
-    for group in sorted(sizes, key=lambda g: (keys[g], g)):
+    for group in sorted(sizes, key=lambda g: (first[g], g)):
         if sizes[group] <= left and (sizes[group] == 1 or 2 * sizes[group] <= wanted):
             chosen.add(group)
             left -= sizes[group]

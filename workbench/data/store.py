@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import paths
-from workbench.data.rows import Row, assign_ids, dumps, read_jsonl
+from workbench.data.rows import Row, read_jsonl
 from workbench.data.scorers import check_scorer
 from workbench.errors import Conflict, IntegrityError, NotFound, UsageError
+from workbench.foreign import GIB, Limits
 from workbench.records import Dataset, check_name
 
 if TYPE_CHECKING:
     from workbench.data.checks import Report, RowLength
+    from workbench.data.formats import Recognised
+
+    Lengths = list[RowLength]
 
 __all__ = ["Datasets", "write_folder"]
 
@@ -98,37 +104,45 @@ class Datasets:
         `test_rows` of it), else `test_rows` rows or `test_share` of them. Either the whole dataset is there afterwards or
         nothing. Raises `DataError` (listing the rows at fault), `UsageError`, `Conflict`.
         """
-        from workbench.data.prepare import Reading, assign_sides, prepare, refuse
-        from workbench.data.source import shown
+        from workbench.data.prepare import Reading, write_set
 
-        file, test_file = Path(file), Path(test_file) if test_file is not None else None
-        name = check_name(name if name is not None else _name_of(file), "dataset name")
+        name = check_name(name if name is not None else _name_of(Path(file)), "dataset name")
         if scorer not in {None, "none"}:
             check_scorer(str(scorer))
         if name in self._folders():
             raise Conflict(f"There is already a dataset '{name}'.", hint="Choose another name: --name NAME")
         reading = Reading(form=form, mapping=mapping, raw=raw, system=system, drop=tuple(drop))
-        prepared = prepare(file, reading, test_file=test_file, test_rows=test_rows)
-        refuse(file, prepared)
-        rows = assign_sides(prepared, share=test_share, test_rows=test_rows)
-        report = prepared.report
-        if scorer is None and report.answers and rows[0]["form"] != "text":
-            scorer = "label"
-            report.notes.append(f"scored by label: {report.answers['different']} different answers (another way: --scorer)")
-        source = {"file": shown(file.name), "sha256": _sha256(file)}
-        if test_file is not None:
-            source |= {"test_file": shown(test_file.name), "test_sha256": _sha256(test_file)}
-        meta = {
-            "name": name,
-            "scorer": None if scorer == "none" else scorer,
-            "source": source,
-            "options": {**dataclasses.asdict(reading), "test_share": test_share, "test_rows": test_rows},
-            "added_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "report": report.as_dict(),
-        }
         _sweep(paths.datasets_dir())
-        write_folder(paths.datasets_dir() / name, rows, meta, _card(name, rows, meta))
+        with _staged(paths.datasets_dir() / name) as staged:
+            report, source, facts = _limits(file, test_file).run(
+                write_set,
+                _whole(file),
+                reading,
+                staged,
+                test_file=_whole(test_file) if test_file is not None else None,
+                share=test_share,
+                test_rows=test_rows,
+                to=staged / _DATA,
+            )
+            if scorer is None and report.answers and facts["form"] != "text":
+                scorer = "label"
+                report.notes.append(f"scored by label: {report.answers['different']} different answers (another way: --scorer)")
+            meta = {
+                "name": name,
+                "scorer": None if scorer == "none" else scorer,
+                "source": source,
+                "options": {**dataclasses.asdict(reading), "test_share": test_share, "test_rows": test_rows},
+                "added_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "report": report.as_dict(),
+            }
+            _complete(staged, meta, facts, _card(name, meta, facts))
         return _record(paths.datasets_dir() / name)
+
+    def recognise(self, file: str | Path, *, mapping: Mapping[str, str] | None = None, form: str | None = None) -> Recognised:
+        """What a file turns out to be, and the question it leaves open. Raises `DataError` for a file that is no table."""
+        from workbench.data.formats import recognise
+
+        return _limits(file).run(recognise, _whole(file), mapping=mapping, form=form)
 
     def check_file(
         self,
@@ -143,10 +157,16 @@ class Datasets:
         measure: Callable[[Sequence[Row]], Sequence[RowLength]] | None = None,
     ) -> Report:
         """Check a file as `add` would, and add nothing. Row problems are in the report; a file that is no table raises."""
-        from workbench.data.prepare import Reading, prepare
+        from workbench.data.prepare import Reading, check_files
 
         reading = Reading(form=form, mapping=mapping, raw=raw, system=system, drop=tuple(drop))
-        return prepare(Path(file), reading, test_file=Path(test_file) if test_file is not None else None, measure=measure).report
+        other = _whole(test_file) if test_file is not None else None
+        with tempfile.TemporaryDirectory(prefix="workbench-") as folder:
+            keep = Path(folder) / _DATA if measure is not None else None
+            report = _limits(file, test_file).run(check_files, _whole(file), reading, Path(folder), test_file=other, keep=keep)
+            if keep is not None and measure is not None:
+                _measure(report, keep, measure, drop)
+        return report
 
     def remove(self, name: str) -> Path:
         """Move a dataset of the home to `<home>/datasets/.trash`; returns where it went. Examples stay."""
@@ -170,35 +190,30 @@ class Datasets:
         for root in (paths.datasets_dir(), paths.bundled_datasets_dir()):
             if root.is_dir():
                 for folder in root.iterdir():
-                    if folder.is_dir() and not folder.name.startswith("."):
+                    own = root == paths.datasets_dir()  # else it is somebody's checkout, of which only the examples are for all
+                    if folder.is_dir() and not folder.name.startswith(".") and (own or _is_bundled(folder)):
                         found.setdefault(folder.name, folder)
         return dict(sorted(found.items()))
 
 
 def write_folder(folder: Path, rows: Sequence[Row], meta: dict[str, Any], card: str) -> None:
-    """Write a whole dataset folder beside its place, then rename it there: it exists complete or not at all.
-
-    `rows` carry `split`; ids are given here. `meta` holds name, scorer, source, report, …; hash and counts are added.
-    Raises `Conflict` when the folder exists.
+    """Write a whole dataset folder. `rows` carry `split`; ids are given here. `meta` holds name, scorer, source, report, …;
+    hash and counts are added. Raises `Conflict` when the folder exists.
     """
+    from workbench.data.prepare import write_rows
+
+    with _staged(folder) as staged:
+        _complete(staged, meta, write_rows(rows, staged / _DATA), card)
+
+
+@contextlib.contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """A folder beside the place of `folder`, renamed to it at the end: it exists complete or not at all."""
+    new = not folder.parent.exists()
     folder.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=".adding-", dir=folder.parent))
     try:
-        rows = assign_ids(rows)
-        data = "".join(dumps(row) + "\n" for row in rows).encode()
-        tests = sum(row["split"] == "test" for row in rows)
-        facts = {
-            "format": 1,
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "rows": len(rows),
-            "train_rows": len(rows) - tests,
-            "test_rows": tests,
-            "form": rows[0]["form"] if rows else "messages",
-        }
-        _write(staged / _DATA, data)
-        _write(staged / _CARD, card.encode())
-        _write(staged / _META, (json.dumps({**meta, **facts}, ensure_ascii=False, indent=1) + "\n").encode())
-        staged.chmod(0o755)
+        yield staged
         if folder.exists():
             raise Conflict(
                 f"There is already a dataset '{folder.name}'.", hint=f"Choose another name, or first: workbench data remove {folder.name}"
@@ -208,8 +223,61 @@ def write_folder(folder: Path, rows: Sequence[Row], meta: dict[str, Any], card: 
         except OSError as error:
             raise Conflict(f"There is already a dataset '{folder.name}'.", hint="Choose another name: --name NAME") from error
         _sync(folder.parent)
-    finally:
+    except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
+        if new:
+            with contextlib.suppress(OSError):  # somebody else's dataset is there by now
+                folder.parent.rmdir()
+        raise
+
+
+def _complete(staged: Path, meta: dict[str, Any], facts: dict[str, Any], card: str) -> None:
+    """Add card and facts to the rows, and see all of it on the disk."""
+    (staged / _CARD).write_text(card, encoding="utf-8")
+    (staged / _META).write_text(json.dumps({**meta, **facts}, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    for name in (_DATA, _CARD, _META):
+        _sync(staged / name)
+    staged.chmod(0o755)
+
+
+def _whole(file: str | Path) -> Path:
+    """Where the file of this name is: whoever names it may do so by a link."""
+    try:
+        return Path(file).resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):
+        return Path(file)  # its reader says what is wrong
+
+
+def _limits(file: str | Path, *others: str | Path | None) -> Limits:
+    """What the reader of a data file may use: the file itself is in memory, its rows are on the disk."""
+    from workbench.data.readers import MAX_BYTES
+    from workbench.data.source import shown
+
+    size = 0
+    for path in (file, *others):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            size = max(size, min(Path(path).stat().st_size, MAX_BYTES))  # type: ignore[arg-type]
+    heavy = ("numpy", "pyarrow.parquet", "workbench.data.prepare")
+    return Limits(shown(Path(file).name), memory=GIB + 2 * size, seconds=600, writes=16 * GIB, preload=heavy)
+
+
+def _measure(report: Report, kept: Path, measure: Callable[[Sequence[Row]], Sequence[RowLength]], drop: Sequence[str]) -> None:
+    """Add to a report what the lengths of the rows in the file `kept` (of `check_files`) say."""
+    from workbench.data.checks import Finding, length_problems, token_figures
+
+    lengths: Lengths = []
+    with kept.open(encoding="utf-8", errors="surrogatepass") as file:
+        for batch in iter(lambda: [json.loads(line) for line in itertools.islice(file, 10_000)], []):
+            for (line, name, _), length in zip(batch, measure([row for _, _, row in batch]), strict=True):
+                found = [Finding(kind, line, message, name) for kind, message in length_problems(length)]
+                if found and found[0].kind in drop:
+                    report.dropped[found[0].kind] = report.dropped.get(found[0].kind, 0) + 1
+                    report.rows -= 1
+                else:
+                    report.add(found)
+                    lengths.append(length)
+    report.tokens = token_figures(lengths)
+    report.problems.sort(key=lambda f: (f.file != report.problems[0].file, f.row or 0))
 
 
 def _name_of(file: Path) -> str:
@@ -220,12 +288,12 @@ def _name_of(file: Path) -> str:
     return re.sub(r"\.\.+", ".", name)
 
 
-def _card(name: str, rows: Rows, meta: dict[str, Any]) -> str:
-    tests = sum(row["split"] == "test" for row in rows)
+def _card(name: str, meta: dict[str, Any], facts: dict[str, Any]) -> str:
+    tests, rows = facts["test_rows"], facts["rows"]
     lines = [
         f"# {name}",
         "",
-        f"{len(rows):,} rows from `{meta['source']['file']}`; {tests:,} of them are the frozen test part, never trained on.",
+        f"{rows:,} rows from `{meta['source']['file']}`; {tests:,} of them are the frozen test part, never trained on.",
     ]
     lines += [f"Scorer: `{meta['scorer']}`." if meta["scorer"] else "No scorer: answers are judged by how well they are predicted.", ""]
     lines += [f"- {note}" for note in meta["report"]["notes"]]
@@ -240,16 +308,9 @@ def _sweep(root: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make the rename itself survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Have a file, or the renames in a folder, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -280,7 +341,10 @@ def _problem(folder: Path) -> str | None:
 
 
 def _is_bundled(folder: Path) -> bool:
-    return folder.parent == paths.bundled_datasets_dir() and bool(_meta(folder).get("bundled"))
+    try:
+        return folder.parent == paths.bundled_datasets_dir() and bool(_meta(folder).get("bundled"))
+    except (OSError, ValueError):
+        return False
 
 
 def _record(folder: Path) -> Dataset:

@@ -13,8 +13,7 @@ from typing import Any
 
 from workbench import paths
 from workbench.db.schema import HEAD
-from workbench.db.session import BUSY_MS, engine, plain_errors, sqlite_file
-from workbench.errors import DatabaseError
+from workbench.db.session import BUSY_MS, engine, explained, in_home, plain_errors, sqlite_file
 
 __all__ = ["from_json", "rows"]
 
@@ -22,7 +21,7 @@ __all__ = ["from_json", "rows"]
 def rows(sql: str, **parameters: Any) -> list[dict[str, Any]]:
     """The rows of one SELECT, as dictionaries. Brings an older schema up to date first; raises `DatabaseError`."""
     file = sqlite_file(paths.database_url())
-    if file is None:
+    if file is None or (file.is_file() and not in_home(file)):  # is it this home's?
         return _through_sqlalchemy(sql, parameters)
     if not file.is_file() or file.stat().st_size == 0:
         return []
@@ -35,8 +34,7 @@ def rows(sql: str, **parameters: Any) -> list[dict[str, Any]]:
                 return [dict(row) for row in connection.execute(sql, parameters)]
     except sqlite3.DatabaseError as error:
         if "no such table: alembic_version" not in str(error):
-            hint = "Put back a copy of it, or move it away to start with an empty one."
-            raise DatabaseError(f"The database {file} cannot be read: {error}.", hint=hint) from error
+            raise explained(error) from error
     return _through_sqlalchemy(sql, parameters)
 
 

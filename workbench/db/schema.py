@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "alembic_config", "ensure"]
 
-HEAD = "0001"
+HEAD = "0002"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _ADVISORY_KEY = 0x77627363  # one migration at a time on a PostgreSQL server
 

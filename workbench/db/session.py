@@ -6,9 +6,11 @@ SQLAlchemy is imported on first use, so that importing this module costs nothing
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +21,23 @@ from workbench.errors import DatabaseError, MissingDependency, UsageError
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-__all__ = ["clock", "dispose", "engine", "now", "plain_errors", "refuse_network_disk", "sqlite_file", "transaction", "when"]
+__all__ = [
+    "clock", "deleted", "dispose", "engine", "explained", "in_home", "now", "plain_errors", "refuse_network_disk", "sqlite_file",
+    "transaction", "when",
+]  # fmt: skip
 
 BUSY_MS = 30_000
 _NETWORK_DISKS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs", "ceph", "lustre"}
-_engines: dict[tuple[str, int], Engine] = {}
+_LEAST = 256 * 1024  # bytes: a disk with less free is full, whatever SQLite calls it
+
+
+@dataclass(frozen=True)
+class _Opened:
+    engine: Engine
+    inode: tuple[int, int] | None
+
+
+_engines: dict[tuple[str, int], _Opened] = {}
 _lock = threading.Lock()
 
 
@@ -50,11 +64,32 @@ def plain_errors() -> Iterator[None]:
     except (InterfaceError, Broken) as error:
         if not isinstance(error, InterfaceError | OperationalError) and type(error) is not Broken:
             raise  # a broken constraint, a mistake in the SQL
-        said = " ".join(str(error.orig).split()).rstrip(".?")
-        raise DatabaseError(
-            f"The database could not do it: {said}.",
-            hint="Look at WORKBENCH_DB, the server and the disk, then try again. Nothing is half written.",
-        ) from error
+        raise explained(error.orig or error) from error
+
+
+def explained(error: BaseException) -> DatabaseError:
+    """What a driver said, and what to do about it: a full disk needs other help than a broken file, and SQLite calls both an I/O error."""
+    file = sqlite_file(paths.database_url())
+    said = " ".join(str(error).split()).rstrip(".?")
+    code = str(getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None) or "")
+    where = "the disk of the server" if file is None else f"the disk of {file}"
+    if code in {"SQLITE_FULL", "53100"} or (file is not None and _room(file) < _LEAST):
+        what, hint = f"{where} is full", "Make room on it, then try again."
+    elif code.startswith("SQLITE_READONLY") or code == "25006" or (file is not None and not os.access(file.parent, os.W_OK)):
+        what, hint = f"{where} cannot be written", "Mount it for writing, or mend the permissions, then try again."
+    elif code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        what, hint = f"{file} is damaged", "Put back a copy of it, or move it away to start with an empty one. It was left as it is."
+        return DatabaseError(f"The database could not do it: {what} ({said}).", hint=hint)
+    else:
+        what, hint = "", "Look at WORKBENCH_DB, the server and the disk, then try again."
+    return DatabaseError(f"The database could not do it: {f'{what} ({said})' if what else said}.", hint=f"{hint} Nothing is half written.")
+
+
+def _room(file: Path) -> int:
+    try:
+        return shutil.disk_usage(file.parent).free
+    except OSError:
+        return _LEAST
 
 
 def now(connection: Connection) -> float:
@@ -80,24 +115,35 @@ def engine() -> Engine:
     """The engine of `paths.database_url()`, its schema brought up to date; one per URL and process."""
     url = paths.database_url()
     key = (url, os.getpid())  # a forked process must not share its parent's connections
-    found = _engines.get(key)
-    if found is None:
-        with _lock:
-            found = _engines.get(key)
-            if found is None:
-                from workbench.db import schema
+    with _lock:
+        found = _engines.get(key)
+        if found is not None and (there := _inode(url)) != found.inode:
+            if there is None:
+                raise DatabaseError(
+                    f"The database {sqlite_file(url)} was deleted while it was in use.",
+                    hint="Put it back; or end all processes of this workbench and begin again with an empty one.",
+                )
+            found.engine.dispose()  # somebody put another file in its place
+            found = None
+        if found is None:
+            from workbench.db import schema
 
-                made = _make_engine(url)
-                schema.ensure(made, url)
-                found = _engines[key] = made
-    return found
+            made = _make_engine(url)
+            schema.ensure(made, url)
+            if not in_home(sqlite_file(url)):
+                from workbench.db import owner
+
+                with plain_errors():
+                    owner.admit(made)
+            found = _engines[key] = _Opened(made, _inode(url))
+    return found.engine
 
 
 def dispose() -> None:
     """Close every connection of this process (before a server is stopped, after a test)."""
     with _lock:
         for (_, pid), made in _engines.items():
-            made.dispose(close=pid == os.getpid())
+            made.engine.dispose(close=pid == os.getpid())
         _engines.clear()
 
 
@@ -114,6 +160,26 @@ def sqlite_file(url: str) -> Path | None:
     )
 
 
+def deleted() -> bool:
+    """Was a SQLite file deleted that this process has open?"""
+    return any(opened.inode is not None and _inode(url) is None for (url, pid), opened in list(_engines.items()) if pid == os.getpid())
+
+
+def in_home(file: Path | None) -> bool:
+    """Is it a SQLite file of this home? Then it goes where the home goes, and nobody else's jobs are in it."""
+    return file is not None and file.resolve().is_relative_to(paths.home().resolve())
+
+
+def _inode(url: str) -> tuple[int, int] | None:
+    """Of a SQLite file that is there. A file that was deleted lives on, out of reach, for those who have it open."""
+    file = sqlite_file(url)
+    try:
+        found = file.stat() if file is not None else None
+    except OSError:
+        return None
+    return None if found is None else (found.st_dev, found.st_ino)
+
+
 def _make_engine(url: str) -> Engine:
     file = sqlite_file(url)
     return _postgres_engine(url) if file is None else _sqlite_engine(url, file)
@@ -122,7 +188,8 @@ def _make_engine(url: str) -> Engine:
 def _sqlite_engine(url: str, file: Path) -> Engine:
     from sqlalchemy import create_engine, event
 
-    file.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # SQLite says why it cannot open a file there
+        file.parent.mkdir(parents=True, exist_ok=True)
     refuse_network_disk(file)
     made = create_engine(url, connect_args={"timeout": BUSY_MS / 1000})
 
@@ -147,7 +214,8 @@ def _postgres_engine(url: str) -> Engine:
     except ImportError as error:
         raise MissingDependency("PostgreSQL needs psycopg.", hint="Run: pip install 'openweight-workbench[postgres]'") from error
     options = "-c statement_timeout=60000 -c lock_timeout=30000"
-    return create_engine(url, pool_pre_ping=True, pool_size=4, connect_args={"connect_timeout": 10, "options": options})
+    gone = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}  # a dead network, too
+    return create_engine(url, pool_pre_ping=True, pool_size=4, connect_args={"connect_timeout": 10, "options": options, **gone})
 
 
 def refuse_network_disk(file: Path, mounts: str | None = None) -> None:

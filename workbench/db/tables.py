@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Column, Dialect, Float, ForeignKey, Index, Integer, MetaData, PrimaryKeyConstraint, Table, Text, TypeDecorator
 
-__all__ = ["JsonText", "adapter_versions", "alias_log", "aliases", "attempts", "job_events", "jobs", "metadata", "slots"]
+__all__ = ["JsonText", "adapter_versions", "alias_log", "aliases", "attempts", "job_events", "jobs", "metadata", "slots", "store"]
 
 
 class JsonText(TypeDecorator[Any]):
@@ -22,22 +22,41 @@ class JsonText(TypeDecorator[Any]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return None if value is None else json.dumps(value, sort_keys=True, allow_nan=False)  # ASCII: every database keeps it
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return None if value is None else json.loads(value)
 
 
+class AnyText(TypeDecorator[str]):
+    """What people and libraries say. No database keeps half a surrogate pair, PostgreSQL no NUL: they are kept as `\\ud83d` and `␀`."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.replace("\0", "\u2400").encode("utf-8", "backslashreplace").decode()
+
+
 metadata = MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_name)s", "fk": "fk_%(table_name)s_%(column_0_name)s"})
+
+store = Table(
+    "store",
+    metadata,
+    Column("one", Integer, primary_key=True, autoincrement=False),  # always 1
+    Column("id", Text, nullable=False),  # of the home that the other tables speak of
+    Column("home", Text, nullable=False),  # where it was, and on which machine, to tell people
+    Column("host", Text, nullable=False),
+)
 
 jobs = Table(
     "jobs",
     metadata,
     Column("seq", Integer, primary_key=True, autoincrement=True),  # the order of the queue
     Column("id", Text, nullable=False, unique=True),
-    Column("key", Text, unique=True),  # the caller's idempotency key
+    Column("key", AnyText, unique=True),  # the caller's idempotency key
     Column("kind", Text, nullable=False),
-    Column("title", Text, nullable=False),
+    Column("title", AnyText, nullable=False),
     Column("spec", JsonText, nullable=False),
     Column("state", Text, nullable=False, index=True),
     Column("slots", Integer, nullable=False),
@@ -49,7 +68,7 @@ jobs = Table(
     Column("ended_at", Float),
     Column("cancel_requested_at", Float),
     Column("result", JsonText),
-    Column("error", Text),
+    Column("error", AnyText),
 )
 
 attempts = Table(
@@ -59,16 +78,16 @@ attempts = Table(
     Column("n", Integer, nullable=False),
     Column("token", Text, nullable=False, unique=True),  # the fencing token
     Column("state", Text, nullable=False, index=True),
-    Column("host", Text, nullable=False),
+    Column("host", Text, nullable=False),  # identity.node_id()
     Column("boot_id", Text, nullable=False),
     Column("lease_until", Float, nullable=False),
-    Column("started_at", Float, nullable=False),
+    Column("started_at", Float, nullable=False),  # when it was claimed, then when its shim reported
     Column("ended_at", Float),
     Column("shim_pid", Integer),  # NULL until the shim has reported for work
     Column("shim_started", Text),  # start time of that pid, so a reused pid is never taken for it
     Column("pgid", Integer),  # process group of the child
     Column("exit_code", Integer),
-    Column("error", Text),
+    Column("error", AnyText),
     PrimaryKeyConstraint("job_id", "n"),
 )
 
@@ -80,7 +99,7 @@ job_events = Table(
     Column("n", Integer),  # the attempt, where one is meant
     Column("at", Float, nullable=False),
     Column("what", Text, nullable=False),
-    Column("detail", Text, nullable=False),
+    Column("detail", AnyText, nullable=False),
 )
 
 slots = Table(

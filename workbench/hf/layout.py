@@ -25,19 +25,21 @@ def known(model_type: str) -> bool:
     return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
-def lay_out(config: dict[str, Any], tensors: Sequence[str]) -> list[dict[str, Any]] | None:
-    """Every parameter of the model that `config` (a config.json) describes, in the order in which it holds them.
+def lay_out(config: dict[str, Any], tensors: Sequence[str]) -> dict[str, Any]:
+    """What there is to know of the model that `config` (a config.json) describes: {"parameters", "attends", "carries"}.
 
-    Each as {"name", "shape", "turned", "tensors"}: `turned` where a product of LoRA factors is added transposed (Conv1D, embeddings,
-    experts stored as input x output); `tensors` are the names, among those given, of what it is made of. A tied parameter stands
-    under each of its names. None for a configuration that transformers builds no causal language model of without code of its own.
+    "parameters", in the order in which the model holds them, each as {"name", "shape", "turned", "tensors"}: `turned` where a product
+    of LoRA factors is added transposed (Conv1D, embeddings, experts stored as input x output); `tensors` are the names, among those
+    given, of what it is made of. A tied parameter stands under each of its names. `attends`: its attention goes through
+    transformers' attention interface; `carries`: some layers hand a state, or the last few tokens, on from token to token.
+    {} for a configuration that transformers builds no causal language model of without code of its own.
     """
     try:
         known = AutoConfig.for_model(**{key: value for key, value in config.items() if key not in {"auto_map", "quantization_config"}})
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(known, trust_remote_code=False)
     except Exception:  # whatever a stranger's configuration makes transformers do: then the names on disk are all there is
-        return None
+        return {}
     sources = _sources(model, tensors)
     made_of: dict[int, list[str]] = {}
     found = []
@@ -47,7 +49,10 @@ def lay_out(config: dict[str, Any], tensors: Sequence[str]) -> list[dict[str, An
             name = f"{path}.{last}" if path else last
             made_of.setdefault(id(parameter), []).extend(sources.get(name, []))
             found.append({"name": name, "shape": tuple(parameter.shape), "turned": turned, "tensors": made_of[id(parameter)]})
-    return found
+    decoder = model.base_model if not hasattr(model.base_model, "language_model") else model.base_model.language_model
+    kinds = getattr(known.get_text_config(), "layer_types", None) or []
+    carries = any(isinstance(module, torch.nn.Conv1d) for module in decoder.modules()) or "linear_attention" in kinds
+    return {"parameters": found, "attends": bool(model._supports_attention_backend), "carries": carries}
 
 
 def _sources(model: Any, tensors: Sequence[str]) -> dict[str, list[str]]:

@@ -7,13 +7,24 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from workbench import paths
+from workbench.bases.files import TEMPLATE_BYTES, loadable
 from workbench.errors import IntegrityError, UsageError
 
-__all__ = ["PLAIN_TEMPLATE", "compute_dtype", "device", "has_bf16_units", "load_adapter", "load_base", "load_tokenizer", "set_threads"]
+__all__ = [
+    "PLAIN_TEMPLATE",
+    "compute_dtype",
+    "device",
+    "has_bf16_units",
+    "load_adapter",
+    "load_base",
+    "load_tokenizer",
+    "misfits",
+    "set_threads",
+]
 
 # For bases that come without a chat template: plain words and the end-of-text token only, so no vocabulary is added.
 PLAIN_TEMPLATE = (
@@ -58,12 +69,21 @@ def set_threads(threads: int | None = None) -> int:
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a base or adapter folder: with a pad token, right padding and a chat template.
 
-    Raises `UsageError` when it has no fast tokenizer, because labels are placed by character offsets.
+    Raises `UsageError` when it cannot be read, has a chat template that is too long, or no fast tokenizer, because labels are
+    placed by character offsets.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of the tokenizers library
+            raise
         raise UsageError(f"There is no tokenizer in {folder} that can be read: {_first_line(error)}") from None
+    templates = tokenizer.chat_template
+    for text in templates.values() if isinstance(templates, dict) else [templates or ""]:
+        if len(str(text)) > TEMPLATE_BYTES:
+            raise UsageError(f"The chat template in {folder} is longer than {TEMPLATE_BYTES:,} characters.", hint="Replace it.")
     if not tokenizer.is_fast:
         raise UsageError(f"The tokenizer in {folder} has no tokenizer.json.", hint="Convert it with transformers and add the base again.")
     if tokenizer.eos_token is None:
@@ -83,19 +103,24 @@ def load_base(folder: Path, *, dtype: torch.dtype, quantized: str | None = None,
     `nested` quantises the quantisation constants too).
     `attn` is transformers' `attn_implementation`. Raises `IntegrityError` when weights are torn, missing or do not fit.
     """
-    config = None
+    quantization = None
     if quantized is not None:
         if quantized not in {"nf4", "fp4"}:
             raise UsageError(f"'{quantized}' is no 4-bit type.", hint="Use nf4 or fp4.")
-        config = BitsAndBytesConfig(
+        quantization = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type=quantized, bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=nested
         )
     transformers_logging.disable_progress_bar()  # one line per weight says nothing in a job's log
+    files = loadable(folder)
     try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        config.transformers_weights = files[0].name if files[0].name == "model.safetensors" else "model.safetensors.index.json"
+        config._experts_implementation = None  # the file may not decide what code runs, as `attn` below
         model, info = AutoModelForCausalLM.from_pretrained(
             str(folder),
+            config=config,
             dtype=dtype,
-            quantization_config=config,
+            quantization_config=quantization,
             attn_implementation=attn,
             device_map={"": device()} if quantized else None,
             local_files_only=True,
@@ -103,15 +128,19 @@ def load_base(folder: Path, *, dtype: torch.dtype, quantized: str | None = None,
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise IntegrityError(f"The base in {folder} cannot be loaded: {_first_line(error)}", hint="Check it: workbench base show") from None
-    wrong = [f"missing {key}" for key in sorted(info["missing_keys"])] + [f"misshapen {key[0]}" for key in info["mismatched_keys"]]
-    if wrong:
+    if wrong := misfits(info):
         raise IntegrityError(
             f"The weights in {folder} do not fit their config.json: {', '.join(wrong[:8])}.", hint="Check it: workbench base show"
         )
     model.config.use_cache = True
     return (model if quantized else model.to(device())).eval()
+
+
+def misfits(info: dict[str, Any]) -> list[str]:
+    """Of a model's `output_loading_info`: what in it is random numbers, because the files have no such weights."""
+    return [f"missing {key}" for key in sorted(info["missing_keys"])] + [f"misshapen {key[0]}" for key in info["mismatched_keys"]]
 
 
 def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
@@ -121,6 +150,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     module and each module its weight: PEFT itself would go on with an adapter that does nothing.
     """
     from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
     from safetensors.torch import load_file
 
     weights = folder / "adapter_model.safetensors"
@@ -133,7 +163,8 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     except ValueError as error:
         raise IntegrityError(f"The adapter in {folder} does not fit this base: {error}") from None
     wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    state = load_file(weights)
+    # experts saved one by one, as transformers 4 held them, become what this version holds; anything else stays as it is
+    state = convert_peft_adapter_state_dict_for_transformers(wrapped, wrapped.peft_config["default"], load_file(weights))
     problems = [f"no weight for {key}" for key in sorted(wanted.keys() - state.keys())]
     problems += [f"no module for {key}" for key in sorted(state.keys() - wanted.keys())]
     problems += [
@@ -148,6 +179,6 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     return wrapped.to(device()) if trainable else wrapped.to(device()).eval()
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     """Of a library's error, the line that says what is wrong; the rest is advice about hubs."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -176,8 +176,7 @@ def scored(model: Any, batch: Pack | dict[str, Tensor], *, tiles: bool = False, 
 
     The output layer runs only where something is learned.
     """
-    packed = isinstance(batch, Pack)
-    inputs, next_labels = inputs_of(batch), batch.next_labels if packed else batch["next_labels"]
+    inputs, next_labels = inputs_of(batch), batch.next_labels if isinstance(batch, Pack) else batch["next_labels"]
     if balance:
         inputs["output_router_logits"] = True
     learned = next_labels != IGNORED

@@ -21,6 +21,7 @@ from workbench.hf.rope import length_kind
 
 __all__ = [
     "Footprint",
+    "beside_all_linear",
     "check_change",
     "check_fit",
     "check_targets",
@@ -31,6 +32,8 @@ __all__ = [
     "stop_at_end_of_turn",
     "supervised",
 ]
+
+_STATE_SPACE = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})  # as `_check_lora_target_modules_mamba` has them
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,17 @@ def check_targets(model: Any, targets: Sequence[str], parameters: Sequence[str] 
                 f"{key}: this base has no {' and no '.join(unknown)}.",
                 hint=f"It has: {short}; all-linear takes them all." if parts == 1 else f"It has: {short or 'none'}.",
             )
+
+
+def beside_all_linear(model: Any) -> list[str]:
+    """Modules that PEFT's all-linear takes for linear layers although they do more, such as a router that also chooses (it returns
+    a pair), and those of state-space models whose weights are used without their forward pass, which PEFT refuses."""
+    own = [
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, torch.nn.Linear) and type(m).__module__.startswith("transformers.models.")
+    ]
+    return own + (["out_proj"] if model.config.model_type in _STATE_SPACE else [])
 
 
 def load_start(model: Any, weights: Path) -> None:
@@ -167,14 +181,19 @@ def learned_log_probs(model: Any, rows: Sequence[Row], *, packs: bool, tokens: i
     return torch.cat(parts).cpu()
 
 
-def check_change(before: torch.Tensor, after: torch.Tensor) -> float:
-    """The largest change of a learned token's log-probability; raises `TrainingError` when training changed nothing."""
+def check_change(before: torch.Tensor, after: torch.Tensor, noise: float) -> float:
+    """The largest change of a learned token's log-probability; raises `TrainingError` when training changed nothing.
+
+    `noise` is how far apart the base scored the same tokens twice, in other batches: a change within it is rounding.
+    """
     if not bool(torch.isfinite(after).all()):
         raise TrainingError("The trained weights give NaN.", hint="Lower learning_rate to a tenth and start again.")
     change = float((after - before).abs().max())
-    if change == 0.0:
+    noise = max(noise, 8 * torch.finfo(before.dtype).eps * float(before.abs().max()))  # where both sums happened to round alike
+    if change <= noise:
         raise TrainingError(
-            "Training changed nothing: the model answers exactly as the base does.", hint="Raise learning_rate or the number of steps."
+            f"Training changed nothing: no log-probability moved by more than {change:.0e}, and rounding alone moves them by {noise:.0e}.",
+            hint="Raise learning_rate or the number of steps.",
         )
     return change
 

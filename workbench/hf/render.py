@@ -86,7 +86,7 @@ def render(tokenizer: Any, row: dict[str, Any], *, max_length: int, assistant_on
         answers = [(len(prompt), len(text))]
         learned = answers if completion_only else [(0, len(text))]
         contents = [(0, len(text))]
-    encoded = tokenizer(text, add_special_tokens="messages" not in row, return_offsets_mapping=True, verbose=False)
+    encoded = _encode(tokenizer, text, special="messages" not in row)
     ids: list[int] = list(encoded["input_ids"])
     offsets: list[_Range] = [(start, end) for start, end in encoded["offset_mapping"]]
     if "messages" not in row and len(ids) > 1 and ids[-1] == ids[-2] == tokenizer.eos_token_id:
@@ -149,11 +149,22 @@ def _overlaps(start: int, end: int, ranges: Sequence[_Range]) -> bool:
     return any(start < stop and end > begin for begin, stop in ranges)
 
 
+def _encode(tokenizer: Any, text: str, *, special: bool) -> Any:
+    try:
+        return tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # what the tokenizers library raises is none of Exception
+            raise
+        raise DataError(f"The base's tokenizer breaks on this text: {str(error)[:300]}.", hint="Use another base.") from None
+
+
 def _apply(tokenizer: Any, messages: Sequence[dict[str, Any]], tools: Any, *, ask: bool = False) -> str:
     """The conversation as the chat template writes it; with `ask`, ready for the assistant's next turn."""
     plain = [{**{key: m[key] for key in m if key != "train"}, "content": m.get("content") or ""} for m in messages]
     try:
         return str(tokenizer.apply_chat_template(plain, tools=tools or None, tokenize=False, add_generation_prompt=ask))
+    except MemoryError:
+        raise
     except Exception as error:  # templates are programs: they raise jinja2 errors, TypeErrors, whatever they like
         raise DataError(
             f"The base's chat template refuses this conversation: {error}", hint="Check the roles and their order: workbench data check"
@@ -166,7 +177,7 @@ class _Placed(NamedTuple):
     text: str
     answers: list[_Range]  # with their end-of-turn tokens
     kept_out: list[_Range]  # the answers that are not to be learned
-    contents: list[_Range]  # of the other messages
+    contents: list[_Range]  # of the other messages, and those answers
     altered: bool  # white space around an answer was dropped
 
 
@@ -180,7 +191,11 @@ def _conversation(tokenizer: Any, messages: list[dict[str, Any]], tools: Any) ->
         if message["role"] == "assistant":
             start, end = _answer(tokenizer, text, messages, i, tools)
             _check_tool_calls(message, text[start:end])
-            (kept_out if message.get("train") is False else answers).append((start, end))
+            if message.get("train", True):
+                answers.append((start, end))
+            else:
+                kept_out.append((start, end))
+                contents.append((start, end))
             said = str(message.get("content") or "")
             altered |= said not in text[start:end] and said.strip() in text[start:end]
             at = max(at, end)

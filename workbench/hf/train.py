@@ -158,6 +158,7 @@ class _Run:
         self._fit_memory()
         self._watched = (data.held or data.train)[:8]
         self._before = self._scores()
+        self._noise = float((self._scores(tokens=1) - self._before).abs().max())  # row by row: other sums, the same numbers
 
     def _load(self, base: Path) -> Any:
         recipe = self.recipe
@@ -169,12 +170,14 @@ class _Run:
         if whole:
             return model.requires_grad_(True)
         preflight.check_targets(model, recipe.lora_target_modules, recipe.target_parameters)
+        every = recipe.lora_target_modules == ("all-linear",)
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=recipe.lora_r,
             lora_alpha=recipe.lora_alpha,
             lora_dropout=recipe.lora_dropout,
-            target_modules="all-linear" if recipe.lora_target_modules == ("all-linear",) else list(recipe.lora_target_modules),
+            target_modules="all-linear" if every else list(recipe.lora_target_modules),
+            exclude_modules=(preflight.beside_all_linear(model) or None) if every else None,
             use_rslora=recipe.use_rslora,
             use_dora=recipe.use_dora,
             target_parameters=list(recipe.target_parameters) or None,
@@ -199,7 +202,13 @@ class _Run:
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         learning = 12 * sum(p.numel() for p in self.model.parameters() if p.requires_grad)  # gradient and Adam's two moments
         room = machine.activation_room(self.machine, weights + learning)
-        trial = preflight.probe(self.model, self.data.train, self.dtype)
+        try:
+            trial = preflight.probe(self.model, self.data.train, self.dtype)
+        except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            raise TrainingError(
+                f"A first pass through this base fails with method {self.recipe.method}: {str(error).splitlines()[0]}",
+                hint="Use method lora." if self.recipe.quantized else "Name other modules in lora_target_modules, or use another base.",
+            ) from error
         longest = max(len(ids) for ids, _ in self.data.train)
         needed = weights + learning + longest * trial.bytes_per_token
         self.random = trial.proof.random
@@ -268,16 +277,16 @@ class _Run:
         trainer.add_callback(follower)
         return trainer, follower
 
-    def _scores(self) -> torch.Tensor:
+    def _scores(self, tokens: int = 1024) -> torch.Tensor:
         self.model.eval()
         with torch.autocast(self.machine.device, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            return preflight.learned_log_probs(self.model, self._watched, packs=self.packs)
+            return preflight.learned_log_probs(self.model, self._watched, packs=self.packs, tokens=tokens)
 
     def finish(self) -> float:
         """How far training moved the answers of what is saved; raises `TrainingError` when it did not, or not to numbers."""
         learned = self._scores()
-        change = preflight.check_change(self._before, learned)
-        return change if self.recipe.method != "sft" else preflight.check_change(self._before, self._round(learned))
+        change = preflight.check_change(self._before, learned, self._noise)
+        return change if self.recipe.method != "sft" else preflight.check_change(self._before, self._round(learned), self._noise)
 
     def _round(self, learned: torch.Tensor) -> torch.Tensor:
         """Round all weights to the dtype they are saved in, and return the scores they have then.

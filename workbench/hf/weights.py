@@ -2,8 +2,7 @@
 
 The reading, naming and dequantising is transformers' own; we only keep its two slow helpers from doing the same work
 again and again (`_quick_gguf`), and put right what a GGUF file says loosely (`_tidy_config`, `_split_digits`).
-Run as a program (`python -m workbench.hf.weights`) it takes one JSON line on stdin and answers in JSON lines on stdout,
-so that the process which asked never imports torch.
+It runs in a child of `workbench.bases.limited`, so that the process which asked never imports torch.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import functools
 import json
 import os
 import struct
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from workbench.errors import IntegrityError, SourceError, UsageError, WorkbenchError
+from workbench.errors import IntegrityError, SourceError, UsageError
+from workbench.hf.load import misfits
 
 __all__ = ["DTYPES", "convert_gguf", "recast"]
 
@@ -110,8 +109,11 @@ def _split_digits(tokenizer: Any, splitting: str | None) -> None:
         )
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    """The file's short text entries; raises `IntegrityError` when it is no whole GGUF file."""
+def _metadata(path: Path) -> tuple[dict[str, Any], int]:
+    """The file's short text entries, and how many numbers its weights are; raises `IntegrityError` when it is no whole GGUF file.
+
+    Factors of rotary positions (`rope_freqs` and such) are no weights: transformers makes them from the configuration.
+    """
     try:
         if path.read_bytes()[:4] != b"GGUF" if path.stat().st_size < 64 else False:
             raise ValueError("too short")
@@ -119,11 +121,30 @@ def _metadata(path: Path) -> dict[str, Any]:
         end = max((int(t.data_offset) + int(t.n_bytes) for t in reader.tensors), default=0)
         if not reader.tensors or end > path.stat().st_size:
             raise ValueError("its tensors do not fit into the file")
-    except (ValueError, IndexError, KeyError, struct.error, OSError, OverflowError, MemoryError) as error:
+        keys = ("general.architecture", "general.license", "general.name", "tokenizer.ggml.pre", "tokenizer.ggml.model")
+        found = {key: reader.get_field(key) for key in keys}
+        _refuse_part(path, reader)
+    except (ValueError, IndexError, KeyError, TypeError, struct.error, OSError, OverflowError, RecursionError) as error:
         raise IntegrityError(f"{path.name} is not a whole GGUF file: {error}.", hint="Fetch it again.") from None
-    keys = ("general.architecture", "general.license", "general.name", "tokenizer.ggml.pre", "tokenizer.ggml.model")
-    found = {key: reader.get_field(key) for key in keys}
-    return {key: str(field.contents()) for key, field in found.items() if field is not None}
+    have = sum(int(tensor.n_elements) for tensor in reader.tensors if not tensor.name.startswith("rope_"))
+    return {key: str(field.contents()) for key, field in found.items() if field is not None}, have
+
+
+def _refuse_part(path: Path, reader: gguf.GGUFReader) -> None:
+    """Raise `IntegrityError` when other files hold the rest of the model, before it is built with random numbers in their place."""
+    said = {key: int(field.contents()) for key in ("split.no", "split.count") if (field := reader.get_field(key)) is not None}
+    if said.get("split.count", 1) > 1:
+        raise IntegrityError(
+            f"{path.name} is part {said.get('split.no', 0) + 1} of {said['split.count']} of a model; the other parts are needed too.",
+            hint="Join them: llama-gguf-split --merge FIRST-PART.gguf WHOLE.gguf",
+        )
+    counts = [int(field.contents()) for name, field in reader.fields.items() if name.endswith(".block_count")]
+    blocks = {tensor.name.split(".")[1] for tensor in reader.tensors if tensor.name.startswith("blk.")}
+    if counts and max(counts) > len(blocks):
+        raise IntegrityError(
+            f"{path.name} is incomplete: it says that it has {max(counts):,} blocks and holds tensors of {len(blocks):,}.",
+            hint="Fetch it again, in full.",
+        )
 
 
 def convert_gguf(path: Path, out: Path, dtype: str = "bfloat16", *, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
@@ -135,18 +156,19 @@ def convert_gguf(path: Path, out: Path, dtype: str = "bfloat16", *, say: Callabl
     if dtype not in DTYPES:
         raise UsageError(f"'{dtype}' is no type for weights.", hint=f"Use one of {', '.join(DTYPES)}.")
     with _quick_gguf():
-        facts = _metadata(path)
+        facts, have = _metadata(path)
         try:
             say("Reading the tokenizer")
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, trust_remote_code=False)
             _split_digits(tokenizer, facts.get("tokenizer.ggml.pre"))
             say("Unpacking the weights")
-            model = AutoModelForCausalLM.from_pretrained(
+            model, info = AutoModelForCausalLM.from_pretrained(
                 str(path.parent),
                 gguf_file=path.name,
                 dtype=getattr(torch, dtype),
                 quantization_config=GgufConfig(dequantize=True),
                 trust_remote_code=False,
+                output_loading_info=True,
             )
         except (ValueError, KeyError, IndexError, NotImplementedError, AttributeError, TypeError, RuntimeError) as error:
             what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -155,6 +177,13 @@ def convert_gguf(path: Path, out: Path, dtype: str = "bfloat16", *, say: Callabl
                 hint="Use the model's safetensors instead: workbench base add NAME --source hub:ORG/MODEL",
             ) from error
         _check_tokenizer(tokenizer, path)
+    wrong = misfits(info) + [f"unexpected {key}" for key in sorted(info["unexpected_keys"])]
+    if have != model.num_parameters():  # tensors that it has no place for are dropped without a word
+        wrong.append(f"it holds {have:,} numbers and the model has {model.num_parameters():,}")
+    if wrong:
+        raise IntegrityError(
+            f"{path.name} does not hold the model that it describes: {', '.join(wrong[:8])}.", hint="Fetch it again, in full."
+        )
     say("Saving")
     _save(model, tokenizer, out)
     facts = {key.removeprefix("general."): value for key, value in facts.items() if key.startswith("general.")}
@@ -210,35 +239,3 @@ def recast(folder: Path, dtype: str) -> None:
     data.pop("torch_dtype", None)
     config.unlink()
     config.write_text(json.dumps({**data, "dtype": dtype}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def main() -> int:
-    """One request on stdin, progress and one answer on stdout, each a JSON line."""
-    answer = sys.stdout
-    sys.stdout = sys.stderr  # whatever a library prints must not mix with the answer
-
-    def tell(**line: Any) -> None:
-        answer.write(json.dumps(line) + "\n")
-        answer.flush()
-
-    import transformers.models.llama.modeling_llama  # noqa: F401 - three seconds of imports, while the caller still fetches the file
-
-    text = sys.stdin.readline()
-    if not text.strip():
-        return 0  # the caller changed its mind
-    request = json.loads(text)
-    try:
-        if "recast" in request:
-            recast(Path(request["recast"]), request["dtype"])
-            done: dict[str, Any] = {}
-        else:
-            done = convert_gguf(Path(request["gguf"]), Path(request["out"]), request["dtype"], say=lambda words: tell(progress=words))
-    except WorkbenchError as error:
-        tell(error=type(error).__name__, message=error.message, hint=error.hint)
-        return 1
-    tell(done=done)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Gives waiting jobs to shims and takes over from dead ones. One per home: it holds `<home>/jobs/dispatcher.lock`.
+"""Gives waiting jobs to shims and takes over from dead ones. One per home and machine: it holds `<home>/jobs/dispatcher….lock`.
 
 It may be killed at any moment: shims go on without it, and the next dispatcher finds everything in the database
 and the attempts' folders. `python -m workbench.jobs.dispatcher` is what `ensure_running` starts.
@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import dataclasses
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -20,10 +19,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import paths
+from workbench import identity, paths
 from workbench.db.reading import rows
-from workbench.db.session import clock, sqlite_file
-from workbench.errors import Conflict, Fenced
+from workbench.db.session import clock, deleted, engine, sqlite_file
+from workbench.errors import Conflict, DatabaseError, Fenced
 from workbench.jobs import endings, launch, processes
 from workbench.jobs.endings import Ending
 from workbench.jobs.folder import LOCK, ORDER, PROCESSES, SHIM_LOG, attempt_dir, read_json, write_json
@@ -38,11 +37,13 @@ Say = Callable[[str], None]
 
 
 def _lock_file() -> Path:
-    return paths.jobs_dir() / "dispatcher.lock"
+    """Machines that share a home share a database server, and each has a dispatcher of its own."""
+    of_machine = "" if sqlite_file(paths.database_url()) is not None else f"-{identity.node_id()}"
+    return paths.jobs_dir() / f"dispatcher{of_machine}.lock"
 
 
 def is_running() -> bool:
-    """Does a dispatcher hold this home's lock?"""
+    """Does a dispatcher of this home run on this machine?"""
     return processes.is_locked(_lock_file())
 
 
@@ -56,9 +57,9 @@ def ensure_running(timing: Timing | None = None, *, slots: int | None = None) ->
         if is_running():
             return
     try:
-        log = folder / "dispatcher.log"
+        log = _lock_file().with_suffix(".log")
         if log.exists() and log.stat().st_size > 2_000_000:
-            log.replace(folder / "dispatcher.log.1")
+            log.replace(log.with_suffix(".log.1"))
         given = ["--leave-when-idle", "--lock", str(handle), "--timing", (timing or Timing()).to_json()]
         given += ["--slots", str(slots)] if slots else []
         started = launch.detached("workbench.jobs.dispatcher", *given, output=log, cwd=folder, keep=[handle])
@@ -105,19 +106,20 @@ class Dispatcher:
 
     def __init__(self, *, slots: Sequence[str] | None = None, timing: Timing | None = None, say: Say = lambda text: None) -> None:
         self.timing, self.say = timing or Timing(), say
-        self.host, self.boot_id = platform.node(), processes.boot_id()
+        self.host, self.boot_id = identity.node_id(), processes.boot_id()
         self.slots = list(slots) if slots else machine_slots()
         self.shims: dict[str, subprocess.Popen[bytes]] = {}  # by token; only those this process started
         self.failed: set[str] = set()  # tokens whose shim was seen to end
-        self._registered, self._said = False, ""
+        self._registered: object = None  # the opened database that knows our slots
+        self._said: dict[str, None] = {}
 
     def step(self) -> bool:
         """True when there is anything to do now or later. Errors of the database pass through."""
         from workbench.jobs import queue  # imports SQLAlchemy
 
-        if not self._registered:
+        if (opened := engine()) is not self._registered:
             queue.register_slots(self.host, self.slots)
-            self._registered = True
+            self._registered = opened
         for token, shim in list(self.shims.items()):
             if shim.poll() is not None:
                 self.failed.add(token)
@@ -149,19 +151,24 @@ class Dispatcher:
         found = rows(f"SELECT a.*, {clock()} AS t FROM attempts a WHERE a.state = 'running'")
         mine = [row for row in found if self._is_ours(row)]
         for row in mine:
-            if row["shim_pid"] is not None or row["token"] in self.failed or row["t"] > row["lease_until"]:
+            seen = row["boot_id"] == self.boot_id and (row["shim_pid"] is not None or row["token"] in self.failed)
+            if seen or self._is_over(row["t"], row["lease_until"]):
                 try:
                     self._take_over_if_dead(row)
-                except (OSError, ValueError) as error:  # a folder that cannot be read must not stop the others
-                    self.say(f"job {row['job_id']}: attempt {row['n']} cannot be judged: {error}")
+                except DatabaseError:
+                    raise
+                except Exception as error:  # whatever its folder holds must not stop the others
+                    self._say_once(f"job {row['job_id']}: attempt {row['n']} cannot be judged: {type(error).__name__}: {error}")
         self.failed &= {row["token"] for row in mine}
         return bool(mine)
 
     def _is_ours(self, row: dict[str, Any]) -> bool:
-        """Death can be proven here only for what ran on this machine and in this home."""
-        if sqlite_file(paths.database_url()) is not None or row["host"] == self.host:
-            return True
-        return row["boot_id"] == self.boot_id and (attempt_dir(row["job_id"], row["n"]) / ORDER).exists()
+        """Death can be proven here only for what ran on this machine; after a restart of it, or of its clone, by the lease alone."""
+        return sqlite_file(paths.database_url()) is not None or row["host"] == self.host or row["boot_id"] == self.boot_id
+
+    def _is_over(self, t: float, lease_until: float) -> bool:
+        """The lease has run out, or ends later than any lease can: then the clock was put back."""
+        return t > lease_until or lease_until - t > 10 * self.timing.lease
 
     def _take_over_if_dead(self, row: dict[str, Any]) -> None:
         """Prove death (lock free, supervisor gone), kill what is left, record how it ended: all while holding the lock,
@@ -216,10 +223,14 @@ class Dispatcher:
         try:
             return self.step()
         except Exception as error:  # whatever the driver raises while the server restarts
-            if (text := f"{type(error).__name__}: {error}") != self._said:
-                self.say(text)
-            self._said = text  # an outage of a day is one line
-            return True
+            self._say_once(f"{type(error).__name__}: {error}")
+            return not deleted()  # nobody can submit to a database that is no more
+
+    def _say_once(self, text: str) -> None:
+        """An outage of a day is one line."""
+        if text not in self._said:
+            self.say(text)
+        self._said = dict.fromkeys([*list(self._said)[-20:], text])
 
 
 def _take_lock() -> int | None:

@@ -34,7 +34,7 @@ def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
     temp = path.with_name(f".{path.name}.{os.getpid()}")
     handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, sort_keys=True)
+        json.dump(value, file, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temp, path)

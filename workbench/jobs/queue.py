@@ -8,6 +8,7 @@ a token whose attempt is no longer `running` changes nothing and gets `Fenced`.
 from __future__ import annotations
 
 import json
+import platform
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from sqlalchemy.exc import IntegrityError as KeyTaken
 
 from workbench.db.session import now, transaction
 from workbench.db.tables import attempts, job_events, jobs, slots
-from workbench.errors import Conflict, Fenced, JobError, NotFound, UsageError
+from workbench.errors import Conflict, Fenced, JobError, NotFound, UsageError, WorkbenchError
 from workbench.jobs.endings import Ending
 from workbench.records import JobState
 
@@ -117,7 +118,8 @@ def claim(host: str, boot_id: str, *, lease: float) -> Claim | None:
         t = now(connection)
         total = connection.execute(select(func.count()).select_from(slots).where(slots.c.host == host)).scalar_one()
         waiting = select(jobs).where(jobs.c.state == JobState.queued.value, jobs.c.slots <= total)
-        due = waiting.where((jobs.c.not_before.is_(None)) | (jobs.c.not_before <= t)).order_by(jobs.c.seq).limit(1)
+        no_wait = jobs.c.not_before.is_(None) | (jobs.c.not_before <= t) | (jobs.c.not_before > t + _MAX_WAIT)  # the clock was put back
+        due = waiting.where(no_wait).order_by(jobs.c.seq).limit(1)
         job = connection.execute(due.with_for_update(skip_locked=True)).one_or_none()
         if job is None:
             return None
@@ -137,7 +139,7 @@ def _start_attempt(
     connection.execute(insert(attempts).values(**row, lease_until=lease_until, started_at=t))
     connection.execute(update(slots).where(slots.c.host == host, slots.c.name.in_(names)).values(token=token))
     connection.execute(update(jobs).where(jobs.c.id == job.id).values(state=JobState.running.value, not_before=None))
-    _note(connection, job.id, n, "claimed", f"on {host}, slots {', '.join(names)}")
+    _note(connection, job.id, n, "claimed", f"on {platform.node()}, slots {', '.join(names)}")
     return Claim(job.id, n, token, job.kind, job.spec, names)
 
 
@@ -145,7 +147,8 @@ def begin(token: str, *, pid: int, started: str, lease: float) -> bool:
     """The shim reports for work. True when the job was cancelled meanwhile. Raises `Fenced`."""
     with transaction() as connection:
         job, n = _own(connection, token)
-        values = {"shim_pid": pid, "shim_started": started, "lease_until": now(connection) + lease}
+        t = now(connection)
+        values = {"shim_pid": pid, "shim_started": started, "started_at": t, "lease_until": t + lease}
         connection.execute(update(attempts).where(attempts.c.token == token).values(**values))
         _note(connection, job.id, n, "started", f"supervisor {pid}")
         return job.cancel_requested_at is not None
@@ -179,8 +182,19 @@ def cancel_wanted(token: str) -> bool:
 def finish(token: str, ending: Ending) -> JobState:
     """Record how the attempt ended, free its slots, decide what becomes of the job. Raises `Fenced`.
 
-    Work that was done counts as done, even if somebody asked to cancel a moment before.
+    Work that was done counts as done, even if somebody asked to cancel a moment before. What the database cannot keep
+    fails the job, with a reason: an attempt that never ends would hold its slot for ever.
     """
+    try:
+        return _finish(token, ending)
+    except WorkbenchError:
+        raise
+    except Exception as error:  # whatever the drivers think of a value
+        said = f"It {ending.how}, but how cannot be recorded: {type(error).__name__}. See exit.json in the attempt's folder."
+        return _finish(token, Ending("failed", error=said))
+
+
+def _finish(token: str, ending: Ending) -> JobState:
     with transaction() as connection:
         job, n = _own(connection, token)
         t = now(connection)

@@ -4,6 +4,9 @@ It outlives the dispatcher, the browser and the shell. While it lives it holds a
 lock at its death is how others know. In order: lock, report to the database (a token that was taken over stops
 here), start the child, record it, let it begin, look after it, empty its process group, write exit.json, and only
 then tell the database, for as long as that takes.
+
+Where the database is a server, another machine may be told to take the job over once the lease is over. So whoever cannot
+renew it in time stops its child before. With SQLite there is no other machine, and the child goes on.
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
+from workbench import paths
+from workbench.db.session import sqlite_file
 from workbench.errors import Fenced
 from workbench.jobs import dispatcher, endings, launch, processes, queue
 from workbench.jobs.endings import Ending
-from workbench.jobs.folder import LOCK, LOG, ORDER, OUTCOME, PROCESSES, read_json, write_json
+from workbench.jobs.folder import LOCK, LOG, METRICS, ORDER, OUTCOME, PROCESSES, read_json, write_json
 from workbench.jobs.log import CappedLog, pump
 from workbench.jobs.timing import Timing
 
@@ -54,6 +59,10 @@ class _Shim:
         self.folder, self.token, self.slots = folder, str(order["token"]), list(order["slots"])
         self.timing = Timing.of(order["timing"])
         self.asked: str | None = None  # why the child is to stop
+        self.shared = sqlite_file(paths.database_url()) is None  # with other machines
+        self.held_until = 0.0  # the lease certainly lasts so long, by our own clock
+        self.fenced: Fenced | None = None
+        self.silent = False  # the child never said a word
         self.leaving = False  # somebody wants the supervisor itself to end (the machine shuts down)
         self.kill_at: float | None = None
         self.said = ""  # the last complaint, so that an outage of a day is one line
@@ -73,7 +82,9 @@ class _Shim:
         if lock is None:
             raise Fenced("Another process holds attempt.lock.")
         started = processes.start_time(os.getpid()) or ""
-        cancelled = self._insist(lambda: queue.begin(self.token, pid=os.getpid(), started=started, lease=self.timing.lease))
+        cancelled = self._insist(
+            lambda: self._hold(lambda: queue.begin(self.token, pid=os.getpid(), started=started, lease=self.timing.lease))
+        )
         if cancelled is None:
             return  # told to stop before the database answered: the dispatcher will see it
         ending = Ending("interrupted", error="Cancelled before it began.") if cancelled else self._supervise()
@@ -109,14 +120,21 @@ class _Shim:
             pipe.close()  # the child sees the end of the pipe and leaves
             child.wait()
             return Ending("crashed", error=f"The process could not be recorded: {error}.")
+        gone, silent_at = threading.Event(), time.monotonic() + self.timing.start
+        threading.Thread(target=self._keep, args=(gone,), daemon=True).start()
         try:
             while child.poll() is None:
                 time.sleep(_TICK)
-                self._heartbeat()
+                if self.fenced:
+                    raise self.fenced
+                self._watch(silent_at)
                 self._press(child)
         finally:
             self._empty_group(child, started)
+            gone.set()
         copier.join(timeout=5.0)
+        if self.silent and not (self.folder / OUTCOME).exists():
+            return Ending("crashed", child.wait(), error=self.asked)
         return endings.after_child(self.folder, child.wait(), asked=self.asked)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -139,11 +157,41 @@ class _Shim:
         write_json(self.folder / PROCESSES, {"boot_id": processes.boot_id(), "child": pid, "child_started": started})
         self._try(lambda: queue.set_group(self.token, pid))
 
+    def _keep(self, gone: threading.Event) -> None:
+        """A thread of its own asks the database: one that hangs must not shut the eyes that are on the child."""
+        while not gone.wait(_TICK):
+            try:
+                self._heartbeat()
+            except Fenced as error:
+                self.fenced = error
+                return
+
+    def _hold(self, call: Callable[[], _T]) -> _T:
+        """A call that puts the lease's end `lease` seconds after the database's now, which is not before ours."""
+        t = time.monotonic()
+        result = call()
+        self.held_until = t + self.timing.lease
+        return result
+
+    def _renew(self) -> bool:
+        self._hold(lambda: queue.renew(self.token, lease=self.timing.lease))
+        return True
+
+    def _watch(self, silent_at: float) -> None:
+        """Reasons to stop the child that nobody has to tell us."""
+        t = time.monotonic()
+        if self.shared and self.held_until - t < self.timing.lease / 3:
+            self.stop("The database could not be reached before the lease was over; it goes on from its last checkpoint.")
+            self.kill_at = self.kill_at and min(self.kill_at, self.held_until - self.timing.lease / 6)
+        if t > silent_at and self.asked is None and not (self.folder / METRICS).exists():
+            self.silent = True
+            self.stop(f"Its process hung: not one word in {self.timing.start:g} s. Look at the disks of this machine.")
+
     def _heartbeat(self) -> None:
         t = time.monotonic()
         if t >= self.next_renewal:
-            self.next_renewal = t + self.timing.lease / 3
-            self._try(lambda: queue.renew(self.token, lease=self.timing.lease))
+            again = self.timing.lease / (3 if self._try(self._renew) else 15)
+            self.next_renewal = time.monotonic() + again
             self._try(lambda: dispatcher.revive(self.timing))
         if t >= self.next_look and self.asked is None:
             self.next_look = t + self.timing.look
@@ -165,8 +213,6 @@ class _Shim:
         """Nothing the attempt started may outlive it. A process stuck in the kernel is waited for."""
         while not processes.kill_all(self.token, child.pid, started, seconds=self.timing.lease / 6):
             child.poll()
-            with contextlib.suppress(Fenced):
-                self._try(lambda: queue.renew(self.token, lease=self.timing.lease))
 
     def _try(self, call: Callable[[], _T]) -> _T | None:
         """One try; a database that is away must not end the training. Raises only `Fenced`."""

@@ -22,6 +22,7 @@ from workbench.records import Attempt, Job, JobState, Progress
 
 __all__ = ["Jobs"]
 
+_COURSES = 32  # attempts whose metrics are remembered between two looks
 _ID = re.compile(r"[a-z0-9]{1,8}")
 
 
@@ -37,6 +38,7 @@ class Jobs:
     def __init__(self, *, start_dispatcher: bool = True, timing: Timing | None = None) -> None:
         """With `start_dispatcher=False` nothing is started; a `workbench worker` must run somewhere."""
         self._start_dispatcher, self._timing = start_dispatcher, timing
+        self._courses: dict[tuple[Path, int], progress.Course] = {}
 
     def submit(
         self,
@@ -191,16 +193,28 @@ class Jobs:
             self.ensure_running()
             time.sleep(poll)
 
-    def metrics(self, job_id: str) -> Sequence[Progress]:
-        """One course of training: an attempt that resumed replaces the lines from its first step on."""
+    def metrics(self, job_id: str, *, most: int | None = None) -> Sequence[Progress]:
+        """One course of training: an attempt that resumed replaces the lines from its first step on.
+
+        With `most`, about so many lines of each attempt, evenly spread, with every evaluation and the newest line: asked again,
+        it reads only what is new.
+        """
         course: list[Progress] = []
         for attempt in self.get(job_id).attempts:
-            lines, _ = progress.read(attempt.path / METRICS)
+            path = attempt.path / METRICS
+            lines = self._course(path, most).lines() if most else progress.read(path)[0]
             first = next((line.step for line in lines if line.step is not None), None)
             if first is not None:
                 course = [line for line in course if line.step is None or line.step < first]
             course += lines
         return course
+
+    def _course(self, path: Path, most: int) -> progress.Course:
+        found = self._courses.pop((path, most), None) or progress.Course(path, most)
+        self._courses[path, most] = found  # the newest last
+        for key in list(self._courses)[:-_COURSES]:
+            self._courses.pop(key, None)
+        return found
 
     def events(self, job_id: str) -> Sequence[dict[str, Any]]:
         """What happened to a job, in order: {"at": datetime, "attempt": int | None, "what": str, "detail": str}."""

@@ -13,7 +13,8 @@ __all__ = ["Timing"]
 class Timing:
     """Passed from the dispatcher to its shims in order.json."""
 
-    lease: float = 30.0  # a claimed attempt must have begun by then; renewed three times as often
+    lease: float = 60.0  # a claimed attempt must have begun by then; renewed three times as often
+    start: float = 300.0  # a child that has not said a word by then hangs
     grace: float = 30.0  # between SIGTERM and SIGKILL, and for a child that has written its outcome to leave
     look: float = 1.0  # how often a shim looks whether its job was cancelled
     poll: float = 0.5  # how often the dispatcher looks for work and for the dead

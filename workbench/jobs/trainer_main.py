@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,9 @@ def _report(path: Path, line: Progress) -> None:
 
 def _run(context: tasks.TaskContext, kind: str, stopping: threading.Event) -> dict[str, Any]:
     try:
-        result = tasks.load(kind)(context)
+        task = tasks.load(kind)
+        context.report(Progress(t=time.time(), phase="preparing"))  # the shim waits for a first word
+        result = task(context)
         json.dumps(result, allow_nan=False)  # what cannot be kept is better known now
         return {"ok": True, "stopped": False, "result": result}
     except WorkbenchError as error:

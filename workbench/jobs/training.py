@@ -6,6 +6,7 @@ publishes once, however often its last step is tried.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from workbench.data.store import Datasets
 from workbench.errors import Conflict, DataError, IntegrityError
 from workbench.evidence import Evidence, summary, write_scores
 from workbench.foreign import open_regular
+from workbench.jobs import progress
 from workbench.jobs.tasks import TaskContext
 from workbench.recipe import Recipe
 from workbench.records import Base, BaseRef, Dataset, Progress
@@ -44,6 +46,7 @@ def run(ctx: TaskContext) -> dict[str, Any]:
     recipe = Recipe.load(ctx.spec["recipe"])
     base = frozen_base(recipe.base, ctx.spec["base_lock_sha256"])
     dataset = frozen_dataset(recipe.dataset, ctx.spec["dataset_sha256"])
+    ctx = dataclasses.replace(ctx, report=progress.with_testing(ctx.report, dataset))
     trained = _phase(ctx, "trained", lambda out: _train(ctx, recipe, base, out))
     facts = json.loads((trained / _FACTS).read_text(encoding="utf-8"))
     folder = _phase(ctx, "scored", lambda out: _score_run(ctx, recipe, base, dataset, trained, out))
@@ -171,8 +174,11 @@ def _start(ctx: TaskContext, recipe: Recipe) -> Path | None:
     folder = ctx.folder / "start"
     folder.mkdir(exist_ok=True)
     source, copy = Path(start["file"]), folder / Path(start["file"]).name
-    with open_regular(source, most=1024**4, error=IntegrityError) as file, copy.open("wb") as out:
-        shutil.copyfileobj(file, out)
+    try:
+        with open_regular(source, most=1024**4, error=IntegrityError) as file, copy.open("wb") as out:
+            shutil.copyfileobj(file, out)
+    except OSError as error:
+        raise IntegrityError(f"The checkpoint to begin with cannot be copied: {error}.", hint="Submit the job again.") from None
     if planning.sha256_of(copy) != start["sha256"]:
         raise IntegrityError(f"{source} has changed since the job was submitted.", hint="Submit the job again.")
     return folder

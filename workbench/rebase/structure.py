@@ -15,6 +15,7 @@ from workbench.bases.diff import group_of
 from workbench.bases.files import read_json
 from workbench.bases.lock import Lock, read_lock
 from workbench.errors import IntegrityError
+from workbench.foreign import GIB, Limits
 from workbench.rebase.adapter import Adapted, Shape, base_shapes, layer_of, read_adapter
 from workbench.rebase.findings import found, ordered
 from workbench.rebase.methods import compare_methods
@@ -45,6 +46,7 @@ _SIZES = {
     "intermediate_size": "intermediate_size_changed",
     "experts": "experts_changed",
 }
+_SECONDS = 30  # for tokenizers and templates, many times what honest ones take
 _LISTED = 6  # settings or modules named in a sentence; all are in the details
 
 
@@ -63,7 +65,6 @@ def examine(adapter: Path, home: Lock, new: Lock, *, home_folder: Path | None, n
     if home_folder is not None and not home_folder.is_dir():
         home_folder = None
     copy = adapter if (adapter / "tokenizer.json").is_file() else None
-    loaded = Loaded(home, new, home_folder or copy, new_folder)
     misfits = _modules(adapted, new)
     same_weights = home.weights_sha256 == new.weights_sha256
     if same_weights:
@@ -73,12 +74,32 @@ def examine(adapter: Path, home: Lock, new: Lock, *, home_folder: Path | None, n
     findings += misfits
     findings += _settings(adapted, home, new, fits=not misfits)
     findings += _tensors(home, new)
-    findings += compare_tokenizers(home, new, loaded, texts)
-    templates, difference = compare_templates(home, new, loaded)
-    findings += templates
+    found_by_running, difference = _run_limited(home, new, home_folder or copy, new_folder, list(texts))
+    findings += found_by_running
     findings += _numbers(home, new)
     findings += _license(home_folder, new_folder)
     return Structure(ordered(findings), difference, time.perf_counter() - started)
+
+
+# -- tokenizers and chat templates: programs of strangers
+
+
+def _run_limited(home: Lock, new: Lock, home_folder: Path | None, new_folder: Path, texts: list[str]) -> tuple[list[Finding], str]:
+    """What differs between tokenizers and chat templates, found out in a child that cannot hang or crash this process."""
+    seconds = round(_SECONDS + sum(map(len, texts)) / 50_000)
+    limits = Limits(
+        "The new base's tokenizer or chat template", memory=2 * GIB, seconds=seconds, preload=("tokenizers", __name__), error=IntegrityError
+    )
+    try:
+        return limits.run(_run, home, new, home_folder, new_folder, texts)
+    except IntegrityError as error:
+        return [found("tokenizer_unreadable", error.message)], ""
+
+
+def _run(home: Lock, new: Lock, home_folder: Path | None, new_folder: Path, texts: list[str]) -> tuple[list[Finding], str]:
+    loaded = Loaded(home, new, home_folder, new_folder)
+    templates, difference = compare_templates(home, new, loaded)
+    return [*compare_tokenizers(home, new, loaded, texts), *templates], difference
 
 
 # -- whose adapter it is

@@ -1,7 +1,7 @@
 """Take chosen files out of a zip from outside. Nothing is unpacked that was not asked for by name, and never by path.
 
 Rules: at most 64 members; plain files with plain names, stored or deflated, not encrypted; sizes are counted while reading,
-because declared ones lie; no member swells more than two hundred-fold. Zip slip, links, bombs and twins end in `ImportRefused`.
+because declared ones lie; no member swells more than thirty-fold. Zip slip, links, bombs and twins end in `ImportRefused`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["check_member_name", "unpack"]
 MAX_MEMBERS = 64
 MAX_DIRECTORY = 64 * 1024  # bytes of the zip's own table of contents
 MAX_TOTAL = 4 * 1024**3  # bytes, unpacked
-MAX_RATIO = 200  # LoRA weights hardly compress; text does about tenfold
+MAX_RATIO = 30  # LoRA weights hardly compress; text does about tenfold
 FREE_RATIO = 1024 * 1024  # bytes of a member below which the ratio is not looked at
 _PIECE = 1024 * 1024
 _END = b"PK\x05\x06"

@@ -6,14 +6,14 @@ asks for, and how to load it with plain `transformers` and `peft`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.records import Base
 
 if TYPE_CHECKING:
     from workbench.bases.catalogue import Entry
-    from workbench.registry.peft_config import Declared
-    from workbench.registry.staging import Facts
+    from workbench.registry.staging import Checked, Facts
 
 __all__ = ["render"]
 
@@ -26,14 +26,14 @@ _FOUR_BITS = frozenset({"nf4", "fp4"})
 _MEASURES = {"right": "right", "exact_match": "exactly right", "nll_per_token": "nats per token", "bits_per_byte": "bits per byte"}
 
 
-def render(facts: Facts, declared: Declared) -> str:
+def render(facts: Facts, checked: Checked) -> str:
     """The whole card as Markdown."""
     entry = _entry(facts.base)
     parts = [
         _front_matter(facts, entry),
         f"# {facts.name}, version {facts.version}\n",
         _headline(facts),
-        _taught(facts, declared),
+        _taught(facts, checked),
         _scores(facts),
         _base(facts, entry),
         _load(facts),
@@ -85,11 +85,12 @@ def _headline(facts: Facts) -> str:
     return f"**{headline(Summary.from_dict(facts.scores))}**\n"
 
 
-def _taught(facts: Facts, declared: Declared) -> str:
+def _taught(facts: Facts, checked: Checked) -> str:
     lines = ["## What it was taught\n"]
     lines.append(_data(facts))
-    names = declared.names
-    kind = "DoRA" if declared.use_dora else "rsLoRA" if declared.use_rslora else "LoRA"
+    config = checked.config
+    names = config["target_modules"]
+    kind = "DoRA" if config["use_dora"] else "rsLoRA" if config["use_rslora"] else "LoRA"
     four_bits = facts.base_precision in _FOUR_BITS
     held = (
         f" The base was held in 4 bits ({facts.base_precision}): it fits that best, and other precisions a little less."
@@ -97,7 +98,7 @@ def _taught(facts: Facts, declared: Declared) -> str:
         else ""
     )
     modules = f" on {', '.join(sorted(names))}" if 0 < len(names) <= 12 else ""
-    lines.append(f"{kind} of rank {declared.r} and alpha {declared.lora_alpha:g}{modules}.{held}")
+    lines.append(f"{kind} of rank {_range(checked.ranks)} and alpha {_range(checked.alphas)}{modules}. {_strength(facts, checked)}{held}")
     recipe = facts.recipe
     if recipe:
         known = [
@@ -107,6 +108,23 @@ def _taught(facts: Facts, declared: Declared) -> str:
         ]
         lines.append(f"Training: {', '.join(known)}. Everything else is in `recipe.yaml`.")
     return "\n".join(lines) + "\n"
+
+
+def _strength(facts: Facts, checked: Checked) -> str:
+    """How strongly it is added, and what that is beside the weights it is added to."""
+    text = f"Its update is scale × B A with a scale of {_range(checked.scales)}"
+    if checked.change is None:
+        return text + "."
+    text += f": {_range([100 * share for share in checked.change])} % of the weights it is added to, by Frobenius norm."
+    rounded = {"bfloat16": 2**-9, "float16": 2**-12}.get(facts.base.dtype, 0.0)
+    if checked.change[1] < rounded:
+        text += f" That is less than {facts.base.dtype} rounds away: merged into such weights it is lost."
+    return text
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{values[0]:.3g}", f"{values[-1]:.3g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _data(facts: Facts) -> str:

@@ -19,9 +19,9 @@ from typing import Any
 from workbench.bases.lock import LOCK_FILE, Lock, read_lock
 from workbench.bases.store import Bases
 from workbench.errors import ImportRefused, IntegrityError, NotFound, UsageError
+from workbench.foreign import GIB, MIB, Limits, open_regular
 from workbench.records import Adapter, Base, BaseRef, check_name
 from workbench.registry import archive, manifest
-from workbench.registry.lora_weights import fit, read_weights, values
 from workbench.registry.peft_config import MAX_BYTES, Declared, parse, strict_json
 from workbench.registry.staging import CONFIG, LOCK, WEIGHTS, base_identity, room
 from workbench.registry.store import Registry
@@ -29,7 +29,6 @@ from workbench.registry.store import Registry
 __all__ = ["import_adapter"]
 
 _TOKENIZER, _TOKENIZER_CONFIG, _TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
-MIB = 1024 * 1024
 # What is read, and the most bytes it may have.
 READ: dict[str, int] = {
     CONFIG: MAX_BYTES,
@@ -46,6 +45,11 @@ _LEFT_FILES = re.compile(
     r"|[\w.() -]+\.(?:json|jsonl|md|txt|ya?ml|csv|log|png|jpe?g|jinja)"
 )
 _LEFT_FOLDERS = re.compile(r"checkpoint-\d+|global_step\d+|runs|logs|wandb|evidence|__MACOSX|\.git|\.cache|\.ipynb_checkpoints")
+_LIMITS = Limits(
+    "the adapter", memory=GIB, seconds=600, cpu=120, writes=archive.MAX_TOTAL, preload=("workbench.registry.imports",),
+    error=ImportRefused, hint="That is no LoRA adapter.",
+)  # fmt: skip
+_OTHER = "Nothing was taken in. If it was made for another base, name that one with --base; else save the adapter again."
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -60,35 +64,33 @@ def import_adapter(
     check_name(name, "adapter name")
     path, bases = Path(path), bases or Bases()
     chosen = base if isinstance(base, Base) else bases.get(base) if base is not None else None
+    if not path.exists():
+        raise NotFound(f"There is nothing at {path}.", hint="Give the folder that PEFT saved, or a zip of it.")
     with room("import") as draft:
-        left = _collect(path, draft)
-        declared = parse((draft / CONFIG).read_bytes())
-        tensors = read_weights(draft / WEIGHTS)
-        found, notes = _match(draft, declared, chosen, bases)
-        lock = read_lock(found.path / LOCK_FILE)
-        fitted = fit(tensors, declared, lock)
-        if fitted.problems:
-            raise _misfit(found, fitted.problems)
-        content = values(tensors)
-        if content.not_finite:
-            raise ImportRefused(
-                f"{content.not_finite[0]} holds NaN or infinity.", hint="The training run broke; ask for a good checkpoint."
+        found, origin = _LIMITS.run(_take_in, path.resolve(), draft, chosen, bases.list())
+        try:
+            return (registry or Registry()).publish(
+                draft, name=name, base=found, dataset=None, method="imported", recipe_yaml=None, scores={}, origin=origin
             )
-        if content.does_nothing and not declared.use_dora:
-            raise ImportRefused(
-                "Every lora_B in it is zero, so it changes nothing.", hint="It was saved before training; import the result."
-            )
-        notes += _check_tokenizer(draft, found) + _take_template(draft, lock)
-        if declared.pattern:
-            notes.append("Its target_modules was a pattern; the modules that have weights stand there now, by name.")
-        if left:
-            notes.append(f"Left behind unread: {', '.join(map(_quoted, left[:12]))}{', …' if len(left) > 12 else ''}.")
-        origin = _origin(path, draft, declared, notes)
-        for extra in (LOCK, _TOKENIZER, _TOKENIZER_CONFIG):
-            (draft / extra).unlink(missing_ok=True)
-        return (registry or Registry()).publish(
-            draft, name=name, base=found, dataset=None, method="imported", recipe_yaml=None, scores={}, origin=origin
-        )
+        except IntegrityError as error:
+            raise ImportRefused(error.message, hint=_OTHER) from None
+
+
+def _take_in(path: Path, draft: Path, chosen: Base | None, known: list[Base]) -> tuple[Base, dict[str, Any]]:
+    """Copy what matters of `path` into `draft`, read it and find the base it was made for; returns that and where it comes from."""
+    left = _collect(path, draft)
+    declared = parse((draft / CONFIG).read_bytes())
+    found, notes = _match(draft, declared, chosen, known)
+    lock = read_lock(found.path / LOCK_FILE)
+    notes += _check_tokenizer(draft, found) + _take_template(draft, lock)
+    if declared.pattern:
+        notes.append("Its target_modules was a pattern; the modules that have weights stand there now, by name.")
+    if left:
+        notes.append(f"Left behind unread: {', '.join(map(_quoted, left[:12]))}{', …' if len(left) > 12 else ''}.")
+    origin = _origin(path, draft, declared, notes)
+    for extra in (LOCK, _TOKENIZER, _TOKENIZER_CONFIG):
+        (draft / extra).unlink(missing_ok=True)
+    return found, origin
 
 
 # ---------------------------------------------------------------- files
@@ -107,10 +109,8 @@ def _collect(path: Path, draft: Path) -> list[str]:
         _copy_folder(path, draft, choose)
     elif path.is_file() and path.suffix.lower() == ".zip":
         archive.unpack(path, draft, choose, READ)
-    elif path.exists():
-        raise ImportRefused(f"{path.name} is neither a folder nor a .zip.", hint="Give the folder that PEFT saved, or a zip of it.")
     else:
-        raise NotFound(f"There is nothing at {path}.", hint="Give the folder that PEFT saved, or a zip of it.")
+        raise ImportRefused(f"{path.name} is neither a folder nor a .zip.", hint="Give the folder that PEFT saved, or a zip of it.")
     return sorted(left)
 
 
@@ -173,10 +173,8 @@ def _copy_folder(path: Path, draft: Path, choose: Any) -> None:
         else:
             names.append(entry.name)
     for name, target in choose(names).items():
-        source = _real_file(path, name)
-        if source.stat().st_size > READ[target]:
-            raise ImportRefused(f"{name} is larger than {READ[target]:,} bytes.", hint="That is no LoRA adapter.")
-        shutil.copyfile(source, draft / target)
+        with open_regular(_real_file(path, name), most=READ[target], error=ImportRefused) as source, (draft / target).open("xb") as out:
+            shutil.copyfileobj(source, out)
 
 
 def _real_file(folder: Path, name: str) -> Path:
@@ -193,12 +191,11 @@ def _real_file(folder: Path, name: str) -> Path:
 # ---------------------------------------------------------------- base
 
 
-def _match(draft: Path, declared: Declared, chosen: Base | None, bases: Bases) -> tuple[Base, list[str]]:
+def _match(draft: Path, declared: Declared, chosen: Base | None, known: list[Base]) -> tuple[Base, list[str]]:
     """The base it was made for, by lock or by commit; else the one that was named; never a guess."""
     own = _own_lock(draft)
     claim = " at ".join(_quoted(part) for part in (declared.base_model_name_or_path, declared.revision) if part)
     notes = [f"Its own configuration named the base {claim}."] if claim else []
-    known = bases.list()
     matching = [base for base in known if _pins(base, declared, own)]
     if chosen is not None:
         if matching and chosen.lock_sha256 not in {base.lock_sha256 for base in matching}:
@@ -231,9 +228,10 @@ def _pins(base: Base, declared: Declared, own: Mapping[str, Any] | None) -> bool
             lock = read_lock(base.path / LOCK_FILE)
             if own["weights"] == lock.weights_sha256 and own["vocab"] == lock.tokenizer.get("vocab_sha256"):
                 return True
-    name, revision = base_identity(base)
-    pinned = declared.revision is not None and (name != str(base.source.get("repo")) or _COMMIT.fullmatch(declared.revision) is not None)
-    return pinned and (declared.base_model_name_or_path, declared.revision) == (name, revision)
+    pins: set[tuple[str, str | None]] = {(str(base.ref), base.lock_sha256)}  # as earlier versions of the workbench wrote it
+    if _COMMIT.fullmatch(declared.revision or ""):
+        pins.add(base_identity(base))
+    return (declared.base_model_name_or_path, declared.revision) in pins  # never a folder's path: it may hold other weights by now
 
 
 def _own_lock(draft: Path) -> dict[str, Any] | None:
@@ -245,15 +243,6 @@ def _own_lock(draft: Path) -> dict[str, Any] | None:
     if not isinstance(lock, dict) or not isinstance(lock.get("tokenizer"), dict) or not isinstance(lock.get("weights_sha256"), str):
         raise ImportRefused(f"{LOCK} is not a lock of the workbench.", hint="Leave it out and name the base with --base.")
     return {"sha256": hashlib.sha256(data).hexdigest(), "weights": lock["weights_sha256"], "vocab": lock["tokenizer"].get("vocab_sha256")}
-
-
-def _misfit(base: Base, problems: list[str]) -> ImportRefused:
-    more = [f"and {len(problems) - 8} more"] if len(problems) > 8 else []
-    listed = "".join(f"\n  - {problem[:300]}" for problem in [*problems[:8], *more])
-    return ImportRefused(
-        f"The weights do not fit adapter_config.json or the base {base.ref}:{listed}",
-        hint="\nIf it was made for another base, name that one with --base; else save the adapter again.",
-    )
 
 
 # ---------------------------------------------------------------- tokenizer

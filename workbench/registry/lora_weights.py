@@ -1,11 +1,12 @@
 """The rules for the weights of a LoRA adapter: every name is a LoRA name, every shape fits the base and the rank, every
-value is finite. Headers and numbers only, without torch; nothing here trusts a size before it was checked.
+value is finite, and what they add changes the base. Without torch; nothing here trusts a size before it was checked.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 from workbench.bases.layout import Layout, Parameter
 from workbench.bases.tensors import TensorInfo, floats, raw_pieces, read_header
 from workbench.errors import ImportRefused, IntegrityError
+from workbench.rebase.controls import product_norm
+from workbench.rebase.writing import load
 from workbench.registry.peft_config import endings
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ _KINDS = ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "
 _LORA = re.compile(rf"(?P<module>.+?)\.(?P<kind>{'|'.join(re.escape(k) for k in _KINDS)}|lora_magnitude_vector)(?P<tail>\.weight)?")
 Shape = tuple[int, ...]
 _PIECE = 1_000_000  # values looked at together
+_ROUNDED = 2.0**-24  # the share of a number that float32 may round away
+_SAME_MAGNITUDE = 2.0**-8  # half precision rounds each magnitude by less
+_LARGEST = 1e18  # of a factor or an update: beyond it products in float32 overflow to infinity, then to NaN
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Fit:
     """How a file of weights fits a base: what is wrong with it, and which modules it adds to."""
 
     problems: list[str]
-    modules: list[str]  # full paths, such as model.layers.0.self_attn.q_proj
+    modules: list[str]  # full paths, such as model.layers.0.self_attn.q_proj; of experts the parameter's
     targets: list[str]  # the shortest list of names that means exactly these modules on this base
 
 
@@ -43,8 +49,8 @@ class Fit:
 class Values:
     """What the numbers themselves say."""
 
-    not_finite: list[str]  # names of tensors that hold NaN or infinity
-    does_nothing: bool  # every lora_B is zero and nothing else is trained: the base's logits are unchanged
+    problems: list[str]  # what no adapter should hold: NaN, infinity, products that overflow, or nothing at all
+    change: tuple[float, float] | None  # |scale B A| / |W| (Frobenius), the smallest and the largest module; None without the base's
 
 
 @dataclass
@@ -52,6 +58,19 @@ class _Module:
     """The tensors of one module, by kind."""
 
     parts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+class _Places:
+    """Where the weights of an adapter belong in a base."""
+
+    def __init__(self, lock: Lock, declared: Declared) -> None:
+        self.layout = Layout(lock)
+        self.experts = self.layout.targeted(declared.target_parameters) if declared.target_parameters else {}
+
+    def of(self, path: str, *, like: Shape | None = None) -> tuple[str, Parameter | None]:
+        """What PEFT looks up in rank_pattern and alpha_pattern for the factors at `path`, and what they are added to."""
+        expert = self.experts.get(path)
+        return (expert.name, expert) if expert else (path, self.layout.weight(path, like=like))
 
 
 def read_weights(file: Path) -> dict[str, TensorInfo]:
@@ -82,52 +101,102 @@ def read_weights(file: Path) -> dict[str, TensorInfo]:
 
 def fit(tensors: Mapping[str, TensorInfo], declared: Declared, lock: Lock) -> Fit:
     """Compare names and shapes with what the configuration declares and with the base's lock. Never raises: see `problems`."""
-    layout = Layout(lock)
+    found = _Places(lock, declared)
     modules, full, problems = _sort(tensors, declared)
     quantized = lock.quantization is not None
-    targeted = layout.targeted(declared.target_parameters) if declared.target_parameters else {}
     for path, module in modules.items():
-        expert = targeted.get(path)
-        base = expert or layout.weight(path, like=_as_stored(module.parts, declared))
+        key, base = found.of(path, like=_as_stored(module.parts, declared))
         if base is None and not quantized:
             problems.append(f"{path}: the base has no such module")
-        elif problem := _misfit(module.parts, base, declared, expert.name if expert else path, quantized=quantized and not expert):
+        elif problem := _misfit(module.parts, base, declared, key, quantized=quantized and path not in found.experts):
             problems.append(f"{path}: {problem}")
     for name, shape in full.items():
-        stored = lock.tensors.get(layout.stored(name))
-        if stored is None or shape != stored.shape:
-            problems.append(f"{name} is {_size(shape)}, the base has {_size(stored.shape) if stored else 'no such tensor'}")
+        own = lock.tensors.get(found.layout.stored(name))
+        if own is None or shape != own.shape:
+            problems.append(f"{name} is {_size(shape)}, the base has {_size(own.shape) if own else 'no such tensor'}")
     lora = {path for path, module in modules.items() if "token_adapter.trainable_tokens_delta" not in module.parts}
     if not lora and not problems:
         problems.append("there is no lora_A and lora_B in it")
-    reached = {name for name in declared.target_parameters or [] if any(name in endings(p.name) for p in targeted.values())}
-    if nowhere := sorted(set(declared.target_parameters or []) - reached):
+    named = set(declared.target_parameters or [])
+    if nowhere := sorted(name for name in named if not any(name in endings(p.name) for p in found.experts.values())):
         problems.append(f"target_parameters names what the base does not have: {_some(nowhere)}")
-    left = [parameter.name for path, parameter in targeted.items() if path not in lora]
-    if left:
+    if left := [parameter.name for path, parameter in found.experts.items() if path not in lora]:
         problems.append(f"target_parameters names parameters that have no weights here: {_some(left)}")
-    problems += _coverage(lora - targeted.keys(), set(full), declared, layout)
-    named = sorted(lora - targeted.keys())
-    return Fit(problems, sorted(lora), _shortest(named, layout))
+    plain = lora - found.experts.keys()
+    problems += _coverage(plain, set(full), declared, found.layout)
+    return Fit(problems, sorted(found.of(path)[0] for path in lora), _shortest(sorted(plain), found.layout))
 
 
-def values(tensors: Mapping[str, TensorInfo]) -> Values:
-    """Read every number once. Memory stays at some megabytes whatever the file's size."""
+def values(tensors: Mapping[str, TensorInfo], declared: Declared, lock: Lock) -> Values:
+    """Read every number once, one module in memory at a time. The tensors must fit (see `fit`)."""
+    problems = [f"{name} holds NaN or infinity" for name, tensor in tensors.items() if not _is_finite(tensor)]
+    if problems:
+        return Values(problems, None)
+    changes: list[float] = []
+    silent = True
+    found = _Places(lock, declared)
+    for a, b in _pairs(tensors):
+        path = a.name.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")[0]
+        key, base = found.of(path)
+        sizes, update = _sizes(a, b, declared.scale_of(key), base.experts if base else 1)
+        if not max(*sizes, update) < _LARGEST:
+            problems.append(f"{path}: its numbers are so large ({max(*sizes, update):.0e}) that their product is infinite or NaN")
+        weight = found.layout.norm(base) if base else 0.0
+        silent = silent and update <= _ROUNDED * weight
+        if weight:
+            changes.append(update / weight)
+    if silent and not problems and not any(_changes(tensor, found) for tensor in tensors.values()):
+        most = max(changes, default=0.0)
+        problems.append(f"what it adds to the weights (at most {most:.0e} of them) is less than float32 rounds away: it changes nothing")
+    return Values(problems, (min(changes), max(changes)) if changes else None)
+
+
+def _pairs(tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[TensorInfo, TensorInfo]]:
+    for name, tensor in tensors.items():
+        if name.endswith((".lora_A.weight", ".lora_embedding_A")):
+            stem, a, tail = name.rpartition("_A")
+            yield tensor, tensors[f"{stem}_B{tail}"]
+
+
+def _sizes(a: TensorInfo, b: TensorInfo, scale: float, experts: int) -> tuple[tuple[float, float], float]:
+    """|A|, |B| and |scale B A|, exact from Gram matrices in double precision. Factors that cancel to within rounding give 0.
+
+    Those of several experts stand in one matrix each: A [experts * r, in], B [out, r * experts], as `peft.tuners.lora.ParamWrapper`
+    takes them apart.
+    """
     import numpy as np
 
-    bad: list[str] = []
-    at_rest = True
-    for name, tensor in tensors.items():
-        zero = True
-        for raw in raw_pieces(tensor, _PIECE):
-            piece = floats(raw, tensor.dtype)
-            zero = zero and not piece.any()
-            if not np.isfinite(piece).all():
-                bad.append(name)
-                break
-        silent = "lora_A" in name or "lora_embedding_A" in name or (zero and ("lora_B" in name or "lora_embedding_B" in name))
-        at_rest = at_rest and silent
-    return Values(bad, at_rest)
+    first, second = load(a), load(b)
+    sizes = float(np.linalg.norm(first.astype(np.float64))), float(np.linalg.norm(second.astype(np.float64)))
+    each = first.reshape(experts, -1, first.shape[1]), second.reshape(len(second), -1, experts)
+    product = float(np.sqrt(sum(product_norm(each[0][n], each[1][:, :, n]) ** 2 for n in range(experts))))
+    return sizes, scale * (0.0 if product <= 2 * _ROUNDED * sizes[0] * sizes[1] else product)
+
+
+def _is_finite(tensor: TensorInfo) -> bool:
+    import numpy as np
+
+    return all(bool(np.isfinite(floats(raw, tensor.dtype)).all()) for raw in raw_pieces(tensor, _PIECE))
+
+
+def _changes(tensor: TensorInfo, found: _Places) -> bool:
+    """Whether a tensor beside the factors changes the base: trained tokens do, a bias of zeros or a copy of the base's does not,
+    and the magnitudes of DoRA are at rest while they are the norms of the base's own rows (arXiv 2402.09353)."""
+    import numpy as np
+
+    name = tensor.name.removeprefix(_PREFIX)
+    match = _LORA.fullmatch(name)
+    if match and match["kind"] == "lora_magnitude_vector":
+        _, base = found.of(match["module"])
+        weight = found.layout.norm(base) if base else 0.0
+        return not weight or abs(float(np.linalg.norm(load(tensor))) / weight - 1) > _SAME_MAGNITUDE
+    if match:
+        return match["kind"] in {"lora_B.bias", "token_adapter.trainable_tokens_delta"} and bool(load(tensor).any())
+    stored = found.layout.lock.tensors.get(found.layout.stored(name))
+    digest = hashlib.sha256()
+    for raw in raw_pieces(tensor, _PIECE):
+        digest.update(raw.data)
+    return stored is None or digest.hexdigest() != stored.sha256
 
 
 def _sort(tensors: Mapping[str, TensorInfo], declared: Declared) -> tuple[dict[str, _Module], dict[str, tuple[int, ...]], list[str]]:
@@ -223,7 +292,10 @@ def _coverage(lora: set[str], full: set[str], declared: Declared, layout: Layout
     kept = set(declared.modules_to_save or [])
     missing = sorted(path for path in _meant(named, lora, layout) - lora if kept.isdisjoint(endings(path)))
     if whole and missing:
-        problems.append(f"target_modules names modules that have no weights here: {_some(missing)}")
+        problems.append(
+            f"target_modules names {len(missing)} modules that have no weights here: {_some(missing)}. Plain PEFT would load it"
+            " and leave them as they are in the base, without a word"
+        )
     return problems
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
@@ -20,6 +21,8 @@ from workbench.errors import ImportRefused
 __all__ = ["Declared", "endings", "parse", "strict_json"]
 
 MAX_BYTES = 512 * 1024
+T = TypeVar("T", int, float)
+Patterns: TypeAlias = list[tuple[re.Pattern[str], T]]
 
 # A dotted name. Rust's regex engine runs in linear time and its `$` does not match before a final newline.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_length=256)]
@@ -125,27 +128,36 @@ class Declared(BaseModel):
         return self.target_modules if isinstance(self.target_modules, str) and self.target_modules != "all-linear" else None
 
     def rank_of(self, module: str) -> int:
-        """The rank that PEFT would give `module`: its entry in rank_pattern, else r."""
-        ranks = self.rank_pattern or {}
-        matching = [name for name in endings(module) if name in ranks]
-        return ranks[min(matching, key=self.rank_order.__getitem__)] if matching else self.r
+        """The rank that PEFT gives `module`."""
+        return _first(self._ranks, module, self.r)
+
+    def alpha_of(self, module: str) -> float:
+        """The alpha that PEFT gives `module`."""
+        return _first(self._alphas, module, self.lora_alpha)
+
+    def scale_of(self, module: str) -> float:
+        """What PEFT multiplies B A of `module` with: alpha / r, with rsLoRA alpha / sqrt(r) (arXiv 2312.03732)."""
+        rank = self.rank_of(module)
+        return self.alpha_of(module) / (rank**0.5 if self.use_rslora else rank)
 
     @cached_property
-    def rank_order(self) -> dict[str, int]:
-        """Place of each name in rank_pattern: where several match a module, PEFT takes the first."""
-        return {name: place for place, name in enumerate(self.rank_pattern or {})}
+    def _ranks(self) -> Patterns[int]:
+        return _patterns(self.rank_pattern)
 
-    def published(self, *, base: str, revision: str, target_modules: list[str]) -> dict[str, Any]:
-        """The adapter_config.json to publish: plain values under keys that every PEFT since 0.10 knows."""
+    @cached_property
+    def _alphas(self) -> Patterns[float]:
+        return _patterns(self.alpha_pattern)
+
+    def published(self, modules: list[str], target_modules: list[str]) -> dict[str, Any]:
+        """The adapter_config.json to publish for an adapter of `modules`, but for its base: plain values under keys that every
+        PEFT since 0.10 knows. Ranks and alphas are resolved to names that mean the same whatever their order."""
         values: dict[str, Any] = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base,
-            "revision": revision,
             "inference_mode": True,
             "target_modules": target_modules,
-            "rank_pattern": dict(self.rank_pattern or {}),
-            "alpha_pattern": {name: _whole(alpha) for name, alpha in (self.alpha_pattern or {}).items()},
+            "rank_pattern": _by_name({module: self.rank_of(module) for module in modules}, self.r),
+            "alpha_pattern": _by_name({module: _whole(self.alpha_of(module)) for module in modules}, _whole(self.lora_alpha)),
             "init_lora_weights": True,
             "lora_alpha": _whole(self.lora_alpha),
             **{key: getattr(self, key) for key in ("r", "lora_dropout", "bias", "fan_in_fan_out", "use_rslora", "use_dora")},
@@ -155,6 +167,25 @@ class Declared(BaseModel):
         }
         values |= {key: True for key in ("lora_bias", "ensure_weight_tying") if getattr(self, key)}
         return values
+
+
+def _patterns(given: Mapping[str, T] | None) -> Patterns[T]:
+    """Compiled as `peft.utils.other.get_pattern_key` does, where a dot in a name stands for any character. Names hold nothing else
+    that a regular expression repeats, so each match takes linear time."""
+    return [(re.compile(rf"(.*\.)?({name})$"), value) for name, value in (given or {}).items()]
+
+
+def _first(patterns: Patterns[T], module: str, default: T) -> T:
+    return next((value for pattern, value in patterns if pattern.match(module)), default)
+
+
+def _by_name(values: Mapping[str, T], default: T) -> dict[str, T]:
+    """{name: value} for the modules whose value is not the default: by last name where all of that name share it, else by full path."""
+    shared: dict[str, set[T]] = {}
+    for module, value in values.items():
+        shared.setdefault(module.rpartition(".")[2], set()).add(value)
+    named = {m: m.rpartition(".")[2] if len(shared[m.rpartition(".")[2]]) == 1 else m for m in values}
+    return {named[module]: value for module, value in values.items() if value != default}
 
 
 def endings(path: str) -> list[str]:

@@ -15,24 +15,27 @@ from workbench.records import Adapter, AdapterRef, BaseRef, check_name
 from workbench.registry import manifest
 
 __all__ = [
-    "Row", "aliases_by_version", "all_rows", "family", "find", "next_version", "number", "only", "place", "record", "ref_of", "rows_of",
-    "unentered",
+    "Row", "aliases_by_version", "all_rows", "family", "find", "next_version", "number", "only", "page", "place", "record", "ref_of",
+    "rows_of", "unentered",
 ]  # fmt: skip
 
 Row = dict[str, Any]
 
 
-def place(name: str, version: int, *, trash: bool = False) -> Path:
+def place(name: str, version: int, *, trash: bool = False, root: Path | None = None) -> Path:
     """`<home>/adapters/<name>/v<N>`, or its place in the trash. The name is checked again: it becomes a path here."""
-    root = paths.adapters_dir()
-    return (root / ".trash" if trash else root) / check_name(name, "adapter name") / f"v{int(version)}"
+    inside = f"{check_name(name, 'adapter name')}/v{int(version)}"
+    return Path(root or paths.adapters_dir(), f".trash/{inside}" if trash else inside)
 
 
-def folder(row: Row) -> Path:
+def folder(row: Row, root: Path | None = None) -> Path:
     """Where a version stands. A crash between the rename and the commit of `remove` can leave it in the other place."""
     trash = row["trashed_at"] is not None
-    usual, other = place(row["name"], row["version"], trash=trash), place(row["name"], row["version"], trash=not trash)
-    return other if not usual.is_dir() and other.is_dir() else usual
+    usual = place(row["name"], row["version"], trash=trash, root=root)
+    if usual.is_dir():
+        return usual
+    other = place(row["name"], row["version"], trash=not trash, root=root)
+    return other if other.is_dir() else usual
 
 
 def ref_of(row: Row) -> str:
@@ -62,7 +65,23 @@ def aliases_by_version() -> dict[str, list[str]]:
     return found
 
 
-def record(row: Row, aliases: Mapping[str, Sequence[str]]) -> Adapter:
+def page(name: str | None, *, trashed: bool, limit: int | None, offset: int) -> list[Row]:
+    """Some rows, the newest first. Raises `NotFound` for a name under which nothing was ever published."""
+    found = reading.rows(
+        f"SELECT * FROM adapter_versions WHERE trashed_at IS {'NOT NULL' if trashed else 'NULL'}{' AND name = :name' if name else ''}"
+        " ORDER BY created_at DESC, name DESC, version DESC LIMIT :limit OFFSET :offset",
+        limit=2**62 if limit is None else limit,
+        offset=offset,
+        **({"name": name} if name else {}),
+    )
+    if name and not found:
+        rows_of(name)
+    return found
+
+
+def record(row: Row, aliases: Mapping[str, Sequence[str]], root: Path | None = None) -> Adapter:
+    """`root` is `paths.adapters_dir()`, for who makes many records: finding it takes longer than all else here."""
+
     def value(key: str) -> Any:
         return reading.from_json(row[key]) if isinstance(row[key], str) else row[key]
 
@@ -71,7 +90,7 @@ def record(row: Row, aliases: Mapping[str, Sequence[str]]) -> Adapter:
     return Adapter(
         name=row["name"],
         version=row["version"],
-        path=folder(row),
+        path=folder(row, root),
         base=BaseRef.parse(row["base"]),
         base_lock_sha256=row["base_lock_sha256"],
         dataset=row["dataset"],

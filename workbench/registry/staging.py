@@ -7,25 +7,26 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from workbench import paths
-from workbench.errors import ImportRefused, IntegrityError, WorkbenchError
+from workbench.errors import ImportRefused, IntegrityError, LayoutMissing, WorkbenchError
+from workbench.foreign import GIB, Limits
 from workbench.records import Base, Dataset
 from workbench.registry import manifest
 
 if TYPE_CHECKING:
     from workbench.bases.lock import Lock
-    from workbench.registry.peft_config import Declared
 
-__all__ = ["CONFIG", "LOCK", "WEIGHTS", "Facts", "base_identity", "fill", "room", "seal", "staging_dir"]
+__all__ = ["CONFIG", "LOCK", "WEIGHTS", "Checked", "Facts", "base_identity", "fill", "room", "seal", "staging_dir"]
 
+T = TypeVar("T", int, float)
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 LOCK = "base.lock.json"
@@ -35,6 +36,7 @@ _TOKENIZER = (
     "tokenizer.model", _TEMPLATE,
 )  # fmt: skip
 _EVIDENCE = (".json", ".jsonl")
+_READERS = ("numpy", "workbench.registry.lora_weights", "workbench.registry.peft_config")  # loaded once, not in every child
 _ABANDONED = 24 * 3600  # seconds after which a draft that nobody finished is swept away
 
 
@@ -97,15 +99,15 @@ class Facts:
         }
 
 
-def base_identity(base: Base) -> tuple[str, str]:
-    """What adapter_config.json names as its base and revision.
+def base_identity(base: Base) -> tuple[str, str | None]:
+    """What adapter_config.json names as its base and revision, so that plain `transformers` and `peft` find it.
 
-    For a base from the hub its repository and commit. Any other base has no address, so its reference and the hash of its
-    lock stand there: nothing can mistake them for a repository and fetch something else.
+    For a base from the hub its repository and commit; for any other, which has no address, its folder on this machine. On
+    another machine base.lock.json beside it tells which base it was.
     """
     if base.source.get("kind") == "hub" and base.source.get("repo") and base.source.get("commit"):
         return str(base.source["repo"]), str(base.source["commit"])
-    return str(base.ref), base.lock_sha256
+    return str(base.path.resolve()), None
 
 
 def staging_dir() -> Path:
@@ -137,11 +139,12 @@ def _sweep() -> None:
                 shutil.rmtree(old)
 
 
-def fill(draft: Path, source: Path, facts: Facts) -> Declared:
+def fill(draft: Path, source: Path, facts: Facts) -> Checked:
     """Copy into `draft` what a version consists of, from the PEFT folder `source` and the base. Unknown files stay behind.
 
-    Raises `IntegrityError` when the adapter does not fit its base, holds values that are not finite, or is no adapter.
+    Raises `IntegrityError` when the adapter does not fit its base, cannot work, changes nothing, or is no adapter.
     """
+    from workbench.bases.layout import Layout
     from workbench.bases.lock import LOCK_FILE, read_lock
 
     lock = read_lock(facts.base.path / LOCK_FILE)
@@ -153,9 +156,15 @@ def fill(draft: Path, source: Path, facts: Facts) -> Declared:
         if not (source / name).is_file():
             raise IntegrityError(f"{source} has no {name}, so it is no PEFT adapter.", hint="Pickled weights (.bin) are never read.")
     shutil.copyfile(source / WEIGHTS, draft / WEIGHTS)
-    declared, targets = check_adapter((source / CONFIG).read_bytes(), draft / WEIGHTS, lock)
+    limits = Limits("the adapter", memory=2 * GIB, seconds=600, preload=_READERS, error=IntegrityError, hint="That is no LoRA adapter.")
+    given = (source / CONFIG).read_bytes(), draft / WEIGHTS, facts.base.path / LOCK_FILE, str(facts.base.ref)
+    try:
+        checked = limits.run(check_adapter, *given)
+    except LayoutMissing:
+        Layout(lock).ask()
+        checked = limits.run(check_adapter, *given)
     name, revision = base_identity(facts.base)
-    _write_json(draft / CONFIG, declared.published(base=name, revision=revision, target_modules=targets))
+    _write_json(draft / CONFIG, checked.config | {"base_model_name_or_path": name, "revision": revision})
     shutil.copyfile(facts.base.path / LOCK_FILE, draft / LOCK)
     _copy_tokenizer(draft, source, facts.base.path, lock)
     _copy_evidence(draft, source)
@@ -164,14 +173,26 @@ def fill(draft: Path, source: Path, facts: Facts) -> Declared:
     if facts.scores:
         (draft / "evidence").mkdir(exist_ok=True)
         _write_json(draft / "evidence" / "summary.json", facts.scores)
-    return declared
+    return checked
 
 
-def check_adapter(config: bytes, weights: Path, lock: Lock) -> tuple[Declared, list[str]]:
-    """The one gate for everything that enters the registry: what it declares, and the modules it adds to.
+@dataclass(frozen=True)
+class Checked:
+    """What an adapter is, after the rules were applied."""
 
-    Raises `IntegrityError` naming every weight that has no place on the base of `lock` or is not finite.
+    config: dict[str, Any]  # the adapter_config.json to publish, but for its base
+    ranks: tuple[int, int]  # the smallest and the largest module
+    alphas: tuple[float, float]
+    scales: tuple[float, float]  # what PEFT multiplies B A with
+    change: tuple[float, float] | None  # |scale B A| / |W|; None where the base does not tell its norms
+
+
+def check_adapter(config: bytes, weights: Path, lock_file: Path, base: str) -> Checked:
+    """The one gate for everything that enters the registry.
+
+    Raises `IntegrityError` naming every weight that has no place on the base of `lock_file`, is not finite, or changes nothing.
     """
+    from workbench.bases.lock import read_lock
     from workbench.registry.lora_weights import fit, read_weights, values
     from workbench.registry.peft_config import parse
 
@@ -179,20 +200,34 @@ def check_adapter(config: bytes, weights: Path, lock: Lock) -> tuple[Declared, l
         declared, tensors = parse(config), read_weights(weights)
     except ImportRefused as error:
         raise IntegrityError(error.message, hint=error.hint) from None
+    lock = read_lock(lock_file)
     fitted = fit(tensors, declared, lock)
-    problems = fitted.problems or [f"{name} holds NaN or infinity" for name in values(tensors).not_finite]
+    found = values(tensors, declared, lock) if not fitted.problems else None
+    problems = fitted.problems or (found.problems if found else [])
     if problems:
-        more = [f"and {len(problems) - 12} more"] if len(problems) > 12 else []
-        listed = "".join(f"\n  - {problem}" for problem in [*problems[:12], *more])
-        raise IntegrityError(f"This adapter does not fit its base:{listed}", hint="\nNothing was published.")
-    return declared, fitted.targets
+        more = [f"and {len(problems) - 8} more"] if len(problems) > 8 else []
+        listed = "".join(f"\n  - {problem[:300]}" for problem in [*problems[:8], *more])
+        what = f"do not fit adapter_config.json or the base {base}" if fitted.problems else f"are of no use on {base}"
+        raise IntegrityError(f"The weights {what}:{listed}", hint="\nNothing was published.")
+    return Checked(
+        declared.published(fitted.modules, fitted.targets),
+        _range(map(declared.rank_of, fitted.modules)),
+        _range(map(declared.alpha_of, fitted.modules)),
+        _range(map(declared.scale_of, fitted.modules)),
+        found.change if found else None,
+    )
 
 
-def seal(draft: Path, facts: Facts, declared: Declared) -> str:
+def _range(values: Iterable[T]) -> tuple[T, T]:
+    found = sorted(values)
+    return found[0], found[-1]
+
+
+def seal(draft: Path, facts: Facts, checked: Checked) -> str:
     """Write the card and the manifest of version `facts.version`; returns the manifest's SHA-256."""
     from workbench.registry.card import render
 
-    (draft / "README.md").write_text(render(facts, declared), encoding="utf-8")
+    (draft / "README.md").write_text(render(facts, checked), encoding="utf-8")
     return manifest.write(draft, facts.about())
 
 

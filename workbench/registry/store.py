@@ -20,7 +20,7 @@ from workbench import paths
 from workbench.db import reading
 from workbench.db.session import now, transaction
 from workbench.errors import Conflict, IntegrityError, NotFound, UsageError
-from workbench.records import Adapter, AdapterRef, Base, Dataset, check_name
+from workbench.records import VERSION, Adapter, AdapterRef, Base, Dataset, check_name
 from workbench.registry import manifest, rows
 
 if TYPE_CHECKING:
@@ -54,15 +54,15 @@ class Registry:
 
     # ---------------------------------------------------------------- reading
 
-    def list(self, name: str | None = None, *, trashed: bool = False) -> Adapters:
-        """Versions, the newest first; of one adapter with `name`. `trashed` lists the trash instead.
+    def list(self, name: str | None = None, *, trashed: bool = False, limit: int | None = None, offset: int = 0) -> Adapters:
+        """Versions, the newest first; of one adapter with `name`. `trashed` lists the trash instead. At most `limit`, after
+        the first `offset`.
 
         Raises `NotFound` for a name under which nothing was ever published.
         """
-        every = rows.all_rows() if name is None else rows.rows_of(name)
-        aliases = rows.aliases_by_version()
-        found = [rows.record(row, aliases) for row in every if (row["trashed_at"] is not None) == trashed]
-        return sorted(found, key=lambda a: (a.created_at, a.name, a.version), reverse=True)
+        found = rows.page(name, trashed=trashed, limit=limit, offset=offset)
+        aliases, root = rows.aliases_by_version(), paths.adapters_dir()
+        return [rows.record(row, aliases, root) for row in found]
 
     def get(self, ref: str | AdapterRef, *, verify: bool = False) -> Adapter:
         """`name` (newest version), `name@3` or `name@champion`. With `verify` every file is checked against its manifest.
@@ -150,10 +150,10 @@ class Registry:
             if about.get("job_id") == job_id:  # this job was killed between the rename and the commit
                 return _enter(about, manifest.sha256_file(place / manifest.NAME), token=token)
         with staging.room() as draft:
-            declared = staging.fill(draft, folder, facts)
+            checked = staging.fill(draft, folder, facts)
             for _ in range(_RACES):
                 facts.version = rows.next_version(name)
-                sha256 = staging.seal(draft, facts, declared)
+                sha256 = staging.seal(draft, facts, checked)
                 with suppress(_Taken):
                     return _enter(facts.about(), sha256, token=token, draft=draft)
         raise Conflict(f"Others kept publishing under the name {name} at the same moment.", hint="Publish again.")
@@ -365,10 +365,10 @@ def _expected(expect: int | str | None) -> int | None:
     if expect is None or isinstance(expect, int):
         return expect
     text = expect.rpartition("@")[2].removeprefix("v")
-    if text.lower() == "none":
+    if text.lower() in {"none", "0"}:
         return 0
-    if not text.isdigit():
-        raise UsageError(f"'{expect}' is no version to expect.", hint="Give a number, or none for an alias that does not exist yet.")
+    if not VERSION.fullmatch(text):
+        raise UsageError(f"{expect!r} is no version to expect.", hint="Give a number, or none for an alias that does not exist yet.")
     return int(text)
 
 

@@ -39,7 +39,7 @@
   const ask = window.fetch;
   window.fetch = async (...request) => {
     const url = String(request[0]?.url || request[0]);
-    if (!url.includes("/gradio_api/run/predict")) return ask(...request);
+    if (!url.includes("/gradio_api/run/predict") && !url.includes("/files/uploads")) return ask(...request);
     let answer;
     try { answer = await ask(...request); } catch (error) {
       if (!leaving) say("lost", window.wbWords.lost);
@@ -48,9 +48,13 @@
     alertBox("lost")?.remove();
     if (answer.status >= 400) {
       const told = await answer.clone().json().catch(() => ({}));
-      say("error", told.error || window.wbWords.failed);
+      say("error", told.error || (typeof told.detail === "string" && told.detail) || window.wbWords.failed);
     }
     return answer;
+  };
+  window.wbUpload = async (file) => { // the answer of `uploads.py`, or null where something was said instead
+    const sent = await fetch(`/files/uploads?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file }).catch(() => null);
+    return sent?.ok ? sent.json() : null;
   };
   let leaving = false; // requests that end with the page are no loss
   addEventListener("pagehide", () => { leaving = true; });
@@ -89,9 +93,8 @@
     if (skip) { event.preventDefault(); document.getElementById("wb-top")?.focus(); }
   });
 
-  // Gradio's folds do not say whether they are open, and its upload button is called something else than what it shows.
+  // Gradio's folds do not say whether they are open.
   const mark = () => {
-    document.querySelectorAll(".upload-container[aria-label]").forEach((button) => button.removeAttribute("aria-label"));
     document.querySelectorAll(".gr-accordion > .label-wrap").forEach((button) => {
       const content = button.parentElement.querySelector(":scope > [data-testid=accordion-content]");
       button.querySelector(".icon")?.setAttribute("aria-hidden", "true");

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import gradio as gr
 
 from workbench import Workbench
@@ -16,6 +18,8 @@ from workbench_ui.words import Words
 __all__ = ["build"]
 
 _SAMPLES = 5
+_FIND = 100  # characters
+_NUMBER = re.compile(r"[0-9]{1,6}")
 
 
 def build(bench: Workbench, t: Words) -> gr.Blocks:
@@ -25,8 +29,9 @@ def build(bench: Workbench, t: Words) -> gr.Blocks:
         top, body = view(), view()
 
         def open_page(request: gr.Request) -> tuple[str, str]:
-            wanted = str(request.query_params.get("adapter") or "")
-            shown, problem = spoken(t, lambda: _detail(bench, wanted, t) if wanted else _list(bench, t))
+            query = {key: str(value) for key, value in dict(request.query_params).items()}
+            wanted = query.get("adapter", "")
+            shown, problem = spoken(t, lambda: _detail(bench, wanted, t) if wanted else _list(bench, query, t))
             if shown is not None:
                 return shown
             back = (t.link("adapters"), esc(t("adapters.all")))
@@ -43,8 +48,13 @@ def _learned(bench: Workbench, adapter: Adapter, t: Words) -> str:
     return views.learned(adapter, dataset, t)
 
 
-def _list(bench: Workbench, t: Words) -> tuple[str, str]:
-    return head(esc(t("adapters.title")), esc(t("adapters.lead"))), views.adapter_list(bench.adapters.list(), t)
+def _list(bench: Workbench, query: dict[str, str], t: Words) -> tuple[str, str]:
+    """`?find=` narrows the list, `?page=` leafs through it."""
+    page = query.get("page", "")
+    shown = views.adapter_page(
+        bench.adapters.list(), t, find=query.get("find", "")[:_FIND], page=int(page) if _NUMBER.fullmatch(page) else 1
+    )
+    return head(esc(t("adapters.title")), esc(t("adapters.lead"))), shown
 
 
 def _detail(bench: Workbench, ref: str, t: Words) -> tuple[str, str]:

@@ -8,17 +8,18 @@ from typing import Any
 import gradio as gr
 
 from workbench import Workbench
-from workbench.data.formats import Recognised, recognise
+from workbench.data.formats import Recognised
+from workbench_ui import uploads
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.views import train as views
 from workbench_ui.views.markup import panel
 from workbench_ui.widgets.choice import choice
+from workbench_ui.widgets.file_drop import chosen, file_drop
 from workbench_ui.widgets.view import BUSY, QUIET, view
 from workbench_ui.words import Words
 
 __all__ = ["add_data"]
 
-_TYPES = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"]
 _SCORERS = ("auto", "exact", "normalised", "label", "json", "numeric", "none")
 
 
@@ -26,7 +27,7 @@ def add_data(bench: Workbench, t: Words) -> gr.Textbox:
     """Builds the controls; returns a hidden text box whose value becomes the name of a dataset once it was added."""
     do, on = _Handlers(bench, t), guarded(t)
     view(f'<p class="wb-quiet">{t("data.add_how")}</p>')
-    file = gr.File(label=t("data.file"), file_types=_TYPES, height=140)
+    drop_file, file = file_drop(t), gr.Textbox(visible=False)  # the token of what was uploaded
     asked = view()
     with gr.Row(visible=False) as columns:
         question = choice(label=t("data.question"), min_width=180)
@@ -43,40 +44,47 @@ def add_data(bench: Workbench, t: Words) -> gr.Textbox:
     added = gr.Textbox(visible=False)
 
     read, judged = [asked, columns, question, answer, confirm], [report, finish, drop]
-    gr.on([file.upload, file.clear], on(do.arrived), file, [*read, *judged], **BUSY)
+    drop_file.uploaded(on(do.arrived), None, [drop_file, file, *read, *judged], **BUSY)
+    drop_file.cleared(on(do.removed), file, [drop_file, file, *read, *judged], **BUSY)
     answers = [confirm.click, question.input, answer.input]
     gr.on(answers, on(do.answered), [file, question, answer], [asked, confirm, *judged], **BUSY)
-    add.click(on(do.add), [file, question, answer, drop, name, scorer], [added, file, name], **BUSY).success(
-        on(do.arrived), file, [*read, *judged], **QUIET
+    add.click(on(do.add), [file, question, answer, drop, name, scorer], [added, name], **BUSY).success(
+        on(do.removed), file, [drop_file, file, *read, *judged], **QUIET
     )
     return added
 
 
 class _Handlers:
-    """What the events do. The file stays in Gradio's upload folder until its rows are in a dataset, then it is deleted."""
+    """What the events do. The file stays among the uploads until its rows are in a dataset, then it is deleted."""
 
     def __init__(self, bench: Workbench, t: Words) -> None:
         self.bench, self.t = bench, t
 
-    def arrived(self, path: str | None) -> list[Any]:
-        if path is None:
-            return [*_nothing(), *_unjudged("")]
-        found, problem = spoken(self.t, lambda: recognise(path))
+    def arrived(self, event: gr.EventData) -> list[Any]:
+        token = str(event.token)
+        path = uploads.uploaded(token)
+        shown = [chosen(path.name), token]
+        found, problem = spoken(self.t, lambda: self.bench.datasets.recognise(path))
         if found is None:
-            return [*_nothing(), *_unjudged(panel("bad", problem, icon="warn"))]
-        return [*self._asked(found), *(_unjudged("") if found.question else self._judged(path, None))]
+            return [*shown, *_nothing(), *_unjudged(panel("bad", problem, icon="warn"))]
+        return [*shown, *self._asked(found), *(_unjudged("") if found.question else self._judged(path, None))]
 
-    def answered(self, path: str | None, question: str | None, answer: str | None) -> list[Any]:
-        return ["", gr.Button(visible=False), *self._judged(path, _mapping(path, question, answer))]
+    def removed(self, token: str) -> list[Any]:
+        spoken(self.t, lambda: uploads.remove(token))  # what is gone already is no trouble
+        return [chosen(""), "", *_nothing(), *_unjudged("")]
 
-    def add(self, path: str | None, question: str | None, answer: str | None, drop: bool, name: str, scorer: str) -> tuple[str, None, str]:
-        mapping = _mapping(path, question, answer)
+    def answered(self, token: str, question: str | None, answer: str | None) -> list[Any]:
+        path = uploads.uploaded(token)
+        return ["", gr.Button(visible=False), *self._judged(path, self._mapping(path, question, answer))]
+
+    def add(self, token: str, question: str | None, answer: str | None, drop: bool, name: str, scorer: str) -> tuple[str, str]:
+        path = uploads.uploaded(token)
+        mapping = self._mapping(path, question, answer)
         report = self.bench.check_data(str(path), mapping=mapping)
         kinds = sorted({finding.kind for finding in report.problems}) if drop else []
         wanted = (name or "").strip().lower() or None
         new = self.bench.datasets.add(str(path), name=wanted, mapping=mapping, drop=kinds, scorer=None if scorer == "auto" else scorer)
-        Path(str(path)).unlink(missing_ok=True)
-        return new.name, None, ""
+        return new.name, ""
 
     def _asked(self, found: Recognised) -> list[Any]:
         """The question in words with the columns to answer it, or nothing where the file speaks for itself."""
@@ -89,7 +97,15 @@ class _Handlers:
             gr.Button(visible=found.question is not None),
         ]
 
-    def _judged(self, path: str | None, mapping: dict[str, str] | None) -> list[Any]:
+    def _mapping(self, path: Path, question: str | None, answer: str | None) -> dict[str, str] | None:
+        """The columns as answered; where the file needs no pair of columns, its own reading. None: nothing was in doubt."""
+        found = self.bench.datasets.recognise(path)
+        if {"question", "answer"} <= set(found.mapping) and question and answer:
+            as_found = (question, answer) == (found.mapping["question"], found.mapping["answer"])
+            return None if as_found and found.format is not None else {**found.mapping, "question": question, "answer": answer}
+        return found.mapping if found.format is None else None
+
+    def _judged(self, path: Path, mapping: dict[str, str] | None) -> list[Any]:
         """What the check says, whether the rows may be added, and whether there are rows to leave out."""
         report, problem = spoken(self.t, lambda: self.bench.check_data(str(path), mapping=mapping))
         if report is None:
@@ -97,15 +113,6 @@ class _Handlers:
         bad = len({finding.row for finding in report.problems})
         drop = gr.Checkbox(visible=bad > 0, value=False, label=self.t.n("data.drop_n", bad))
         return [views.file_report(report, self.t), gr.Column(visible=report.rows > 0), drop]
-
-
-def _mapping(path: str | None, question: str | None, answer: str | None) -> dict[str, str] | None:
-    """The columns as answered; where the file needs no pair of columns, its own reading. None: nothing was in doubt."""
-    found = recognise(str(path))
-    if {"question", "answer"} <= set(found.mapping) and question and answer:
-        as_found = (question, answer) == (found.mapping["question"], found.mapping["answer"])
-        return None if as_found and found.format is not None else {**found.mapping, "question": question, "answer": answer}
-    return found.mapping if found.format is None else None
 
 
 def _nothing() -> list[Any]:

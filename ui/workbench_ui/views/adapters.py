@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 from workbench.evidence import Summary
 from workbench.records import Adapter, Base, Dataset
 from workbench_ui.views.jobs import download_link
-from workbench_ui.views.markup import badge, button, card, code_block, empty, esc, facts
+from workbench_ui.views.markup import badge, button, card, code_block, empty, esc, facts, stack
 from workbench_ui.views.scores import answers, gain_text, measure, score_bars, score_sentence, verdict
 from workbench_ui.words import Words
 
-__all__ = ["adapter_actions", "adapter_answers", "adapter_facts", "adapter_list", "adapter_score", "adapter_use", "learned"]
+__all__ = ["adapter_actions", "adapter_answers", "adapter_facts", "adapter_list", "adapter_page", "adapter_score", "adapter_use", "learned"]
 
+_PAGE = 50  # names on one page
 _TONES = {"better": "good", "worse": "bad", "unclear": "warn"}
 
 
@@ -23,14 +25,45 @@ def adapter_list(adapters: Sequence[Adapter], t: Words, *, now: datetime | None 
     if not adapters:
         start = t.link("train", dataset="order-codes", preset="quick")
         return empty(t("adapters.empty_title"), t("adapters.empty"), button(t("adapters.empty_action"), start, primary=True, icon="train"))
-    newest: dict[str, Adapter] = {}
-    versions: dict[str, int] = {}
-    for adapter in adapters:
-        versions[adapter.name] = versions.get(adapter.name, 0) + 1
-        if adapter.name not in newest or adapter.version > newest[adapter.name].version:
-            newest[adapter.name] = adapter
+    versions = Counter(adapter.name for adapter in adapters)
+    newest = {adapter.name: adapter for adapter in sorted(adapters, key=lambda a: a.version)}
     ordered = sorted(newest.values(), key=lambda a: a.created_at, reverse=True)
     return f'<ul class="wb-grid">{"".join(_card(a, versions[a.name], t, now) for a in ordered)}</ul>'
+
+
+def adapter_page(adapters: Sequence[Adapter], t: Words, *, find: str = "", page: int = 1, now: datetime | None = None) -> str:
+    """The adapters whose name or base holds `find`, so many names at a time, newest first; search and pages where there are more."""
+    wanted = find.strip().lower()
+    recent = sorted(adapters, key=lambda a: a.created_at, reverse=True)
+    names = list(dict.fromkeys(a.name for a in recent if wanted in f"{a.name} {a.base}".lower()))
+    pages = max(1, -(-len(names) // _PAGE))
+    page = min(max(1, page), pages)
+    shown = set(names[(page - 1) * _PAGE : page * _PAGE])
+    cards = adapter_list([a for a in adapters if a.name in shown], t, now=now) if shown or not wanted else ""
+    if not wanted and pages == 1:
+        return cards
+    return stack([_search(find, t), cards or f"<p>{t.html('adapters.none_found', find=find)}</p>", _pager(find, page, pages, t)])
+
+
+def _search(find: str, t: Words) -> str:
+    label = esc(t("adapters.find"))
+    return (
+        f'<form class="wb-find" role="search" action="{esc(t.link("adapters"))}">'
+        f'<input type="search" name="find" maxlength="100" value="{esc(find)}" placeholder="{label}" aria-label="{label}"/>'
+        f'<button class="wb-button">{esc(t("adapters.find_go"))}</button></form>'
+    )
+
+
+def _pager(find: str, page: int, pages: int, t: Words) -> str:
+    def go(to: int, key: str) -> str:
+        query = {"page": str(to)} | ({"find": find} if find else {})
+        return button(t(key), t.link("adapters", **query)) if 1 <= to <= pages else ""
+
+    if pages == 1:
+        return ""
+    where = f"<span>{esc(t('adapters.page', n=t.number(page), all=t.number(pages)))}</span>"
+    links = f"{go(page - 1, 'adapters.newer')}{where}{go(page + 1, 'adapters.older')}"
+    return f'<nav class="wb-actions" aria-label="{esc(t("adapters.pages"))}">{links}</nav>'
 
 
 def _card(adapter: Adapter, versions: int, t: Words, now: datetime | None) -> str:
@@ -88,7 +121,8 @@ def adapter_answers(samples: Sequence[dict[str, Any]], t: Words) -> str:
 def adapter_facts(adapter: Adapter, versions: Sequence[Adapter], t: Words) -> str:
     """Lineage: base and its lock, dataset and its hash, job, parents, other versions."""
     job = f'<a href="{esc(t.link("jobs", job=adapter.job_id))}">{esc(adapter.job_id)}</a>' if adapter.job_id else ""
-    others = ", ".join(_version_link(a, t) for a in sorted(versions, key=lambda a: -a.version) if a.version != adapter.version)
+    listed = [a for a in sorted(versions, key=lambda a: -a.version) if a.version != adapter.version]
+    others = ", ".join(_version_link(a, t) for a in listed[:_PAGE]) + (" …" if len(listed) > _PAGE else "")
     pairs = [
         (t("fact.base"), f"{esc(adapter.base)} <code>{esc(adapter.base_lock_sha256[:12])}</code>"),
         (t("fact.dataset"), f"{esc(adapter.dataset)} <code>{esc((adapter.dataset_sha256 or '')[:12])}</code>" if adapter.dataset else ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from workbench.records import Job, JobState, Progress
@@ -172,8 +172,8 @@ def _doing(job: Job, progress: Progress | None, t: Words) -> str:
 
 
 def _time_left(progress: Progress | None, t: Words) -> str:
-    if progress is None or progress.seconds_left is None:
-        return ""
+    if progress is None or not round(progress.seconds_left or 0):
+        return ""  # unknown, or the next phase is about to say its own
     return t("jobs.left", time=t.elapsed(progress.seconds_left))
 
 
@@ -235,9 +235,6 @@ def _figures(job: Job, run: Series, t: Words, now: datetime | None) -> list[tupl
         return []
     step = t.number(progress.step) if progress.step is not None else ""
     best = min((value for _, value in run.evals), default=None)
-    end = job.ended_at or now or datetime.now(UTC)
-    created = job.created_at if job.created_at.tzinfo else job.created_at.replace(tzinfo=UTC)
-    end = end if end.tzinfo else end.replace(tzinfo=UTC)
     return [
         (t("figure.step"), t("figure.of", part=step, whole=t.number(progress.total_steps)) if step and progress.total_steps else step),
         (t("figure.passes"), f"{progress.epoch:.2g}" if progress.epoch is not None else ""),
@@ -245,7 +242,7 @@ def _figures(job: Job, run: Series, t: Words, now: datetime | None) -> list[tupl
         (t("figure.best"), t.number(best) if best is not None else ""),
         (t("figure.speed"), t("figure.tokens_s", n=t.number(round(progress.tokens_per_second))) if progress.tokens_per_second else ""),
         (t("figure.tokens"), t.tokens(progress.tokens) if progress.tokens else ""),
-        (t("figure.elapsed"), t.elapsed((end - created).total_seconds())),
+        (t("figure.elapsed"), t.elapsed(job.worked(now))),
     ]
 
 

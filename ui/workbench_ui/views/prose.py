@@ -11,8 +11,9 @@ from workbench_ui.views.markup import esc
 
 __all__ = ["Text", "docs_dir", "picture", "read_text"]
 
-_PICTURE = re.compile(r"^!\[(?P<alt>[^\]]*)\]\((?P<file>images/[\w.-]+\.svg)\)[ \t]*$", re.MULTILINE)
-_OTHER_PAGE = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:)[^)]*\)")  # links to files of the repository lead nowhere here
+# Neither pattern looks past a line or the next bracket, so that the time grows with the text and no faster.
+_PICTURE = re.compile(r"^!\[(?P<alt>[^\]\n]*)\]\((?P<file>images/[\w.-]+\.svg)\)[ \t]*$", re.MULTILINE)
+_OTHER_PAGE = re.compile(r"(?<!!)\[([^\[\]]+)\]\((?!https?:)[^()\s]*\)")  # links to files of the repository lead nowhere here
 
 
 @dataclass(frozen=True)

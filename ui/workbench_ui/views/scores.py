@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from workbench.evidence import Interval, Summary
+from workbench.evidence import Interval, Summary, direction
 from workbench_ui.icons import ICONS
 from workbench_ui.views.markup import esc
 from workbench_ui.words import Words
@@ -17,15 +17,14 @@ def measure(summary: Summary) -> str:
     """The score to speak of: the dataset's own scorer, else exact match where it says something, else the error per token."""
     if summary.scorer is not None and "right" in summary.gain:
         return "right"
-    if summary.scorer == "exact" or summary.gain["exact_match"].above_zero:
+    if summary.scorer == "exact" or direction(summary, "exact_match") > 0:
         return "exact_match"
     return "nll_per_token"
 
 
 def verdict(summary: Summary) -> str:
-    """`better`, `worse` or `unclear`: the last when the interval of the gain holds zero."""
-    gain = summary.gain[measure(summary)]
-    return "better" if gain.above_zero else "worse" if gain.below_zero else "unclear"
+    """`better`, `worse` or `unclear`: the last when the interval of the gain holds zero, or it is shown as +0.00."""
+    return ("unclear", "better", "worse")[direction(summary, measure(summary))]
 
 
 def score_sentence(scores: dict[str, Any], t: Words) -> str:

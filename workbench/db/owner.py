@@ -1,0 +1,37 @@
+"""Which home a database belongs to.
+
+Jobs, adapters and bases are folders in the home; the rows that speak of them mean nothing beside another home. So a database
+belongs to the first home that opens it, and others are refused: they would take its jobs and fail them.
+"""
+
+from __future__ import annotations
+
+import platform
+
+from sqlalchemy import Engine, insert, select
+from sqlalchemy.exc import IntegrityError as Taken
+
+from workbench import identity, paths
+from workbench.db.tables import store
+from workbench.errors import DatabaseError
+
+__all__ = ["admit"]
+
+
+def admit(engine: Engine) -> None:
+    """Take the database for this home, unless it has one: raises `DatabaseError` when that is another."""
+    mine = identity.store_id()
+    with engine.begin() as connection:
+        found = connection.execute(select(store)).one_or_none()
+    if found is None:
+        try:
+            with engine.begin() as connection:
+                connection.execute(insert(store).values(one=1, id=mine, home=str(paths.home()), host=platform.node()))
+        except Taken:  # another home was faster
+            admit(engine)
+    elif found.id != mine:
+        raise DatabaseError(
+            f"The database belongs to the home {found.home} of {found.host}, not to {paths.home()}.",
+            hint="To work together, mount that folder on every machine and let WORKBENCH_HOME name it; else give this home another "
+            f"database (WORKBENCH_DB). If this is that home, moved or restored, write {found.id} into {paths.store_file()}.",
+        )
