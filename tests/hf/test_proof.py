@@ -43,7 +43,7 @@ def alone(model: Any, few: list[Row]) -> torch.Tensor:
     for ids, labels in few:
         follows = torch.tensor(labels[1:])
         at = follows != IGNORED
-        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1][at].float()
+        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, : len(follows)][at].float()
         found.append(logits.log_softmax(-1).gather(1, follows[at][:, None])[:, 0])
     return torch.cat(found)
 
@@ -200,12 +200,12 @@ def test_a_row_scores_the_same_whatever_stands_beside_it(zoo: Any, tmp_path: Pat
     model = load_base(folder, dtype=torch.float32)
     for score, row in zip(together, rendered(folder), strict=True):
         last = max(i for i, label in enumerate(row[1]) if label != IGNORED)
-        by_itself = -float(alone(model, [(row[0][: last + 1], row[1][: last + 1])]).sum())
+        by_itself = -float(alone(model, [(row[0][:last], row[1][: last + 1])]).sum())
         assert score.nll == pytest.approx(by_itself, abs=1e-3)
     trainer = trainer_of(folder, tmp_path)
     model = trainer.model.eval()
     examples = [trainer.train_dataset[i] for i in range(12)]
-    wanted = -sum(float(alone(model, [trim((e["input_ids"], e["labels"]))]).sum()) for e in examples)
+    wanted = -sum(float(alone(model, [(e["input_ids"], e["labels"])]).sum()) for e in examples)
     learned = sum(label != IGNORED for e in examples for label in e["labels"])
     with torch.no_grad():
         assert float(trainer.compute_loss(model, trainer.data_collator(examples))) == pytest.approx(wanted / learned, rel=1e-5)

@@ -26,6 +26,7 @@ __all__ = [
     "check_fit",
     "check_targets",
     "learned_log_probs",
+    "linear_by_name_only",
     "load_start",
     "probe",
     "stop_at_end_of_turn",
@@ -113,6 +114,18 @@ def load_start(model: Any, weights: Path) -> None:
         model.load_state_dict(state, strict=False)
     else:
         set_peft_model_state_dict(model, state)
+
+
+def linear_by_name_only(model: Any) -> list[str] | None:
+    """The last names of modules that are a `Linear` and do more than one, which an adapter would undo: some routers of experts."""
+    names = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and type(module).__module__.startswith("transformers.models.")
+        and type(module).forward is not torch.nn.Linear.forward
+    }
+    return sorted(names) or None
 
 
 def check_fit(model: Any, rows: Sequence[Row]) -> None:

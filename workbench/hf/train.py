@@ -25,6 +25,7 @@ from workbench.hf import checkpoints, machine, preflight
 from workbench.hf.follow import Follower, Report, Sampler
 from workbench.hf.load import compute_dtype, load_base, load_tokenizer, set_threads
 from workbench.hf.prepare import Prepared, prepare
+from workbench.hf.rehearsal import rehearse
 from workbench.hf.trainer import AnswerTrainer, Collator, Shuffled
 from workbench.planning import missing_loggers
 from workbench.recipe import Recipe
@@ -65,6 +66,7 @@ def train(
     earlier: Sequence[Path] = (),
     report: Report = lambda progress: None,
     stopping: Callable[[], bool] = lambda: False,
+    check: Callable[[Path], object] = lambda folder: None,
 ) -> TrainResult:
     """Train on `rows` (the train part only) and return where the result lies, under `out`.
 
@@ -72,13 +74,14 @@ def train(
     method sft model.safetensors.
     `earlier` are the `out` folders of earlier attempts at the same run: it goes on from the newest checkpoint among
     them that is whole. `report` is called at every step; when `stopping` turns true the run saves and raises `JobError`.
+    `check` gets an adapter as it will be saved, before the first step, and raises what would keep it from being published.
     Raises `TrainingError` when going on would be a waste, and says what to change.
     """
     if missing := missing_loggers(recipe):
         raise MissingDependency(" ".join(missing))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between transformers, TRL and PEFT, which are pinned together
-        return _train(recipe, base, rows, out, start, earlier, report, stopping)
+        return _train(recipe, base, rows, out, start, earlier, report, stopping, check)
 
 
 def _train(
@@ -90,6 +93,7 @@ def _train(
     earlier: Sequence[Path],
     report: Report,
     stopping: Callable[[], bool],
+    check: Callable[[Path], object],
 ) -> TrainResult:
     began = time.perf_counter()
     threads = set_threads(recipe.threads)
@@ -102,6 +106,8 @@ def _train(
     found, passed_over = checkpoints.newest_verified([out / "checkpoints", *(folder / "checkpoints" for folder in earlier)], of=run.of)
     if found is None:
         report(_preparing("Starting." if not passed_over else f"Starting over: {'; '.join(passed_over)}."))
+        run.report["rehearsal_seconds"] = seconds = round(run.rehearse(trainer, check), 2)
+        report(_preparing(f"Everything this job does was tried on two rows, in {seconds:.1f} s."))
     else:
         report(_preparing(f"Going on from step {checkpoints.step_of(found)}."))
     _fit(trainer, found)
@@ -175,6 +181,7 @@ class _Run:
             use_rslora=recipe.use_rslora,
             use_dora=recipe.use_dora,
             target_parameters=list(recipe.target_parameters) or None,
+            exclude_modules=preflight.linear_by_name_only(model) if recipe.lora_target_modules == ("all-linear",) else None,
         )
         try:
             wrapped = get_peft_model(model, config)
@@ -305,9 +312,18 @@ class _Run:
         self.report |= {"saved_dtype": str(dtype).removeprefix("torch."), "rounded_away": share}
         return rounded
 
-    def save(self) -> Path:
+    def rehearse(self, trainer: AnswerTrainer, check: Callable[[Path], object]) -> float:
+        """Try everything the job will do on two rows; full weights, which transformers saves as it read them, are not written twice."""
+
+        def save() -> Path:
+            check(folder := self.save("rehearsal"))
+            return folder
+
+        return rehearse(trainer, self.tokenizer, self.data.train, dtype=self.dtype, save=None if self.recipe.method == "sft" else save)
+
+    def save(self, name: str = "result") -> Path:
         """Write the result under `out` and return its folder: safetensors, tokenizer, generation config."""
-        folder = self.out / "result"
+        folder = self.out / name
         model = self.model.eval()
         if self.recipe.method == "sft":
             model.config.use_cache = True  # the trainer had switched it off

@@ -26,6 +26,7 @@ from workbench.hf.rope import length_kind
 
 __all__ = ["AnswerTrainer", "Collator", "Shuffled"]
 
+_LONG = 2**40  # tokens
 _WINDOW = 10  # steps over which the loss is averaged when looking whether it rises
 
 
@@ -88,11 +89,13 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         config = kwargs["model"].config.get_text_config()
         asks = {key: getattr(config, key) for key in ("output_router_logits",) if hasattr(config, key)}
         super().__init__(*args, **kwargs)
-        config.__dict__.update(asks)  # TRL switches it on in the config, which is saved with the weights; `_loss` asks by itself
+        config.__dict__.update(asks)  # TRL switches it on in the config, which is saved with the weights; `losses` asks by itself
         self.packs, self.tokens_at_once, self.of = packs, tokens_at_once, of
         plain = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self.balances = self.aux_loss_enabled and "output_router_logits" in inspect.signature(type(plain).forward).parameters
         self._kind = length_kind(self.model)
+        # tokens that nothing is learned from count nevertheless: for the experts' balance, and for a row's length
+        self.whole = self.balances or self._kind(1) != self._kind(_LONG)
         # dropout falls on each row by itself, so a shared beginning would not be the same thing
         adapter = getattr(self.model, "peft_config", {}).get("default")
         self._shares_in_training = not random and not (adapter is not None and adapter.lora_dropout)
@@ -113,7 +116,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         total = torch.zeros((), device=self.args.device)
         items = num_items_in_batch or int((inputs["labels"] != IGNORED).sum())
         steps = self.current_gradient_accumulation_steps if num_items_in_batch else 1
-        for loss in self._losses(model, inputs, self.tokens_at_once, items=items, steps=steps):
+        for loss in self.losses(model, inputs, self.tokens_at_once, items=items, steps=steps):
             self.accelerator.backward(loss)
             total += loss.detach()
         value = float(total)
@@ -131,7 +134,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Mean negative log-likelihood of the learned tokens of a batch (and the load-balancing loss), for evaluation."""
         items = num_items_in_batch or max(1, int((inputs["labels"] != IGNORED).sum()))
-        loss = sum(self._losses(model, inputs, 4 * self.tokens_at_once, items=items), torch.zeros((), device=self.args.device))
+        loss = sum(self.losses(model, inputs, 4 * self.tokens_at_once, items=items), torch.zeros((), device=self.args.device))
         return (loss, None) if return_outputs else loss
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
@@ -139,12 +142,12 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         with torch.no_grad():
             return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
 
-    def _losses(self, model: Any, inputs: dict[str, Any], tokens: int, *, items: Any, steps: int = 1) -> Iterator[torch.Tensor]:
+    def losses(self, model: Any, inputs: dict[str, Any], tokens: int, *, items: Any, steps: int = 1) -> Iterator[torch.Tensor]:
         """The loss of a batch in parts of at most `tokens` tokens, which add up to it."""
-        rows, on = _rows(inputs, whole=self.balances), self.args.device
+        rows, on = _rows(inputs, whole=self.whole), self.args.device
         share = self._shares_in_training or not model.training
-        for part in split(rows, tokens, kind=self._kind):
-            batch = pack(part, device=on, share=share, whole=self.balances) if self.packs else pad(part, device=on, whole=self.balances)
+        for part in split(rows, tokens, kind=lambda fed: self._kind(fed + self.whole)):
+            batch = pack(part, device=on, share=share, whole=self.whole) if self.packs else pad(part, device=on, whole=self.whole)
             log_probs, balance = scored(model, batch, tiles=True, balance=self.balances)
             loss = -log_probs.sum() / items
             if balance is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import estimate, planning
+from workbench.bases.lock import LOCK_FILE, read_lock
 from workbench.bases.store import Bases
 from workbench.data.rows import dumps
 from workbench.data.store import Datasets
@@ -26,6 +27,7 @@ from workbench.jobs.tasks import TaskContext
 from workbench.recipe import Recipe
 from workbench.records import Base, BaseRef, Dataset, Progress
 from workbench.registry import manifest
+from workbench.registry.staging import CONFIG, WEIGHTS, check_adapter
 from workbench.registry.store import Registry
 
 __all__ = ["evaluate", "frozen_base", "frozen_dataset", "merge", "run"]
@@ -147,7 +149,7 @@ def _phase(ctx: TaskContext, name: str, work: Any) -> Path:
 def _train(ctx: TaskContext, recipe: Recipe, base: Base, out: Path) -> None:
     from workbench.hf.train import train
 
-    work = ctx.folder / "work"
+    work, lock = ctx.folder / "work", read_lock(base.path / LOCK_FILE)
     result = train(
         recipe,
         base.path,
@@ -157,6 +159,7 @@ def _train(ctx: TaskContext, recipe: Recipe, base: Base, out: Path) -> None:
         earlier=[folder / "work" for folder in ctx.earlier],
         report=ctx.report,
         stopping=ctx.stopping,
+        check=lambda folder: check_adapter((folder / CONFIG).read_bytes(), folder / WEIGHTS, lock),
     )
     shutil.copytree(result.folder, out, dirs_exist_ok=True)
     (out / _FACTS).write_text(json.dumps(result.as_dict(), indent=1), encoding="utf-8")

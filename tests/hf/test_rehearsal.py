@@ -1,0 +1,78 @@
+"""What a job cannot do is said before its first step, in a sentence; what it can do leaves no trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.families import recipe_for, rows
+from benchmarks.zoo import build
+from workbench.errors import IntegrityError, TrainingError
+from workbench.hf import rehearsal
+from workbench.hf.train import train
+
+pytestmark = pytest.mark.torch
+REFUSED: set[tuple[str, str]] = set()
+
+
+def go(base: Path, out: Path, method: str = "lora", **more: Any) -> Any:
+    options = {key: more.pop(key) for key in ("check", "report") if key in more}
+    return train(recipe_for(method, "zoo@1", max_steps=2, **more), base, rows(), out, **options)
+
+
+def test_a_rehearsal_changes_nothing_and_says_how_long_it_took(pico_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str | None] = []
+    first = go(pico_base, tmp_path / "a", lora_dropout=0.1, report=lambda progress: lines.append(progress.message))
+    assert any("tried on two rows, in" in (line or "") for line in lines) and first.report["rehearsal_seconds"] > 0
+    assert not (tmp_path / "a" / "rehearsal").exists()
+    monkeypatch.setattr("workbench.hf.train.rehearse", lambda *args, **kwargs: 0.0)
+    second = go(pico_base, tmp_path / "b", lora_dropout=0.1)
+    weights = "adapter_model.safetensors"
+    assert (first.folder / weights).read_bytes() == (second.folder / weights).read_bytes()
+
+
+@pytest.mark.parametrize("family", ["mamba", "falcon-mamba"])
+def test_a_base_that_gives_no_answers_is_refused_before_the_run(tmp_path: Path, family: str) -> None:
+    with pytest.raises(TrainingError, match="cannot score and answer two rows as this job would: .*cache"):
+        go(build(family, tmp_path / "base"), tmp_path / "out", lora_target_modules=("in_proj", "x_proj"))
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_an_adapter_that_the_registry_would_refuse_is_known_before_the_run(pico_base: Path, tmp_path: Path) -> None:
+    def refuse(folder: Path) -> None:
+        assert (folder / "adapter_config.json").is_file() and (folder / "adapter_model.safetensors").is_file()
+        raise IntegrityError("Its rank is a secret.")
+
+    with pytest.raises(TrainingError, match="cannot save what it learns from two rows .* Its rank is a secret"):
+        go(pico_base, tmp_path / "out", check=refuse)
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_whatever_a_model_raises_is_one_sentence(pico_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> None:
+        raise ZeroDivisionError("no such\nthing")
+
+    monkeypatch.setattr(rehearsal, "_answer", broken)
+    with pytest.raises(TrainingError) as caught:
+        go(pico_base, tmp_path / "out")
+    assert caught.value.message.endswith("as this job would: ZeroDivisionError: no such") and "Nothing was trained" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "family", ["gpt-2", "falcon-7b", "bloom", "stablelm", "nemotron", "lfm2", "minimax", "mixtral", "gpt-oss", "jamba"]
+)
+@pytest.mark.parametrize("method", ["lora", "qlora", "sft"])
+def test_the_families_that_crashed_train_or_are_refused_in_a_sentence(tmp_path: Path, family: str, method: str) -> None:
+    base = build(family, tmp_path / "base")
+    try:
+        result = go(base, tmp_path / "out", method)
+    except TrainingError as error:
+        assert (family, method) in REFUSED, error
+        assert not (tmp_path / "out" / "checkpoints").exists()
+        return
+    assert (family, method) not in REFUSED
+    if method == "sft":
+        saved = (result.folder / "config.json").read_text(encoding="utf-8")
+        assert ('"output_router_logits": true' in saved) is ('"output_router_logits": true' in (base / "config.json").read_text())
