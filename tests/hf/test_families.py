@@ -80,6 +80,14 @@ def published(zoo: Path, family: str, tmp_path: Path, **targets: Any) -> tuple[W
     return bench, base, bench.import_adapter(trained(source, tmp_path / "made", **targets), name="made", base=base.ref)
 
 
+def test_a_module_in_a_list_is_not_named_by_its_place(zoo: Path, tmp_path: Path) -> None:
+    """Gemma 3n has linear layers called altup_projections.0; the end of that name means whole layers to PEFT."""
+    bench, base, adapter = published(zoo, "gemma-3n-text", tmp_path, target_modules=r".*(altup_projections\.0|q_proj)")
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.path), tmp_path / "made")
+    ours = load_adapter(load_base(base.path, dtype=torch.float32), adapter.path)
+    assert torch.allclose(logits(ours, base.path), logits(plain, base.path), atol=1e-5)
+
+
 @pytest.mark.parametrize("family", EXPERTS)
 def test_an_adapter_of_experts_is_published_and_means_the_same_everywhere(zoo: Path, tmp_path: Path, family: str) -> None:
     bench, base, adapter = published(zoo, family, tmp_path, **EXPERTS[family])

@@ -26,7 +26,6 @@ __all__ = [
     "check_fit",
     "check_targets",
     "learned_log_probs",
-    "linear_by_name_only",
     "load_start",
     "probe",
     "stop_at_end_of_turn",
@@ -85,9 +84,9 @@ def beside_all_linear(model: Any) -> list[str]:
     A router that also chooses returns a pair. The mixers of Mamba, on one kind of machine or all, use the weights of every layer but
     the first without its forward pass, where adapters live.
     """
-    found = [
-        n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and type(m).__module__.startswith("transformers.models.")
-    ]
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+    own = [(n, m) for n, m in layers if type(m).__module__.startswith("transformers.models.")]
+    found = [n for n, m in own if type(m).forward is not torch.nn.Linear.forward]
     for path, module in model.named_modules():
         if hasattr(module, "A_log") and "mamba" in type(module).__name__.lower():
             found += [f"{path}.{n}" for n, m in module.named_children() if isinstance(m, torch.nn.Linear) and n != "in_proj"]
@@ -114,18 +113,6 @@ def load_start(model: Any, weights: Path) -> None:
         model.load_state_dict(state, strict=False)
     else:
         set_peft_model_state_dict(model, state)
-
-
-def linear_by_name_only(model: Any) -> list[str] | None:
-    """The last names of modules that are a `Linear` and do more than one, which an adapter would undo: some routers of experts."""
-    names = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and type(module).__module__.startswith("transformers.models.")
-        and type(module).forward is not torch.nn.Linear.forward
-    }
-    return sorted(names) or None
 
 
 def check_fit(model: Any, rows: Sequence[Row]) -> None:
