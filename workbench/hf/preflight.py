@@ -86,7 +86,8 @@ def beside_all_linear(model: Any) -> list[str]:
     """
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
     own = [(n, m) for n, m in layers if type(m).__module__.startswith("transformers.models.")]
-    found = [n for n, m in own if type(m).forward is not torch.nn.Linear.forward]
+    with torch.no_grad():
+        found = [n for n, m in own if not isinstance(m(m.weight.new_zeros(1, m.in_features)), torch.Tensor)]
     for path, module in model.named_modules():
         if hasattr(module, "A_log") and "mamba" in type(module).__name__.lower():
             found += [f"{path}.{n}" for n, m in module.named_children() if isinstance(m, torch.nn.Linear) and n != "in_proj"]
