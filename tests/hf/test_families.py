@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from benchmarks.families import ALLOWED, ALLOWED_BF16, difference, recipe_for, rows
+from benchmarks.families import ALLOWED, ALLOWED_BF16, difference, other_names, recipe_for, rows
 from benchmarks.zoo import build
 from tests.hf.tiny_adapter import order_rows
 from workbench import Workbench
@@ -158,6 +158,14 @@ def test_the_same_weights_under_other_names_are_the_same_base(zoo: Path, tmp_pat
     assert not shape.breaks, shape.breaks
     moved = weights.measure(adapter.path, *locks, home_folder=base.path, new_folder=again.path)
     assert (moved.change, moved.drift) == ("identical", 0.0)
+
+
+def test_experts_under_other_names_are_the_same_experts(zoo: Path, tmp_path: Path) -> None:
+    bench, base, adapter = published(zoo, "ernie-4.5-moe", tmp_path, **EXPERTS["ernie-4.5-moe"])
+    again = bench.bases.add("ernie-4.5-moe@2", source=f"folder:{other_names(base.path, tmp_path / 'other')}")
+    locks = bench.bases.lock(base.ref), bench.bases.lock(again.ref)
+    moved = weights.measure(adapter.path, *locks, home_folder=base.path, new_folder=again.path)
+    assert not locks[0].tensors.keys() & locks[1].tensors.keys() and (moved.change, moved.drift) == ("identical", 0.0)
 
 
 def test_how_far_experts_moved_is_what_the_weights_say(zoo: Path, tmp_path: Path) -> None:
