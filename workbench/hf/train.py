@@ -181,7 +181,6 @@ class _Run:
             use_rslora=recipe.use_rslora,
             use_dora=recipe.use_dora,
             target_parameters=list(recipe.target_parameters) or None,
-            exclude_modules=preflight.linear_by_name_only(model) if recipe.lora_target_modules == ("all-linear",) else None,
         )
         try:
             wrapped = get_peft_model(model, config)
