@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo ui test test-fast check fix bench lab study study-live tables docs build clean
+.PHONY: demo ui test test-fast check fix bench families lab study study-live tables docs build clean
 
 demo: $(STAMP)            ## train a LoRA adapter on a real open model and show that it learned
 	$(BIN)/workbench demo
@@ -30,6 +30,9 @@ fix: $(STAMP)             ## let ruff mend what it can
 
 bench: $(STAMP)           ## training speed beside plain TRL, in one run
 	$(BIN)/python benchmarks/train.py
+
+families: $(STAMP)        ## a tiny model of every family through everything; writes docs/families.md, ten minutes on two quiet cores
+	$(BIN)/python -m benchmarks.families --write docs
 
 lab: $(STAMP)             ## the lineage lab: small models, every adapter on every base; within an hour on two quiet cores
 	$(BIN)/python -m benchmarks.lab --publish

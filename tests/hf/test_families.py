@@ -80,6 +80,14 @@ def published(zoo: Path, family: str, tmp_path: Path, **targets: Any) -> tuple[W
     return bench, base, bench.import_adapter(trained(source, tmp_path / "made", **targets), name="made", base=base.ref)
 
 
+def test_a_module_in_a_list_is_not_named_by_its_place(zoo: Path, tmp_path: Path) -> None:
+    """Gemma 3n has linear layers called altup_projections.0; the end of that name means whole layers to PEFT."""
+    bench, base, adapter = published(zoo, "gemma-3n-text", tmp_path, target_modules=r".*(altup_projections\.0|q_proj)")
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.path), tmp_path / "made")
+    ours = load_adapter(load_base(base.path, dtype=torch.float32), adapter.path)
+    assert torch.allclose(logits(ours, base.path), logits(plain, base.path), atol=1e-5)
+
+
 @pytest.mark.parametrize("family", EXPERTS)
 def test_an_adapter_of_experts_is_published_and_means_the_same_everywhere(zoo: Path, tmp_path: Path, family: str) -> None:
     bench, base, adapter = published(zoo, family, tmp_path, **EXPERTS[family])
@@ -180,7 +188,7 @@ def test_what_is_trained_on_is_what_plain_transformers_computes(zoo: Path, tmp_p
     assert found.nats < ALLOWED and found.gradient < 1e-4 and found.bf16 < ALLOWED_BF16, found
 
 
-@pytest.mark.parametrize(("family", "more"), [("mixtral", {}), ("phimoe", EXPERTS["mixtral"]), ("gpt-2", {}), ("mamba", {})])
+@pytest.mark.parametrize(("family", "more"), [("mixtral", {}), ("phimoe", EXPERTS["mixtral"]), ("gpt-2", {}), ("mamba", {}), ("jamba", {})])
 def test_a_run_ends_in_an_adapter_that_fits(zoo: Path, tmp_path: Path, family: str, more: dict[str, Any]) -> None:
     """With the load-balancing loss of experts, dropout of the base, and layers that take no adapter."""
     keys = {"lora_target_modules": ["o_proj"], "target_parameters": more["target_parameters"]} if more else {}
@@ -200,11 +208,20 @@ def test_an_encoder_decoder_is_refused_with_what_would_do(zoo: Path) -> None:
         Workbench().bases.add("mt5@1", source=f"folder:{model(zoo, 'mt5')}")
 
 
+def test_experts_that_are_one_tensor_on_disk_are_said_to_be_left_out(zoo: Path, tmp_path: Path) -> None:
+    bench, base, adapter = published(zoo, "gpt-oss", tmp_path, **EXPERTS["gpt-oss"])
+    noisy = bench.bases.add("gpt-oss@2", source=f"folder:{add_noise(base.path, tmp_path / 'noisy', relative=0.02)}")
+    seen = weights.measure(
+        adapter.path, bench.bases.lock(base.ref), bench.bases.lock(noisy.ref), home_folder=base.path, new_folder=noisy.path
+    )
+    assert len(seen.modules) == 2 and seen.drift == pytest.approx(0.02, rel=0.1) and "was not looked at" in seen.sentence
+
+
 HAS = {
     "gemma-2": (["window of 16 tokens in 1 of 2 layers", "attention scores capped (50)", "logits capped (30)"], ""),
     "llama-4-text": (["attention in chunks of 16 tokens in 1 of 2 layers", "4 experts, 1 of them for each token"], ""),
     "gpt-oss": (["attention sinks", "experts held in one parameter (experts.down_proj, experts.gate_up_proj: target_parameters)"], ""),
-    "qwen2-moe": (["window of 16 tokens", "4 experts, 2 of them for each token"], ""),
+    "qwen2-moe": (["window of 16 tokens in 1 of 2 layers", "4 experts, 2 of them for each token"], ""),
     "phi-3-longrope": (["rotary positions stretched by longrope"], ""),
     "gpt-2": (["dropout in training (attn_pdrop 0.1, embd_pdrop 0.1, resid_pdrop 0.1)"], ""),
     "bloom": (["ALiBi in place of positions"], "its attention does not go through transformers' attention interface"),

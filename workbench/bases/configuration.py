@@ -114,13 +114,18 @@ def mechanisms(lock: Lock) -> list[str]:
         found.append("ALiBi in place of positions")
     if config.get("rope_type"):
         found.append(f"rotary positions stretched by {config['rope_type']}")
-    rates = [f"{key} {value:g}" for key, value in sorted(config.items()) if key.endswith(("dropout", "pdrop")) and _is_rate(value)]
+    rates = [
+        f"{key} {value:g}"
+        for key, value in sorted(config.items())
+        if key.endswith(("dropout", "pdrop")) and key not in _NO_LAYER and _is_rate(value)
+    ]
     return found + ([f"dropout in training ({', '.join(rates)})"] if rates else [])
 
 
 _STATEFUL = {"linear_attention": "linear attention", "conv": "short convolutions", "mamba": "state-space layers"}
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _CHOSEN = ("num_experts_per_tok", "moe_k", "moe_topk")
+_NO_LAYER = {"summary_first_dropout", "classifier_dropout"}  # of heads that a language model does not have
 _CAPS = {"attn_logit_softcapping": "attention scores capped", "final_logit_softcapping": "logits capped"}
 
 

@@ -161,7 +161,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     try:
         wrapped = get_peft_model(model, config)
     except ValueError as error:
-        raise IntegrityError(f"The adapter in {folder} does not fit this base: {error}") from None
+        raise IntegrityError(f"The adapter in {folder} does not fit this base: {_first_line(error)}") from None
     wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     # experts saved one by one, as transformers 4 held them, become what this version holds; anything else stays as it is
     state = convert_peft_adapter_state_dict_for_transformers(wrapped, wrapped.peft_config["default"], load_file(weights))

@@ -26,14 +26,11 @@ __all__ = [
     "check_fit",
     "check_targets",
     "learned_log_probs",
-    "linear_by_name_only",
     "load_start",
     "probe",
     "stop_at_end_of_turn",
     "supervised",
 ]
-
-_STATE_SPACE = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})  # as `_check_lora_target_modules_mamba` has them
 
 
 @dataclass(frozen=True)
@@ -82,14 +79,19 @@ def check_targets(model: Any, targets: Sequence[str], parameters: Sequence[str] 
 
 
 def beside_all_linear(model: Any) -> list[str]:
-    """Modules that PEFT's all-linear takes for linear layers although they do more, such as a router that also chooses (it returns
-    a pair), and those of state-space models whose weights are used without their forward pass, which PEFT refuses."""
-    own = [
-        name
-        for name, m in model.named_modules()
-        if isinstance(m, torch.nn.Linear) and type(m).__module__.startswith("transformers.models.")
-    ]
-    return own + (["out_proj"] if model.config.model_type in _STATE_SPACE else [])
+    """Modules that PEFT's all-linear takes for plain linear layers although an adapter on them would break the model or do nothing.
+
+    A router that also chooses returns a pair. The mixers of Mamba, on one kind of machine or all, use the weights of every layer but
+    the first without its forward pass, where adapters live.
+    """
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+    own = [(n, m) for n, m in layers if type(m).__module__.startswith("transformers.models.")]
+    with torch.no_grad():
+        found = [n for n, m in own if not isinstance(m(m.weight.new_zeros(1, m.in_features)), torch.Tensor)]
+    for path, module in model.named_modules():
+        if hasattr(module, "A_log") and "mamba" in type(module).__name__.lower():
+            found += [f"{path}.{n}" for n, m in module.named_children() if isinstance(m, torch.nn.Linear) and n != "in_proj"]
+    return found
 
 
 def load_start(model: Any, weights: Path) -> None:
@@ -112,18 +114,6 @@ def load_start(model: Any, weights: Path) -> None:
         model.load_state_dict(state, strict=False)
     else:
         set_peft_model_state_dict(model, state)
-
-
-def linear_by_name_only(model: Any) -> list[str] | None:
-    """The last names of modules that are a `Linear` and do more than one, which an adapter would undo: some routers of experts."""
-    names = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and type(module).__module__.startswith("transformers.models.")
-        and type(module).forward is not torch.nn.Linear.forward
-    }
-    return sorted(names) or None
 
 
 def check_fit(model: Any, rows: Sequence[Row]) -> None:

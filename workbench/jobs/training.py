@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import estimate, planning
-from workbench.bases.lock import LOCK_FILE, read_lock
+from workbench.bases.lock import LOCK_FILE
 from workbench.bases.store import Bases
 from workbench.data.rows import dumps
 from workbench.data.store import Datasets
@@ -149,7 +149,7 @@ def _phase(ctx: TaskContext, name: str, work: Any) -> Path:
 def _train(ctx: TaskContext, recipe: Recipe, base: Base, out: Path) -> None:
     from workbench.hf.train import train
 
-    work, lock = ctx.folder / "work", read_lock(base.path / LOCK_FILE)
+    work = ctx.folder / "work"
     result = train(
         recipe,
         base.path,
@@ -159,7 +159,9 @@ def _train(ctx: TaskContext, recipe: Recipe, base: Base, out: Path) -> None:
         earlier=[folder / "work" for folder in ctx.earlier],
         report=ctx.report,
         stopping=ctx.stopping,
-        check=lambda folder: check_adapter((folder / CONFIG).read_bytes(), folder / WEIGHTS, lock),
+        check=lambda folder: check_adapter(
+            (folder / CONFIG).read_bytes(), folder / WEIGHTS, base.path / LOCK_FILE, str(base.ref), trained=False
+        ),
     )
     shutil.copytree(result.folder, out, dirs_exist_ok=True)
     (out / _FACTS).write_text(json.dumps(result.as_dict(), indent=1), encoding="utf-8")

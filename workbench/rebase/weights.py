@@ -73,8 +73,10 @@ def measure(
     moved = [
         n for n, t in home.tensors.items() if n in new.tensors and (t.sha256, t.dtype) != (new.tensors[n].sha256, new.tensors[n].dtype)
     ]
+    same = not moved and home.tensors.keys() == new.tensors.keys()
     if not adapted:
-        return _finish(dataclasses.replace(_other_shape(exact=False), change="unknown", sentence=_EXPERTS), started)
+        kind, sentence = ("identical", _WORDS["identical"]) if same else ("unknown", _EXPERTS)
+        return _finish(dataclasses.replace(_other_shape(exact=False), change=kind, sentence=sentence), started)
     if not all(_fits(module, home, new) for module in adapted):
         return _finish(_other_shape(exact=home_folder is not None), started)
     if home_folder is None:
@@ -83,11 +85,13 @@ def measure(
         first, second = names(folder_tensors(home_folder), stored[0]), names(folder_tensors(new_folder), stored[1])
         found = _read(adapted, home, moved, first, second, say)
         kind, relatives = "identical", None
-        if moved or home.tensors.keys() != new.tensors.keys():
+        if not same:
             say("Weights: comparing neurons")
             relatives = _relatives(home_folder, new_folder, home.weights_sha256, new.weights_sha256)
             kind = _kind(relatives, first, second, [n for n in in_file_order(moved, first) if _same_shape(n, home, new)], found)
-    return _finish(_record(kind, home_folder is not None, relatives, adapted, found), started)
+    record = _record(kind, home_folder is not None, relatives, adapted, found)
+    left_out = not same and len(adapted) < len(modules(adapter)) and not any(module.part for module in adapted)
+    return _finish(dataclasses.replace(record, sentence=f"{record.sentence}; {_EXPERTS}") if left_out else record, started)
 
 
 def _as_they_are(tensors: dict[str, T], lock: Lock) -> dict[str, T]:

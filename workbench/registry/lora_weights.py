@@ -302,6 +302,8 @@ def _coverage(lora: set[str], full: set[str], declared: Declared, layout: Layout
 def _shortest(modules: list[str], layout: Layout) -> list[str]:
     """Last names where they mean exactly `modules` on the base, else full paths. This replaces any pattern."""
     last = {module.rpartition(".")[2] for module in modules}
+    if any(name.isdigit() for name in last):  # a place in a list: PEFT would take whole layers of that number for it
+        return sorted(modules)
     return sorted(last) if _meant(last, set(modules), layout) == set(modules) else sorted(modules)
 
 

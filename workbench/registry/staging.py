@@ -187,10 +187,11 @@ class Checked:
     change: tuple[float, float] | None  # |scale B A| / |W|; None where the base does not tell its norms
 
 
-def check_adapter(config: bytes, weights: Path, lock_file: Path, base: str) -> Checked:
+def check_adapter(config: bytes, weights: Path, lock_file: Path, base: str, *, trained: bool = True) -> Checked:
     """The one gate for everything that enters the registry.
 
-    Raises `IntegrityError` naming every weight that has no place on the base of `lock_file`, is not finite, or changes nothing.
+    Raises `IntegrityError` naming every weight that has no place on the base of `lock_file`, is not finite, or changes nothing; the
+    last two only when it is `trained`.
     """
     from workbench.bases.lock import read_lock
     from workbench.registry.lora_weights import fit, read_weights, values
@@ -202,7 +203,7 @@ def check_adapter(config: bytes, weights: Path, lock_file: Path, base: str) -> C
         raise IntegrityError(error.message, hint=error.hint) from None
     lock = read_lock(lock_file)
     fitted = fit(tensors, declared, lock)
-    found = values(tensors, declared, lock) if not fitted.problems else None
+    found = values(tensors, declared, lock) if trained and not fitted.problems else None
     problems = fitted.problems or (found.problems if found else [])
     if problems:
         more = [f"and {len(problems) - 8} more"] if len(problems) > 8 else []
