@@ -50,7 +50,7 @@ class Prefix:
         if not ids:
             return None
         inputs = torch.tensor([list(ids)], device=model.device)
-        cache = getattr(model(input_ids=inputs, use_cache=True, logits_to_keep=1), "past_key_values", None)
+        cache: Any = getattr(model(input_ids=inputs, use_cache=True, logits_to_keep=1), "past_key_values", None)
         known = DynamicLayer, DynamicSlidingWindowLayer
         if type(cache) is not DynamicCache or any(type(layer) not in known for layer in cache.layers):
             return None
