@@ -161,7 +161,11 @@ def test_the_loss_of_experts_is_trls(zoo: Any, tmp_path: Path, family: str, tile
     inputs = trainer.data_collator([trainer.train_dataset[i] for i in range(5)])
     with torch.no_grad():
         found = trainer.compute_loss(model, dict(inputs))
-        wanted = SFTTrainer.compute_loss(trainer, model, dict(inputs))
+        if family == "phimoe":  # whose experts TRL does not find; transformers' own loss is the same
+            model.get_base_model().router_aux_loss_coef = 0.5
+            wanted = model(**inputs, output_router_logits=True).loss
+        else:
+            wanted = SFTTrainer.compute_loss(trainer, model, dict(inputs))
         trainer.router_aux_loss_coef = 0.0
         plain = trainer.compute_loss(model, dict(inputs))
     assert float(found) == pytest.approx(float(wanted), rel=1e-5)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from workbench.errors import IntegrityError, JobError, MissingDependency, TrainingError
-from workbench.hf import checkpoints, preflight
+from workbench.hf import checkpoints, preflight, proof
 from workbench.hf.load import load_adapter, load_base, load_tokenizer
 from workbench.hf.packed import trim
 from workbench.hf.render import render
@@ -267,7 +267,7 @@ def test_padded_rows_and_small_parts_give_the_same_run(run: Any, monkeypatch: py
     monkeypatch.setattr("workbench.hf.machine.activation_room", lambda machine, weights: 1)
     assert run().report["tokens_at_once"] == 1
     assert losses(run) == pytest.approx(packed, abs=1e-4)
-    monkeypatch.setattr(preflight, "_SAME_WITHIN", {torch.float32: -1.0})
+    monkeypatch.setattr(proof, "_WITHIN", -1.0)
     result = run()
     assert not result.report["packed"] and "Rows are padded" in result.report["notes"][0]
     assert sorted(losses(run)) == sorted(packed)
@@ -368,7 +368,7 @@ def test_a_run_that_would_be_wasted_stops_and_says_what_to_change(run: Any, give
         run(**given)
 
 
-def test_a_loss_that_is_not_a_number_stops_at_once(run: Any, tmp_path: Path, pico_base: Path) -> None:
+def test_a_loss_that_is_not_a_number_stops_at_once(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.pico import make_pico_base
 
     base = make_pico_base(tmp_path / "broken")
@@ -376,6 +376,9 @@ def test_a_loss_that_is_not_a_number_stops_at_once(run: Any, tmp_path: Path, pic
     with torch.no_grad():
         model.model.norm.weight[3] = float("nan")
     model.save_pretrained(base)
+    with pytest.raises(TrainingError, match="cannot learn from two rows as this job would: the gradient is not a number"):
+        run(base=base)
+    monkeypatch.setattr("workbench.hf.train.rehearse", lambda *args, **kwargs: 0.0)
     with pytest.raises(TrainingError, match="The loss became nan at step 1. Lower learning_rate .now 0.005; try 0.0005."):
         run(base=base)
 

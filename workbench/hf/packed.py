@@ -183,7 +183,9 @@ def scored(model: Any, batch: Pack | dict[str, Tensor], *, tiles: bool = False, 
     columns = learned.any(dim=0).nonzero().flatten()
     logits_bytes = 4 * len(columns) * len(next_labels) * model.get_output_embeddings().weight.shape[0]
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    tiled = tiles and logits_bytes > _WHOLE_LOGITS_UP_TO and plain.base_model is not plain  # else TRL cannot find the layers
+    # TRL's head looks for the layers in `base_model`, and for the balance of experts in `num_experts`
+    fits = plain.base_model is not plain and (not balance or hasattr(plain.config.get_text_config(), "num_experts"))
+    tiled = tiles and fits and logits_bytes > _WHOLE_LOGITS_UP_TO
     how = {"shift_labels": next_labels, "fused_lm_head": True} if tiled else {"use_cache": False, "logits_to_keep": columns}
     with masks_for(batch):
         out = model(**inputs, **how)

@@ -27,7 +27,8 @@ def common_prefix(rows: Sequence[list[int]], limit: int) -> int:
 
 def plain_cache(cache: Any) -> bool:
     """True when every layer keeps all keys and values, one slot per token."""
-    return isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
+    # a class of its own (MiniMax) keeps more than keys and values
+    return type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 class Prefix:
@@ -49,9 +50,9 @@ class Prefix:
         if not ids:
             return None
         inputs = torch.tensor([list(ids)], device=model.device)
-        cache = getattr(model(input_ids=inputs, use_cache=True, logits_to_keep=1), "past_key_values", None)
+        cache: Any = getattr(model(input_ids=inputs, use_cache=True, logits_to_keep=1), "past_key_values", None)
         known = DynamicLayer, DynamicSlidingWindowLayer
-        if not isinstance(cache, DynamicCache) or any(type(layer) not in known for layer in cache.layers):
+        if type(cache) is not DynamicCache or any(type(layer) not in known for layer in cache.layers):
             return None
         return cls(cache, ids)
 
