@@ -364,7 +364,9 @@ def table(lines: Sequence[Line]) -> str:
     text = "| family | " + " | ".join(COLUMNS) + " | s |\n|" + "---|" * (len(COLUMNS) + 2) + "\n"
     for line in lines:
         packed = line.cells.get("packed", "")
-        cells = [("yes" if packed == "yes" else "no" if packed else "")] + [line.cells.get(column, "") for column in COLUMNS[1:]]
+        cells = [("yes" if packed == "yes" else "no" if packed else "")] + [
+            line.cells.get(f"train {column}") or line.cells.get(column, "") for column in COLUMNS[1:]
+        ]
         text += f"| {line.family} | " + " | ".join(cells) + f" | {line.seconds:.0f} |\n"
     said = [f"- **{line.family}**, {name}: {sentence}" for line in lines for name, sentence in line.said.items()]
     said += [f"- **{line.family}**, padded: {line.cells['packed']}" for line in lines if line.cells.get("packed", "yes") != "yes"]

@@ -50,6 +50,7 @@ class Fit:
     problems: list[str]
     modules: list[str]  # full paths, such as model.layers.0.self_attn.q_proj; of experts the parameter's
     targets: list[str]  # the shortest list of names that means exactly these modules on this base
+    parameters: list[str]  # those of target_parameters that mean something on this base
 
 
 @dataclass(frozen=True)
@@ -165,14 +166,15 @@ def fit(tensors: Mapping[str, TensorInfo], declared: Declared, lock: Lock) -> Fi
     lora = {path for path, module in modules.items() if "token_adapter.trainable_tokens_delta" not in module.parts}
     if not lora and not problems:
         problems.append("there is no lora_A and lora_B in it")
-    named = set(declared.target_parameters or [])
-    if nowhere := sorted(name for name in named if not any(name in endings(p.name) for p in found.experts.values())):
-        problems.append(f"target_parameters names what the base does not have: {_some(nowhere)}")
+    wanted = declared.target_parameters or []
+    parameters = [name for name in wanted if any(name in endings(p.name) for p in found.experts.values())]
+    if wanted and not parameters:  # PEFT itself adds names that only some bases have, and passes over those that mean nothing
+        problems.append(f"target_parameters names what the base does not have: {_some(wanted)}")
     if left := [parameter.name for path, parameter in found.experts.items() if path not in lora]:
         problems.append(f"target_parameters names parameters that have no weights here: {_some(left)}")
     plain = lora - found.experts.keys()
     problems += _coverage(plain, set(full), declared, found.layout)
-    return Fit(problems, sorted(found.of(path)[0] for path in lora), _shortest(sorted(plain), found.layout))
+    return Fit(problems, sorted(found.of(path)[0] for path in lora), _shortest(sorted(plain), found.layout), parameters)
 
 
 def values(tensors: Mapping[str, TensorInfo], declared: Declared, lock: Lock) -> Values:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
@@ -148,7 +148,7 @@ class Declared(BaseModel):
     def _alphas(self) -> Patterns[float]:
         return _patterns(self.alpha_pattern)
 
-    def published(self, modules: list[str], target_modules: list[str]) -> dict[str, Any]:
+    def published(self, modules: list[str], target_modules: list[str], target_parameters: Sequence[str] = ()) -> dict[str, Any]:
         """The adapter_config.json to publish for an adapter of `modules`, but for its base: plain values under keys that every
         PEFT since 0.10 knows. Ranks and alphas are resolved to names that mean the same whatever their order."""
         values: dict[str, Any] = {

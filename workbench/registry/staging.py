@@ -211,7 +211,7 @@ def check_adapter(config: bytes, weights: Path, lock_file: Path, base: str, *, t
         what = f"do not fit adapter_config.json or the base {base}" if fitted.problems else f"are of no use on {base}"
         raise IntegrityError(f"The weights {what}:{listed}", hint="\nNothing was published.")
     return Checked(
-        declared.published(fitted.modules, fitted.targets),
+        declared.published(fitted.modules, fitted.targets, fitted.parameters),
         _range(map(declared.rank_of, fitted.modules)),
         _range(map(declared.alpha_of, fitted.modules)),
         _range(map(declared.scale_of, fitted.modules)),
