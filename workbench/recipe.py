@@ -220,11 +220,12 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that is given twice, of which YAML keeps the last without a word."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        lines: dict[str, int] = {}
+        places: dict[str, Any] = {}
         for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if lines.setdefault(str(key.value), line) != line:
-                raise RecipeError(f"The recipe gives {key.value} twice, on lines {lines[str(key.value)]} and {line}.", hint="Keep one.")
+            first = places.setdefault(str(key.value), key.start_mark)
+            if first is not key.start_mark:
+                lines = f"on lines {first.line + 1} and {key.start_mark.line + 1}"
+                raise RecipeError(f"The recipe gives {key.value} twice, {lines}.", hint="Keep one.")
         return super().construct_mapping(node, deep)
 
 
@@ -237,7 +238,7 @@ def read_yaml(text: str | Path) -> dict[str, Any]:
             raise RecipeError(f"The recipe file cannot be read: {error}.") from None
     try:
         data = yaml.load(text, _Loader)  # a SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:  # PyYAML lets a date of no calendar through as it is
         raise RecipeError(f"The recipe is not YAML: {error}") from None
     if not isinstance(data, dict) or not all(isinstance(k, str) for k in data):
         raise RecipeError("A recipe is a list of `key: value` lines.", hint="Start from one: workbench train … --dry-run")
