@@ -7,6 +7,7 @@ Names are upstream's: TRL's `SFTConfig` and `ModelConfig`, PEFT's `LoraConfig`, 
 from __future__ import annotations
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,6 +20,8 @@ from workbench.records import BaseRef, check_name
 
 __all__ = ["GROUPS", "PRESETS", "Preset", "Recipe", "Resolved", "resolve"]
 
+_SHORT = reprlib.Repr()  # YAML's aliases can make a value of a few lines endless when written out
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
 FULL_TUNING = 0.05  # where all weights learn, each step is a twentieth of an adapter's
 # What each schedule takes in lr_scheduler_kwargs; of those in _NEEDED it takes at least one.
 _SCHEDULES: dict[str, tuple[str, ...]] = {
@@ -254,7 +257,10 @@ def _plain(error: Any) -> str:
         return f"{key}: no such key." + (f" Did you mean {close[0]}?" if close else "")
     if error["type"] == "missing":
         return f"{key}: must be given."
-    return f"{key}: {error['msg']} (found {error.get('input')!r})."
+    found = _SHORT.repr(error.get("input"))
+    if error["type"] == "tuple_type":
+        return f"{key}: Input should be a list, such as [{found}]."
+    return f"{key}: {error['msg']} (found {found})."
 
 
 def _cross_checks(data: dict[str, Any], recipe: Recipe | None) -> list[str]:
