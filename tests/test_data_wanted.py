@@ -140,7 +140,10 @@ def test_bad_answers_are_learned_only_as_told(column: str, values: list[Any], ke
     assert Datasets().add(file, name="all", mapping={"keep": "all"}).rows == 40
 
 
-@pytest.mark.parametrize(("column", "nothing"), [("weight", None), ("train", None), ("loss_weight", None), ("weight", ""), ("weight", "absent")])
+SOME = [("weight", None), ("train", None), ("loss_weight", None), ("weight", ""), ("weight", "absent")]
+
+
+@pytest.mark.parametrize(("column", "nothing"), SOME)
 def test_a_weight_that_only_some_rows_have_is_followed(column: str, nothing: Any, tmp_path: Path) -> None:
     rows = [{**row, column: False if i < 3 else nothing} for i, row in enumerate(pairs(400))]
     rows = [{key: value for key, value in row.items() if value != "absent"} for row in rows]
