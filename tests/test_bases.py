@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.tiny_base import edit_json, make_tiny_base, safetensors, shard, tokenizer_json, weights
+from workbench.bases.marker import licence_of
 from workbench.bases.store import Bases
 from workbench.errors import Conflict, IntegrityError, NotFound, UsageError
 from workbench.records import BaseRef, as_json
@@ -281,3 +283,24 @@ def test_code_of_a_family_that_transformers_knows_stays_behind(bases: Bases, tmp
     assert not [f.name for f in base.path.glob("*.json") if "auto_map" in f.read_text()]
     assert "auto_map" in (source / "config.json").read_text()
     assert any("transformers knows llama without" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("card", "found"),
+    [
+        ("---\nlicense: apache-2.0\n---\n# A model", "Apache-2.0"),
+        ("---\nlicense: other\nlicense_name: 'gemma'\n---\n", "gemma"),
+        ("license: mit\n", None),
+        ("---\nlicense: mit\n", None),
+    ],
+)
+def test_a_licence_is_read_from_the_head_of_the_card(tmp_path: Path, card: str, found: str | None) -> None:
+    (tmp_path / "README.md").write_text(card)
+    assert licence_of(tmp_path, {}) == found
+
+
+def test_a_card_of_empty_lines_is_read_in_no_time(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---" + "\n" * 19_000)
+    began = time.process_time()
+    assert licence_of(tmp_path, {}) is None
+    assert time.process_time() - began < 0.5

@@ -52,6 +52,17 @@ def test_rows_of_another_part_are_never_trained_on(
     )
 
 
+def test_a_column_of_parts_is_not_offered_as_the_answer(tmp_path: Path) -> None:
+    rows = [
+        {"frage": f"{row['prompt']} bitte", "antwort": row["completion"], "Split": row["Split"]}
+        for row in parted("Split", Train=60, TEST=20)
+    ]
+    found = Datasets().recognise(file := write(tmp_path / "rows.jsonl", rows))
+    assert found.question and found.mapping == {"question": "frage", "answer": "antwort"}
+    Datasets().add(file, mapping=found.mapping)
+    assert sides("rows")["test"] == {row["antwort"] for row in rows if row["Split"] == "TEST"}
+
+
 def test_unknown_parts_and_a_file_of_test_rows_are_asked_about(tmp_path: Path) -> None:
     mixed = write(tmp_path / "mixed.jsonl", [*parted("split", train=50, test=20, extra=10), {**pairs(90)[-1], "split": None}])
     with pytest.raises(DataError, match=r"(?s)11 problems.*says 'extra', which is neither.*--drop split.*--column split=none") as caught:

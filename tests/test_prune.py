@@ -12,7 +12,7 @@ from tests.folders import write_adapter, write_base
 from workbench import Workbench, prune
 from workbench.cli import run
 from workbench.db.session import transaction
-from workbench.errors import UsageError
+from workbench.errors import NotFound, UsageError
 from workbench.jobs.store import Jobs
 from workbench.records import Job, JobState
 
@@ -93,6 +93,8 @@ def test_the_trash_is_emptied_only_when_it_is_old(bench: Workbench, home: Path, 
     found = bench.prune(keep_days=0, apply=True)
     assert sorted(str(one.path.relative_to(home).parent) for one in found) == ["adapters/.trash/orders", "bases/.trash", "datasets/.trash"]
     assert not any(one.path.exists() for one in found)
+    with pytest.raises(NotFound, match="it was emptied"):
+        bench.adapters.restore(made.ref)
     with pytest.raises(UsageError, match="negative"):
         bench.prune(keep_days=-1)
 

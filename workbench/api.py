@@ -73,7 +73,7 @@ class Workbench:
 
     >>> from workbench import Workbench
     >>> bench = Workbench()
-    >>> bench.bases.add("pico@1", source="folder:pico").license
+    >>> bench.bases.add("folder:pico", name="pico@1").license
     'unknown'
     >>> bench.datasets.add("orders.csv", name="orders", test_rows=20).train_rows
     40

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tests.hf.tiny_adapter import lively_base, order_rows, tiny_adapter
 from workbench.bases.store import Bases
@@ -141,6 +141,21 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(base: Path, adapter
     with pytest.raises(IntegrityError, match="do not fit into float16"):
         merge(base, huge, out / "m", dtype="float16")
     assert nothing_left(out)
+
+
+def test_a_bias_of_the_adapter_is_merged_where_the_base_has_one_and_refused_where_not(base: Path, tmp_path: Path) -> None:
+    """Such an adapter works without merging; but a layer without a bias has no place for it."""
+    (tmp_path / "out").mkdir()
+    with pytest.raises(IntegrityError, match="no bias"):
+        merge(base, tiny_adapter(base, steps=2, lora_bias=True), tmp_path / "out" / "merged", rows=ROWS)
+    assert nothing_left(tmp_path / "out")
+    biased = tmp_path / "biased"
+    shutil.copytree(base, biased)
+    config = AutoConfig.from_pretrained(base, attention_bias=True)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).to(torch.float32).save_pretrained(biased)
+    made = tiny_adapter(biased, steps=2, lora_bias=True, target_modules=("q_proj", "v_proj"))
+    assert merge(biased, made, tmp_path / "merged", rows=ROWS, dtype="float32").merging.max_logit_difference < 1e-4
 
 
 def test_a_merge_that_loses_the_adapter_is_refused(base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.bases.store import Bases
+from workbench.errors import ImportRefused
 from workbench.records import Adapter
 from workbench.registry.imports import import_adapter
 from workbench.registry.store import Registry
@@ -76,6 +77,48 @@ def test_the_cards_own_code_gives_the_logits_of_the_model_that_was_saved(pico_ba
             assert names["tokenizer"].chat_template
         ours = _logits(load_adapter(load_base(base.path, dtype=torch.float32), published.path))
         assert torch.allclose(ours, wanted, atol=1e-6), f"{kind}: our loader gives other logits"
+
+
+GROWN: dict[str, dict[str, Any]] = {
+    "nothing of them trained": {},
+    "both tables": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "the embedding": {"modules_to_save": ["embed_tokens"]},
+    "the new rows": {"trainable_token_indices": [400, 401]},
+}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_adapters_with_added_tokens_come_in_onto_a_base_that_has_them(tied: bool, pico_base: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from workbench.hf.load import load_adapter, load_base
+
+    tokenizer = AutoTokenizer.from_pretrained(pico_base)
+    tokenizer.add_tokens(["<call>", "</call>"], special_tokens=True)
+    small = AutoModelForCausalLM.from_pretrained(pico_base, tie_word_embeddings=tied)
+    small.save_pretrained(tmp_path / "small")
+    AutoTokenizer.from_pretrained(pico_base).save_pretrained(tmp_path / "small")
+    grown = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    grown.resize_token_embeddings(len(tokenizer))
+    grown.save_pretrained(tmp_path / "grown")
+    tokenizer.save_pretrained(tmp_path / "grown")
+    lacking = Bases().add("small@1", source=f"folder:{tmp_path / 'small'}")
+    base = Bases().add("grown@1", source=f"folder:{tmp_path / 'grown'}")
+    for kind, changed in GROWN.items():
+        model = AutoModelForCausalLM.from_pretrained(base.path)
+        model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **changed))
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.05 * torch.randn_like(parameter)
+        model.save_pretrained(tmp_path / kind, save_embedding_layers=True)
+        tokenizer.save_pretrained(tmp_path / kind)
+        found = import_adapter(tmp_path / kind, name="a", base=base)
+        ours = load_adapter(load_base(base.path, dtype=torch.float32), found.path)
+        assert torch.allclose(_logits(ours), _logits(model), atol=1e-5), kind
+        with pytest.raises(ImportRefused, match="lacks .*tokens.*resize_token_embeddings"):
+            import_adapter(tmp_path / kind, name="b", base=lacking)
 
 
 NAMES = st.lists(st.sampled_from(["layers", "0", "1", "mlp", "q_proj", "up.proj", "q"]), min_size=1, max_size=4).map(".".join)

@@ -52,6 +52,7 @@ class Parameter:
 class Part:
     """One tensor on disk of a parameter that holds all experts: rows `start` to `end` of the matrix of `expert`."""
 
+    name: str  # model.layers.0.mlp.experts.gate_up_proj.3.0: the parameter, the expert, the first row
     tensor: str
     expert: int
     start: int
@@ -89,9 +90,14 @@ class Layout:
         return found.tensors[0] if found is not None and len(found.tensors) == 1 else name
 
     def named(self, tensors: Mapping[str, T]) -> dict[str, T]:
-        """What is known by names on disk, by those in memory. Tensors that only together make a parameter keep their names."""
-        whole = {p.tensors[0]: p.name for p in reversed(self.parameters.values()) if len(p.tensors) == 1}
-        return {whole.get(name, name): value for name, value in tensors.items()}
+        """What is known by names on disk, by those in memory and of `parts`. What is neither keeps its name."""
+        known: dict[str, str] = {}
+        for parameter in reversed(self.parameters.values()):
+            if len(parameter.tensors) == 1:
+                known[parameter.tensors[0]] = parameter.name
+            elif parameter.experts > 1:
+                known |= {part.tensor: part.name for part in self.parts(parameter)}
+        return {known.get(name, name): value for name, value in tensors.items()}
 
     def parts(self, parameter: Parameter) -> list[Part]:
         """The tensors that a parameter of experts is made of: its experts one by one, in each the matrices that stand below each
@@ -104,7 +110,7 @@ class Layout:
                 return []
             start = ends.get(int(expert[0]), 0)
             ends[int(expert[0])] = start + shape[0]
-            found.append(Part(name, int(expert[0]), start, start + shape[0]))
+            found.append(Part(f"{parameter.name}.{expert[0]}.{start}", name, int(expert[0]), start, start + shape[0]))
         return found if ends == dict.fromkeys(range(parameter.experts), parameter.added[0]) and not parameter.turned else []
 
     def targeted(self, names: Sequence[str]) -> dict[str, Parameter]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,8 @@ def licence_of(folder: Path, record: dict[str, Any]) -> str | None:
     if not found and card.is_file():
         with card.open(encoding="utf-8", errors="replace") as file:
             head = file.read(20_000)
-        front = re.match(r"---\s*\n(.*?)\n---\s*\n", head, re.S)
-        lines: dict[str, str] = dict(re.findall(r"(?m)^(license|license_name):\s*(\S+)\s*$", front[1] if front else ""))
-        found = (lines.get("license_name") or lines.get("license") or "").strip("'\"")
+        first, *rest = (line.strip() for line in head.splitlines() or [""])
+        front = rest[: rest.index("---")] if first == "---" and "---" in rest else []
+        lines = {line.split()[0]: line.split()[1] for line in front if len(line.split()) == 2}
+        found = (lines.get("license_name:") or lines.get("license:") or "").strip("'\"")
     return _SPDX.get(str(found).lower(), str(found)) if found else None

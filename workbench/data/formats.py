@@ -16,7 +16,7 @@ from workbench.data.convert import CONVERTERS, Context, turns_in
 from workbench.data.readers import read_source
 from workbench.data.rows import Row, RowFile, texts_of
 from workbench.data.source import RowError, Source, letter, shown
-from workbench.data.wanted import WATCHED, LeftOut, Wanted, doubt, wanted
+from workbench.data.wanted import WATCHED, LeftOut, Wanted, doubt, split_column, wanted
 from workbench.errors import DataError, UsageError
 
 __all__ = ["FORMATS", "Parsed", "Recognised", "read_rows", "recognise"]
@@ -250,7 +250,8 @@ def _plain_text(source: Source, columns: Mapping[str, str]) -> Recognised | None
 def _ask(source: Source) -> Recognised:
     """No known names: guess the question from length and the answer from repetition, and ask."""
     texts = {name: _column(source, name) for name in source.columns}
-    texts = {name: values for name, values in texts.items() if values}
+    parts = split_column(source, {})
+    texts = {name: values for name, values in texts.items() if values and name != parts}
     if not texts:
         names = ", ".join(source.columns[:12]) or "none"
         raise DataError(f"No column holds text. The columns are: {names}.", hint='Write rows such as {"prompt": "…", "completion": "…"}')

@@ -11,7 +11,7 @@ from typing import Any
 from workbench.data.source import RowError, Source, as_number
 from workbench.errors import UsageError
 
-__all__ = ["WATCHED", "LeftOut", "Wanted", "as_flag", "doubt", "part_of", "wanted"]
+__all__ = ["WATCHED", "LeftOut", "Wanted", "as_flag", "doubt", "part_of", "split_column", "wanted"]
 
 _SPLITS = ("split", "data_split", "dataset_split", "set", "subset", "partition", "part")
 _PARTS = {
@@ -91,7 +91,7 @@ def wanted(source: Source, mapping: Mapping[str, str], role: str | None) -> Want
                 f"'{keep}' cannot say which rows to keep.", hint="Name a column of true and false, or a limit: --column 'keep=score>=4'"
             )
         found.mark, found.least = column, as_number(least)
-    column = _split_column(source, mapping)
+    column = split_column(source, mapping)
     sides = _sides(_parts(source, column), role) if column else {}
     if column and sides:
         found.split, found.sides = column, sides
@@ -105,7 +105,7 @@ def wanted(source: Source, mapping: Mapping[str, str], role: str | None) -> Want
 
 def doubt(source: Source, mapping: Mapping[str, str], role: str | None) -> tuple[str, dict[str, str]] | None:
     """What only the user can decide: a question, and the mapping that answers it with yes."""
-    column = _split_column(source, mapping)
+    column = split_column(source, mapping)
     parts = _parts(source, column) if column else Counter()
     if column and role != "test" and "train" not in parts and parts.keys() & {"test", "validation"}:
         rows = sum(n for part, n in parts.items() if part)
@@ -142,7 +142,8 @@ def _is_weight(source: Source, column: str) -> bool:
     return sure or (tally.numbers + tally.counts[None] == tally.rows and tally.numbers > 0 and 0 <= tally.low and tally.high <= 1)
 
 
-def _split_column(source: Source, mapping: Mapping[str, str]) -> str | None:
+def split_column(source: Source, mapping: Mapping[str, str]) -> str | None:
+    """The column that says which part a row belongs to, as told or by its name and values."""
     told = mapping.get("split")
     if told is not None:
         return None if told == "none" else told

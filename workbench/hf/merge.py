@@ -175,7 +175,7 @@ def _write_merged(
         raise UsageError(f"An adapter of type {_kind_of(wrapped)} has no weights to merge.", hint="Export the adapter's folder instead.")
     try:
         merged = wrapped.merge_and_unload(safe_merge=True)
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, NotImplementedError, RuntimeError) as error:  # the last for lora_bias on layers that have no bias to add it to
         raise IntegrityError(f"The adapter cannot be merged: {error}.", hint="Export the adapter's folder instead.") from None
     merged = merged.to(dtype)
     broken = [name for name, weight in merged.named_parameters() if not bool(torch.isfinite(weight).all())]

@@ -59,7 +59,7 @@ class Module:
     @property
     def weight(self) -> str:
         """The tensor of the base it adds to."""
-        return self.part.tensor if self.part else f"{self.name}.weight"
+        return self.part.name if self.part else f"{self.name}.weight"
 
     @property
     def group(self) -> str:
@@ -114,10 +114,7 @@ def modules(adapter: Path, layout: Layout | None = None) -> list[Module]:
         parameter = experts.get(name)
         if layout and parameter and parameter.experts > 1:
             scale = _scale(config, parameter.name, info.shape[0] // parameter.experts)
-            found += [
-                Module(part.tensor.removesuffix(".weight"), scale, info, second, False, part, parameter.experts)
-                for part in layout.parts(parameter)
-            ]
+            found += [Module(part.name, scale, info, second, False, part, parameter.experts) for part in layout.parts(parameter)]
             continue
         transposed = bool(config.get("fan_in_fan_out")) or ending == ".lora_embedding_A"
         known = layout.parameters.get(f"{name}.weight") if layout else None

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "adapter_tensors", "encode", "load", "rewrite_adapter", "rewrite_base"]
+__all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
+    "adapter_tensors",
+    "encode",
+    "exact",
+    "load",
+    "rewrite_adapter",
+    "rewrite_base",
+    "write_tensors",
+]
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -64,7 +74,7 @@ def rewrite_base(source: Path, out: Path, change: Change) -> Path:
     """Write the base `source` to `out` as one weight file, every float tensor replaced by `change`'s values (in its dtype and shape);
     configuration, tokenizer and template are copied. Raises `Conflict` when `out` holds weights already."""
     out.mkdir(parents=True, exist_ok=True)
-    _rewrite(folder_tensors(source), out / "model.safetensors", change)
+    write_tensors(folder_tensors(source), out / "model.safetensors", change)
     for file in sorted(source.iterdir()):
         if file.is_file() and wanted(file.name) and not file.name.endswith((".safetensors", ".safetensors.index.json")):
             place(file, out / file.name, link=False)
@@ -75,14 +85,20 @@ def rewrite_adapter(source: Path, out: Path, change: Change) -> Path:
     """The same for a PEFT folder. Its manifest, lock and evidence stay behind: they speak of other weights."""
     tensors = adapter_tensors(source)
     out.mkdir(parents=True, exist_ok=True)
-    _rewrite(tensors, out / ADAPTER_WEIGHTS, change)
+    write_tensors(tensors, out / ADAPTER_WEIGHTS, change)
     for file in sorted(source.iterdir()):
         if file.is_file() and file.name != ADAPTER_WEIGHTS and file.name not in _ABOUT_ITSELF:
             place(file, out / file.name, link=False)
     return out
 
 
-def _rewrite(tensors: Mapping[str, TensorInfo], target: Path, change: Change) -> None:
+def exact(info: TensorInfo) -> npt.NDArray[np.generic]:
+    """The `Change` that changes nothing."""
+    return encode(load(info), info.dtype)
+
+
+def write_tensors(tensors: Mapping[str, TensorInfo], target: Path, change: Change) -> None:
+    """Write those tensors, each with `change`'s values, as the new .safetensors file `target`. Raises `Conflict` when it exists."""
     if target.exists():
         raise Conflict(f"{target} exists already.", hint="Choose an empty folder.")
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}

@@ -9,10 +9,12 @@ for. Whatever goes wrong, nothing stays on disk.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,8 +22,10 @@ from workbench.bases.lock import LOCK_FILE, Lock, read_lock
 from workbench.bases.store import Bases
 from workbench.errors import ImportRefused, IntegrityError, NotFound, UsageError
 from workbench.foreign import GIB, MIB, Limits, open_regular
+from workbench.rebase.writing import exact, write_tensors
 from workbench.records import Adapter, Base, BaseRef, check_name
 from workbench.registry import archive, manifest
+from workbench.registry.lora_weights import read_weights, without_copies
 from workbench.registry.peft_config import MAX_BYTES, Declared, parse, strict_json
 from workbench.registry.staging import CONFIG, LOCK, WEIGHTS, base_identity, room
 from workbench.registry.store import Registry
@@ -82,15 +86,29 @@ def _take_in(path: Path, draft: Path, chosen: Base | None, known: list[Base]) ->
     declared = parse((draft / CONFIG).read_bytes())
     found, notes = _match(draft, declared, chosen, known)
     lock = read_lock(found.path / LOCK_FILE)
+    origin = _origin(path, draft, declared, notes)
+    _drop_copies(draft, declared, lock)
     notes += _check_tokenizer(draft, found) + _take_template(draft, lock)
     if declared.pattern:
         notes.append("Its target_modules was a pattern; the modules that have weights stand there now, by name.")
     if left:
         notes.append(f"Left behind unread: {', '.join(map(_quoted, left[:12]))}{', …' if len(left) > 12 else ''}.")
-    origin = _origin(path, draft, declared, notes)
     for extra in (LOCK, _TOKENIZER, _TOKENIZER_CONFIG):
         (draft / extra).unlink(missing_ok=True)
     return found, origin
+
+
+def _drop_copies(draft: Path, declared: Declared, lock: Lock) -> None:
+    """Write the adapter again without the copies of whole tables that PEFT saves beside it (see `without_copies`)."""
+    tensors = read_weights(draft / WEIGHTS)
+    kept, saved = without_copies(tensors, declared, lock)
+    if len(kept) < len(tensors):
+        (draft / WEIGHTS).rename(draft / "all")
+        write_tensors({name: replace(info, file=draft / "all") for name, info in kept.items()}, draft / WEIGHTS, exact)
+        (draft / "all").unlink()
+    if saved != (declared.modules_to_save or []):
+        config = strict_json((draft / CONFIG).read_bytes(), CONFIG, max_bytes=MAX_BYTES)
+        (draft / CONFIG).write_text(json.dumps(config | {"modules_to_save": saved}), encoding="utf-8")
 
 
 # ---------------------------------------------------------------- files

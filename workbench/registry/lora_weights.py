@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 from workbench.bases.layout import Layout, Parameter
 from workbench.bases.tensors import TensorInfo, floats, raw_pieces, read_header
-from workbench.errors import ImportRefused, IntegrityError
+from workbench.errors import ImportRefused, IntegrityError, LayoutMissing
 from workbench.rebase.controls import product_norm
 from workbench.rebase.writing import load
 from workbench.registry.peft_config import endings
 
 if TYPE_CHECKING:
-    from workbench.bases.lock import Lock
+    from workbench.bases.lock import Lock, TensorLock
     from workbench.registry.peft_config import Declared
 
-__all__ = ["Fit", "Values", "fit", "read_weights", "values"]
+__all__ = ["Fit", "Values", "fit", "read_weights", "values", "without_copies"]
 
 MAX_HEADER = 16 * 1024 * 1024  # bytes: a hundred thousand tensors
 MAX_TENSORS = 100_000
@@ -30,6 +30,13 @@ _PREFIX = "base_model.model."
 _KINDS = ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "lora_embedding_B", "token_adapter.trainable_tokens_delta")
 _LORA = re.compile(rf"(?P<module>.+?)\.(?P<kind>{'|'.join(re.escape(k) for k in _KINDS)}|lora_magnitude_vector)(?P<tail>\.weight)?")
 Shape = tuple[int, ...]
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+_TABLES = (*(name.removesuffix(".weight") for name in _EMBEDDINGS), "lm_head", "embed_out")
+_ADD_TOKENS = (
+    "Make a base that has them (add them to its tokenizer, resize_token_embeddings, save both) and add it: "
+    "workbench base add NAME@VERSION --source folder:PATH"
+)
+_COPY = re.compile(r"(?P<module>.+)\.(?P<kind>modules_to_save|original_module|token_adapter\.base_layer)\.weight")
 _PIECE = 1_000_000  # values looked at together
 _ROUNDED = 2.0**-24  # the share of a number that float32 may round away
 _SAME_MAGNITUDE = 2.0**-8  # half precision rounds each magnitude by less
@@ -99,6 +106,45 @@ def read_weights(file: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
+def without_copies(tensors: Mapping[str, TensorInfo], declared: Declared, lock: Lock) -> tuple[dict[str, TensorInfo], list[str]]:
+    """The tensors that say something, and modules_to_save with every table that was saved whole.
+
+    Once the vocabulary was resized, PEFT saves both embedding tables whole, and again beside what was trained of them.
+    """
+    tied = bool(lock.config.get("tie_word_embeddings"))
+    kept: dict[str, TensorInfo] = {}
+    saved = list(declared.modules_to_save or [])
+    for name, tensor in tensors.items():
+        rest = name.removeprefix(_PREFIX)
+        copy = _COPY.fullmatch(rest)
+        if copy and copy["kind"] != "token_adapter.base_layer" and f"{_PREFIX}{copy['module']}.weight" in tensors:
+            continue
+        if copy and copy["kind"] == "token_adapter.base_layer" and not _differs(tensor, _stored(lock, copy["module"])):
+            continue
+        if tied and rest == "lm_head.token_adapter.trainable_tokens_delta":
+            continue  # the same rows as those of the embedding
+        kept[name] = tensor
+        module = rest.removesuffix(".weight")
+        if module != rest and module.endswith(_TABLES) and set(saved).isdisjoint(endings(module)):
+            saved.append(module.rpartition(".")[2])
+    return kept, saved
+
+
+def _stored(lock: Lock, module: str) -> TensorLock | None:
+    """The tensor of a module, as far as that is known without asking transformers."""
+    try:
+        return lock.tensors.get(Layout(lock).stored(f"{module}.weight"))
+    except LayoutMissing:
+        return None
+
+
+def _differs(tensor: TensorInfo, base: TensorLock | None) -> bool:
+    digest = hashlib.sha256()
+    for raw in raw_pieces(tensor, _PIECE):
+        digest.update(raw.data)
+    return base is None or digest.hexdigest() != base.sha256
+
+
 def fit(tensors: Mapping[str, TensorInfo], declared: Declared, lock: Lock) -> Fit:
     """Compare names and shapes with what the configuration declares and with the base's lock. Never raises: see `problems`."""
     found = _Places(lock, declared)
@@ -113,7 +159,9 @@ def fit(tensors: Mapping[str, TensorInfo], declared: Declared, lock: Lock) -> Fi
     for name, shape in full.items():
         own = lock.tensors.get(found.layout.stored(name))
         if own is None or shape != own.shape:
-            problems.append(f"{name} is {_size(shape)}, the base has {_size(own.shape) if own else 'no such tensor'}")
+            more = shape[0] - own.shape[0] if own and name.rpartition(".")[0].endswith(_TABLES) else 0
+            lacks = f": it lacks {more} tokens that were added. {_ADD_TOKENS}" if more > 0 else ""
+            problems.append(f"{name} is {_size(shape)}, the base has {_size(own.shape) if own else 'no such tensor'}{lacks}")
     lora = {path for path, module in modules.items() if "token_adapter.trainable_tokens_delta" not in module.parts}
     if not lora and not problems:
         problems.append("there is no lora_A and lora_B in it")
@@ -192,11 +240,7 @@ def _changes(tensor: TensorInfo, found: _Places) -> bool:
         return not weight or abs(float(np.linalg.norm(load(tensor))) / weight - 1) > _SAME_MAGNITUDE
     if match:
         return match["kind"] in {"lora_B.bias", "token_adapter.trainable_tokens_delta"} and bool(load(tensor).any())
-    stored = found.layout.lock.tensors.get(found.layout.stored(name))
-    digest = hashlib.sha256()
-    for raw in raw_pieces(tensor, _PIECE):
-        digest.update(raw.data)
-    return stored is None or digest.hexdigest() != stored.sha256
+    return _differs(tensor, found.layout.lock.tensors.get(found.layout.stored(name)))
 
 
 def _sort(tensors: Mapping[str, TensorInfo], declared: Declared) -> tuple[dict[str, _Module], dict[str, tuple[int, ...]], list[str]]:
@@ -271,7 +315,9 @@ def _misfit_tokens(parts: dict[str, tuple[int, ...]], base: tuple[int, ...] | No
     if base is None:
         return None
     if shape != (len(given), base[1]) or len(set(given)) != len(given) or max(given, default=0) >= base[0]:
-        return f"{len(given)} trained tokens of width {base[1]:,} and ids below {base[0]:,} were expected, found {_size(shape)}"
+        return f"{len(given)} trained tokens of width {base[1]:,} and ids below {base[0]:,} were expected, found {_size(shape)}." + (
+            f" The base lacks these tokens. {_ADD_TOKENS}" if max(given, default=0) >= base[0] else ""
+        )
     return None
 
 

@@ -254,6 +254,8 @@ class Registry:
         """Bring a version back from the trash. Raises `NotFound` when it is not there, `IntegrityError` when it was damaged."""
         row = rows.only(AdapterRef.parse(ref), trashed=True)
         target = rows.record(row, {})
+        if not target.path.is_dir():
+            raise NotFound(f"{target.ref} is no longer in the trash: it was emptied.", hint="An export of it can be imported.")
         manifest.verify(target.path, row["manifest_sha256"])
         with transaction() as connection:
             _set_trashed(connection, target, None)
