@@ -109,7 +109,7 @@ def test_rows_and_turns_of_weight_zero_are_not_learned(tmp_path: Path) -> None:
         out[5].update(flags)
         return out
 
-    for flag in ({"weight": 0}, {"train": False}, {"training": False}, {"weight": "0"}, {"loss": 0.0}):
+    for flag in ({"weight": 0}, {"train": False}, {"training": False}, {"weight": "0"}, {"loss": 0.0}, {"loss_weight": 0}):
         row = read_rows(write(tmp_path / "rows.jsonl", [{"messages": turns(**flag)}])).rows[0]
         assert [(m["content"], m.get("train")) for m in row["messages"]] == [("Q1", None), ("bad", False), ("Q2", None), ("good", None)]
         assert answer_of(row) == "good"
@@ -149,6 +149,27 @@ def test_bad_answers_are_learned_only_as_told(column: str, values: list[Any], ke
     assert sides("rows")["train"] | sides("rows")["test"] == {row["completion"] for row in rows if row[column] == values[0]}
     assert added.rows == 30 and Datasets().report("rows")["counts"]["left_out"] == 10
     assert Datasets().add(file, name="all", mapping={"keep": "all"}).rows == 40
+
+
+SOME = [("weight", None), ("train", None), ("loss_weight", None), ("weight", ""), ("weight", "absent")]
+
+
+@pytest.mark.parametrize(("column", "nothing"), SOME)
+def test_a_weight_that_only_some_rows_have_is_followed(column: str, nothing: Any, tmp_path: Path) -> None:
+    rows = [{**row, column: False if i < 3 else nothing} for i, row in enumerate(pairs(400))]
+    rows = [{key: value for key, value in row.items() if value != "absent"} for row in rows]
+    found = read_rows(write(tmp_path / "rows.jsonl", rows))
+    assert len(found.rows) == 397 and found.report.counts == {"left_out": 3}
+
+
+@pytest.mark.parametrize("nothing", [None, "", "absent"])
+def test_marks_that_only_some_rows_have_are_asked_about(nothing: Any, tmp_path: Path) -> None:
+    for column, values, kept in (("label", (False, nothing, nothing), 8), ("score", (1, 5, nothing), 4)):
+        rows = [{**row, column: values[i % 3]} for i, row in enumerate(pairs(12))]
+        file = write(tmp_path / f"{column}.jsonl", [{k: v for k, v in row.items() if v != "absent"} for row in rows])
+        found = Datasets().recognise(file)
+        assert found.question is not None and f"'{column}'" in found.question
+        assert Datasets().add(file, mapping=found.mapping).rows == kept
 
 
 def test_preferences_are_counted_and_a_label_that_is_the_answer_is_no_mark(tmp_path: Path) -> None:

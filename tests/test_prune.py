@@ -64,6 +64,15 @@ def test_copies_of_what_was_published_go_at_once_and_the_log_stays(bench: Workbe
     assert bench.prune() == []
 
 
+def test_what_another_job_will_begin_with_is_kept_until_it_has_ended(bench: Workbench) -> None:
+    job = _job(bench, JobState.succeeded, days=90, result={"adapter": "orders@1"})
+    start = job.attempts[0].path / "trained" / "adapter_model.safetensors"
+    waiting = bench.jobs.submit("train", {"recipe": {}, "start": {"file": str(start), "sha256": "0"}}, title="goes on")
+    assert [one.path.name for one in bench.prune(apply=True)] == ["work"] and start.is_file()
+    bench.jobs.cancel(waiting.id)
+    assert [one.path.name for one in bench.prune(apply=True)] == ["trained"]
+
+
 @pytest.mark.parametrize(
     ("state", "days", "gone"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ WHAT = {"base": "b@1", "dataset": "d"}
         ({"learning_rate": True}, "learning_rate: Input should not be yes or no"),
         ({"eval_steps": False}, "eval_steps: Input should not be yes or no"),
         ({"max_steps": 0}, "max_steps: 0 steps train nothing"),
-        ({"lora_target_modules": "q_proj"}, "lora_target_modules: Input should be a valid tuple"),
+        ({"lora_target_modules": "q_proj"}, "lora_target_modules: Input should be a list, such as ['q_proj']"),
         ({"report_to": "all"}, "report_to.0: Input should be"),
         ({"lr_scheduler_kwargs": {"num_cycle": 2}}, "cosine takes num_cycles, not num_cycle"),
         ({"lr_scheduler_kwargs": {"num_cycles": True}}, "A value should not be yes or no"),
@@ -33,7 +34,7 @@ WHAT = {"base": "b@1", "dataset": "d"}
     ],
 )
 def test_what_is_no_value_or_would_be_ignored_is_refused(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(RecipeError, match=said.replace("(", r"\(")):
+    with pytest.raises(RecipeError, match=re.escape(said)):
         Recipe.load({**WHAT, **given})
 
 
@@ -49,5 +50,20 @@ def test_a_key_given_twice_is_refused() -> None:
     with pytest.raises(RecipeError, match="gives lora_r twice, on lines 2 and 4"):
         read_yaml("base: b@1\nlora_r: 8\ndataset: d\nlora_r: 16\n")
     assert read_yaml("base: b@1\nmax_steps: 3\n") == {"base": "b@1", "max_steps": 3}
+    with pytest.raises(RecipeError, match="gives seed twice, on lines 1 and 1"):
+        read_yaml("{seed: 1, base: b@1, seed: 2}")
+
+
+@pytest.mark.parametrize(
+    "text", ["a: " + "[" * 5000, "seed: 2024-13-45", "seed: " + "9" * 5000, "seed: !!int x", "lora_alpha: !!float x", "name: !!timestamp x"]
+)
+def test_odd_yaml_is_refused_in_words(text: str) -> None:
     with pytest.raises(RecipeError, match="not YAML"):
-        read_yaml("a: " + "[" * 5000)
+        read_yaml(text)
+
+
+def test_a_value_of_many_aliases_is_not_written_out() -> None:
+    bomb = "\n".join(["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)), "base: *a8", "dataset: d"])
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_yaml(bomb)
+    assert len(str(caught.value)) < 20_000

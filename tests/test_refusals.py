@@ -66,7 +66,10 @@ SHOWN_BY = {
         "ui/test_access.py::test_nothing_answers_without_the_link",
         "ui/test_access.py::test_no_event_takes_a_file_of_this_machine",
     ],
-    "Run remote code.": ["test_bases_refused.py::test_remote_code_needs_this_repository_at_this_commit_in_the_config_file"],
+    "Run remote code.": [
+        "test_bases_refused.py::test_a_broken_base_is_refused_in_one_sentence_and_leaves_nothing",
+        "test_bases.py::test_code_of_a_family_that_transformers_knows_stays_behind",
+    ],
 }
 
 

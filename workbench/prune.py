@@ -62,6 +62,7 @@ def _trash(before: float) -> Iterator[Leftover]:
 
 
 def _of_jobs(jobs: Sequence[Job], before: float) -> Iterator[Leftover]:
+    starts = [Path(job.spec["start"]["file"]) for job in jobs if not job.state.final and job.spec.get("start")]  # see `api.train`
     for job in jobs:
         if not job.state.final or job.ended_at is None:
             continue
@@ -70,7 +71,7 @@ def _of_jobs(jobs: Sequence[Job], before: float) -> Iterator[Leftover]:
         if published or ended <= before:
             kind = "second copy" if published else "ended job"
             heavy = (path for attempt in job.attempts for path in attempt.path.glob("*") if path.is_dir() and not path.is_symlink())
-            yield from (_leftover(path, kind, ended) for path in heavy)
+            yield from (_leftover(path, kind, ended) for path in heavy if not any(file.is_relative_to(path) for file in starts))
 
 
 def _leftover(path: Path, kind: str, since: float) -> Leftover:

@@ -7,6 +7,7 @@ Names are upstream's: TRL's `SFTConfig` and `ModelConfig`, PEFT's `LoraConfig`, 
 from __future__ import annotations
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,6 +20,8 @@ from workbench.records import BaseRef, check_name
 
 __all__ = ["GROUPS", "PRESETS", "Preset", "Recipe", "Resolved", "resolve"]
 
+_SHORT = reprlib.Repr()  # YAML's aliases can make a value of a few lines endless when written out
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
 FULL_TUNING = 0.05  # where all weights learn, each step is a twentieth of an adapter's
 # What each schedule takes in lr_scheduler_kwargs; of those in _NEEDED it takes at least one.
 _SCHEDULES: dict[str, tuple[str, ...]] = {
@@ -225,11 +228,12 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that is given twice, of which YAML keeps the last without a word."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        lines: dict[str, int] = {}
+        places: dict[str, Any] = {}
         for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if lines.setdefault(str(key.value), line) != line:
-                raise RecipeError(f"The recipe gives {key.value} twice, on lines {lines[str(key.value)]} and {line}.", hint="Keep one.")
+            first = places.setdefault(str(key.value), key.start_mark)
+            if first is not key.start_mark:
+                lines = f"on lines {first.line + 1} and {key.start_mark.line + 1}"
+                raise RecipeError(f"The recipe gives {key.value} twice, {lines}.", hint="Keep one.")
         return super().construct_mapping(node, deep)
 
 
@@ -242,7 +246,7 @@ def read_yaml(text: str | Path) -> dict[str, Any]:
             raise RecipeError(f"The recipe file cannot be read: {error}.") from None
     try:
         data = yaml.load(text, _Loader)  # a SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:  # PyYAML lets a date of no calendar through as it is
         raise RecipeError(f"The recipe is not YAML: {error}") from None
     if not isinstance(data, dict) or not all(isinstance(k, str) for k in data):
         raise RecipeError("A recipe is a list of `key: value` lines.", hint="Start from one: workbench train … --dry-run")
@@ -258,7 +262,10 @@ def _plain(error: Any) -> str:
         return f"{key}: no such key." + (f" Did you mean {close[0]}?" if close else "")
     if error["type"] == "missing":
         return f"{key}: must be given."
-    return f"{key}: {error['msg']} (found {error.get('input')!r})."
+    found = _SHORT.repr(error.get("input"))
+    if error["type"] == "tuple_type":
+        return f"{key}: Input should be a list, such as [{found}]."
+    return f"{key}: {error['msg']} (found {found})."
 
 
 def _cross_checks(data: dict[str, Any], recipe: Recipe | None) -> list[str]:

@@ -22,7 +22,8 @@ _ROLES = {
     **dict.fromkeys(("tool", "observation", "function", "tool_response", "function_response", "ipython"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "call"),
 }
-_TURN_FLAGS = ("weight", "train", "training", "loss")  # OpenAI's and Mistral's, then axolotl's, then ms-swift's: is this turn learned?
+# OpenAI's and Mistral's, then axolotl's, then ms-swift's: is this turn learned?
+_TURN_FLAGS = ("weight", "train", "training", "loss", "loss_weight")
 _TURN_KEYS = {"role", "from", "content", "value", "tool_calls", "tool_call_id", "name", *_TURN_FLAGS}
 _TOOL_COLUMNS = ("tools", "functions")
 

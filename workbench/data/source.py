@@ -41,8 +41,10 @@ class Tally:
 
     def add(self, value: Any) -> None:
         value = value if isinstance(value, str | bool | int | float | None) else type(value).__name__
+        if value != value or isinstance(value, str) and not value.strip():
+            value = None  # how tables write that nothing is there
         self.rows += 1
-        if value in self.counts or len(self.counts) < _DIFFERENT:
+        if value is None or value in self.counts or len(self.counts) < _DIFFERENT:
             self.counts[value] += 1
         if (number := as_number(value)) is not None:
             self.numbers += 1
@@ -91,6 +93,7 @@ class Source:
         for tally in self.tallies.values():  # what a row does not have
             if missing := good - tally.rows:
                 tally.counts[None] += missing
+                tally.rows = good
         self.columns = list(columns)
         return self
 

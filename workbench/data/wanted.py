@@ -53,7 +53,7 @@ class Wanted:
                 raise RowError("weight", f"has the {column} {str(row[column])[:20]!r}; a row is learned (1) or not (0), nothing between.")
             if not flag:
                 raise LeftOut(f"'{column}' is {row[column]}")
-        if self.mark is not None:
+        if self.mark is not None and (self.least is not None or row.get(self.mark) not in (None, "")):
             number = as_number(row.get(self.mark))
             if number is None or (number < self.least if self.least is not None else number <= 0):
                 raise LeftOut(f"'{self.mark}' is " + (f"not at least {self.least:g}" if self.least is not None else "not true"))
@@ -118,12 +118,11 @@ def doubt(source: Source, mapping: Mapping[str, str], role: str | None) -> tuple
         for value, n in source.tallies[name].counts.items():
             counts[as_flag(value)] += n
         if counts[False] and not counts[None]:
-            return f"'{name}' marks {counts[True]:,} answers as good and {counts[False]:,} as bad. Learn the good ones only?", {
-                "keep": name
-            }
+            question = f"'{name}' marks {counts[False]:,} of {counts.total():,} answers as bad. Learn the others only?"
+            return question, {"keep": name}
     for name in _named(source, mapping, _SCORES):
         tally = source.tallies[name]
-        if tally.numbers == tally.rows and tally.low < tally.high:
+        if tally.numbers + tally.counts[None] == tally.rows and tally.low < tally.high:
             least = (tally.low + tally.high) / 2
             question = f"'{name}' rates the rows from {tally.low:g} to {tally.high:g}. Learn those of at least {least:g} only?"
             return question, {"keep": f"{name}>={least:g}"}
