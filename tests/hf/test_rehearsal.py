@@ -14,7 +14,6 @@ from workbench.hf import rehearsal
 from workbench.hf.train import train
 
 pytestmark = pytest.mark.torch
-REFUSED: set[tuple[str, str]] = set()
 
 
 def go(base: Path, out: Path, method: str = "lora", **more: Any) -> Any:
@@ -37,7 +36,7 @@ def test_a_rehearsal_changes_nothing_and_says_how_long_it_took(pico_base: Path, 
 def test_a_base_that_gives_no_answers_is_refused_before_the_run(tmp_path: Path, family: str) -> None:
     with pytest.raises(TrainingError, match="cannot score and answer two rows as this job would: .*cache"):
         go(build(family, tmp_path / "base"), tmp_path / "out", lora_target_modules=("in_proj", "x_proj"))
-    assert not (tmp_path / "out" / "checkpoints").exists()
+    assert not list((tmp_path / "out").rglob("checkpoint-*"))
 
 
 def test_an_adapter_that_the_registry_would_refuse_is_known_before_the_run(pico_base: Path, tmp_path: Path) -> None:
@@ -47,7 +46,7 @@ def test_an_adapter_that_the_registry_would_refuse_is_known_before_the_run(pico_
 
     with pytest.raises(TrainingError, match="cannot save what it learns from two rows .* Its rank is a secret"):
         go(pico_base, tmp_path / "out", check=refuse)
-    assert not (tmp_path / "out" / "checkpoints").exists()
+    assert not list((tmp_path / "out").rglob("checkpoint-*"))
 
 
 def test_whatever_a_model_raises_is_one_sentence(pico_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,19 +59,18 @@ def test_whatever_a_model_raises_is_one_sentence(pico_base: Path, tmp_path: Path
     assert caught.value.message.endswith("as this job would: ZeroDivisionError: no such") and "Nothing was trained" in caught.value.hint
 
 
-@pytest.mark.parametrize(
-    "family", ["gpt-2", "falcon-7b", "bloom", "stablelm", "nemotron", "lfm2", "minimax", "mixtral", "gpt-oss", "jamba"]
-)
-@pytest.mark.parametrize("method", ["lora", "qlora", "sft"])
-def test_the_families_that_crashed_train_or_are_refused_in_a_sentence(tmp_path: Path, family: str, method: str) -> None:
+CRASHED = [
+    *((family, "lora") for family in ("falcon-7b", "bloom", "stablelm", "nemotron", "lfm2", "minimax", "jamba", "phimoe")),
+    ("gpt-2", "qlora"),
+    ("mixtral", "sft"),
+    ("gpt-oss", "sft"),
+]
+
+
+@pytest.mark.parametrize(("family", "method"), CRASHED)
+def test_the_families_that_crashed_are_trained(tmp_path: Path, family: str, method: str) -> None:
     base = build(family, tmp_path / "base")
-    try:
-        result = go(base, tmp_path / "out", method)
-    except TrainingError as error:
-        assert (family, method) in REFUSED, error
-        assert not (tmp_path / "out" / "checkpoints").exists()
-        return
-    assert (family, method) not in REFUSED
+    result = go(base, tmp_path / "out", method)
     if method == "sft":
-        saved = (result.folder / "config.json").read_text(encoding="utf-8")
-        assert ('"output_router_logits": true' in saved) is ('"output_router_logits": true' in (base / "config.json").read_text())
+        asked = ['"output_router_logits": true' in (folder / "config.json").read_text() for folder in (base, result.folder)]
+        assert asked[0] is asked[1], "TRL's switch is published with the base"

@@ -97,8 +97,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         # tokens that nothing is learned from count nevertheless: for the experts' balance, and for a row's length
         self.whole = self.balances or self._kind(1) != self._kind(_LONG)
         # dropout falls on each row by itself, so a shared beginning would not be the same thing
-        adapter = getattr(self.model, "peft_config", {}).get("default")
-        self._shares_in_training = not random and not (adapter is not None and adapter.lora_dropout)
+        self._shares_in_training = not random
         # every label is one of ours, none stands first, and the loss below is divided by their number
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
         self.step_losses: list[float] = []
