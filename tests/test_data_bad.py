@@ -18,8 +18,7 @@ from typing import Any
 
 import pytest
 
-from workbench import Workbench
-from workbench import paths
+from workbench import Workbench, paths
 from workbench.data.checks import LISTED
 from workbench.data.formats import read_rows, recognise
 from workbench.data.store import Datasets
