@@ -104,6 +104,8 @@ BROKEN_FOLDERS: dict[str, tuple[Any, type[WorkbenchError], str]] = {
     "config is nested too deep to walk": (_write("config.json", '{"a":' * 900 + "1" + "}" * 900), IntegrityError, "50 levels deep"),
     "config with an endless number": (edit_json("config.json", rope_theta=float("inf")), IntegrityError, "not finite"),
     "generation_config with NaN": (edit_json("generation_config.json", top_p=float("nan")), IntegrityError, "not finite"),
+    "a million layers": (edit_json("config.json", num_hidden_layers=1_000_000), IntegrityError, "1000000 layers, and its files hold"),
+    "layers said deeper": (edit_json("config.json", text_config={"num_hidden_layers": 10**9}), IntegrityError, "1000000000 layers"),
     "architectures are no list": (edit_json("config.json", architectures=7), IntegrityError, "no known kind of model"),
     "other weights than those hashed": (edit_json("config.json", transformers_weights="x.safetensors"), SourceError, "something else"),
     "other weights, said deeper": (

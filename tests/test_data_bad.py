@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from workbench import paths
+from workbench import Workbench, paths
 from workbench.data.checks import LISTED
 from workbench.data.formats import read_rows, recognise
 from workbench.data.store import Datasets
@@ -255,6 +255,8 @@ def test_what_is_not_a_file_is_refused_and_never_waited_for(home: Path, tmp_path
         (tmp_path / "zero\0byte.jsonl", ["cannot be read"]),
     ]:
         refused(home, DataError, words, lambda path=path: Datasets().add(path, name="set"))
+    with pytest.raises(DataError, match="is no plain file"):
+        Workbench().check_data(tmp_path / "pipe.jsonl")
 
 
 def test_a_test_file_must_fit(home: Path, tmp_path: Path) -> None:

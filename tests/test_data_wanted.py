@@ -89,8 +89,11 @@ def test_parts_of_two_files_and_of_one_part_only(tmp_path: Path) -> None:
     alone = Datasets().add(train)
     assert (alone.rows, alone.test_rows) == (30, 3)
     assert any("marks every row as a training row" in note for note in Datasets().report("train")["notes"])
-    with pytest.raises(UsageError, match="--column split=none"):
-        Datasets().add(both, test_rows=5)
+    for asked in ({"test_rows": 5}, {"test_share": 0.2}):
+        with pytest.raises(UsageError, match="--column split=none"):
+            Datasets().add(both, **asked)
+    with pytest.raises(UsageError, match="Leave out --test-share"):
+        Datasets().add(both, test_file=both, test_share=0.2)
 
 
 def test_a_column_that_is_no_split_is_not_taken_for_one(tmp_path: Path) -> None:
@@ -186,6 +189,15 @@ def test_preferences_are_counted_and_a_label_that_is_the_answer_is_no_mark(tmp_p
 
 
 # ---------------------------------------------------------------- what is lost is said
+
+
+def test_every_reason_to_leave_rows_out_is_said_however_many_they_are(tmp_path: Path) -> None:
+    rows = [{**row, "split": ("train", "validation", "test")[i % 3], "loss_weight": i % 2} for i, row in enumerate(pairs(6000))]
+    report = Datasets().check_file(write(tmp_path / "rows.jsonl", rows))
+    assert [f.message for f in report.warnings if f.kind == "left_out"] == [
+        "3,000 rows left out: 'loss_weight' is 0.",
+        "1,000 rows left out: it is a validation row, by 'split'.",
+    ]
 
 
 def test_what_is_not_learned_from_is_a_warning_with_its_rows(tmp_path: Path) -> None:

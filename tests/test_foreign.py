@@ -45,7 +45,7 @@ def test_progress_is_passed_on() -> None:
         ("compute", {"seconds": 30.0, "cpu": 1.0}, "more than 1 seconds"),
         ("swell", {"memory": 64 * MIB}, "more than 0.1 GB of memory"),
         ("many", {"memory": 64 * MIB}, "more than 0.1 GB of memory"),
-        ("abort", {}, "memory"),
+        ("abort", {}, "crashes its reader, or reading it takes more than 1.0 GB of memory"),
         ("leave", {}, "without a word"),
     ],
 )

@@ -19,6 +19,8 @@ SHOWN_BY = {
         "test_data_wanted.py::test_rows_of_another_part_are_never_trained_on",
         "test_data_wanted.py::test_rows_and_turns_of_weight_zero_are_not_learned",
         "test_data_wanted.py::test_bad_answers_are_learned_only_as_told",
+        "test_data_wanted.py::test_a_weight_that_only_some_rows_have_is_followed",
+        "test_data_wanted.py::test_marks_that_only_some_rows_have_are_asked_about",
     ],
     "Publish a no-op.": [
         "hf/test_train.py::test_a_run_that_would_be_wasted_stops_and_says_what_to_change",

@@ -243,8 +243,9 @@ class Workbench:
 
             measure = partial(bounded.lengths, self.bases.get(base), max_length=max_length)
 
-        if Path(name_or_file).is_file():
-            return self.datasets.check_file(Path(name_or_file), measure=measure, **reading)
+        path = Path(name_or_file)
+        if path.exists() and not path.is_dir():
+            return self.datasets.check_file(path, measure=measure, **reading)
         from workbench.data.checks import check
 
         return check(self.datasets.rows(str(name_or_file)), measure=measure)

@@ -101,9 +101,11 @@ class _Call:
         if used:
             seconds = limits.seconds if used == "seconds" or limits.cpu is None else limits.cpu
             return limits.error(f"{limits.what} was given up: it took more than {seconds:g} seconds to read.", hint=limits.hint)
-        if kind == "memory" or value in {signal.SIGABRT, signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGTRAP}:
+        crashed = value in {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGTRAP}  # some libraries do so for want of memory
+        if kind == "memory" or crashed or value == signal.SIGKILL:
+            maybe = "it crashes its reader, or " * crashed
             return limits.error(
-                f"{limits.what} was given up: reading it takes more than {limits.memory / GIB:.1f} GB of memory.", hint=limits.hint
+                f"{limits.what} was given up: {maybe}reading it takes more than {limits.memory / GIB:.1f} GB of memory.", hint=limits.hint
             )
         return limits.error(f"{limits.what} cannot be read: its reader ended without a word (status {value}).", hint=limits.hint)
 

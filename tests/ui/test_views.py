@@ -273,6 +273,14 @@ def test_a_file_report_names_rows_and_keeps_long_lists_short() -> None:
     assert "row 1: the answer is empty." in said and "12 more" in said and "can be used" not in said
 
 
+def test_a_file_report_counts_findings_that_are_too_many_to_be_listed() -> None:
+    report = Report(rows=3)
+    report.add(Finding("broken", i, "is not JSON.") for i in range(5000))
+    report.add([Finding("left_out", None, "4,000 rows left out.")], 4000)
+    said = text(train.file_report(report, EN))
+    assert "… and 4,992 more." in said and said.count("more.") == 1
+
+
 def test_the_form_covers_every_field_of_the_recipe_once() -> None:
     names = [field.name for field in recipe_form.FIELDS]
     assert sorted([*names, *recipe_form.ON_THE_PAGE]) == sorted(Recipe.model_fields)

@@ -238,6 +238,15 @@ def _eos_ids(generation: dict[str, Any], config: dict[str, Any]) -> tuple[int, .
     return tuple(v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int))
 
 
+def _check_layers(config: dict[str, Any], tensors: int) -> None:
+    """Refuse a model of more layers than its files have tensors: each is built, and takes room, before any is found to be missing."""
+    for part in (config, config.get("text_config")):
+        layers = part.get("num_hidden_layers") if isinstance(part, dict) else None
+        if isinstance(layers, int) and layers > tensors:
+            said = f"config.json says that the model has {str(layers)[:20]} layers, and its files hold {tensors:,} tensors."
+            raise IntegrityError(said, hint="Fetch the model again, in full.")
+
+
 def build_lock(folder: Path, source: dict[str, Any], *, on_progress: Callable[[str], None] | None = None) -> Lock:
     """Read a base folder once, tensor by tensor, and return its lock. Raises `IntegrityError` for a broken file."""
     from workbench.bases.sketch import BLOCK, NUMBERS, SEED
@@ -245,6 +254,7 @@ def build_lock(folder: Path, source: dict[str, Any], *, on_progress: Callable[[s
     raw_config = read_json(folder / "config.json")
     config, generation = _without_volatile(raw_config), _without_volatile(read_json(folder / "generation_config.json"))
     tensors = _tensors(folder, on_progress)
+    _check_layers(raw_config, len(tensors))
     tokenizer, special = _tokenizer(folder)
     template = chat_template(folder, on_progress or (lambda _: None))
     counts: Counter[str] = Counter()

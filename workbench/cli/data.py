@@ -61,9 +61,7 @@ _FORMS = ("messages", "sharegpt", "prompt_completion", "alpaca", "columns", "tex
     "--test-share",
     type=click.FloatRange(0, 0.9),
     metavar="SHARE",
-    default=0.1,
-    show_default=True,
-    help="The share frozen as the test part.",
+    help="The share frozen as the test part. Default: 0.1.",
 )
 @click.option("--test-rows", type=click.IntRange(0), metavar="N", help="About so many rows as the test part instead.")
 @click.option("--scorer", metavar="exact|normalised|json|numeric|label", help="What makes an answer right.")
@@ -134,7 +132,7 @@ def show(name: str, as_json: bool) -> None:
 def check(file_or_name: str, base: str | None, max_length: int, everything: bool, as_json: bool, **options: Any) -> None:
     """List every problem of a file or a dataset, with row numbers. Changes nothing. Exit status 1 when rows are unusable."""
     reading, base = _reading(options), base and whole_ref(base)
-    if not Path(file_or_name).is_file():
+    if not Path(file_or_name).exists() or Path(file_or_name).is_dir():  # a folder may be called like a dataset
         _name_not_file(file_or_name, reading)
         reading = {}
     report = bench().check_data(file_or_name, base=base, max_length=max_length, **reading)

@@ -91,6 +91,7 @@ class Report:
     answers: dict[str, Any] | None = None  # balance, when answers are short and few
     tool_rows: int = 0
     found: Counter[str] = field(default_factory=Counter)  # kind -> findings, also those beyond `LISTED`
+    listed: Counter[str] = field(default_factory=Counter, repr=False)  # kind -> findings that `add` has listed
     likeness: Likeness | None = field(default=None, repr=False)  # of the rows to each other; for the split
 
     @property
@@ -111,9 +112,9 @@ class Report:
     def add(self, findings: Iterable[Finding], rows: int = 1) -> None:
         """Take findings in; each may stand for several `rows`."""
         for finding in findings:
-            listed = self.problems if KINDS[finding.kind][0] else self.warnings
-            if self.found[finding.kind] < LISTED:
-                listed.append(finding)
+            if self.listed[finding.kind] < LISTED:
+                self.listed[finding.kind] += 1
+                (self.problems if KINDS[finding.kind][0] else self.warnings).append(finding)
             self.found[finding.kind] += rows
 
     def __str__(self) -> str:

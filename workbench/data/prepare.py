@@ -148,7 +148,7 @@ def check_files(file: Path, reading: Reading, folder: Path, *, test_file: Path |
 
 
 def write_set(
-    file: Path, reading: Reading, folder: Path, *, test_file: Path | None, share: float, test_rows: int | None, to: Path
+    file: Path, reading: Reading, folder: Path, *, test_file: Path | None, share: float | None, test_rows: int | None, to: Path
 ) -> tuple[Report, dict[str, str], dict[str, Any]]:
     """Read, check and split the files and write the rows to `to`: (what the check found, names and hashes, `write_rows`).
 
@@ -162,16 +162,19 @@ def write_set(
         return found.report, found.source, facts
 
 
-def _with_sides(found: Prepared, share: float, test_rows: int | None) -> Iterable[Row]:
+def _with_sides(found: Prepared, share: float | None, test_rows: int | None) -> Iterable[Row]:
     """Every row with its `split`: as the files say, else by `split_rows`. Notes in the report what was given up."""
     if found.split_known:
-        if test_rows is not None and "test_file" not in found.source:
+        if "test_file" in found.source:
+            if share is not None:
+                raise UsageError("The test file is the test part, so no share can be asked for.", hint="Leave out --test-share.")
+        elif test_rows is not None or share is not None:
             raise UsageError(
-                "The file says which rows are its test part, so no number of test rows can be asked for.",
+                "The file says which rows are its test part, so no number or share of test rows can be asked for.",
                 hint="To freeze a part of your own, add: --column split=none",
             )
         return found.rows
-    split = split_rows(found.rows, share=share, test_rows=test_rows, likeness=found.report.likeness)
+    split = split_rows(found.rows, share=0.1 if share is None else share, test_rows=test_rows, likeness=found.report.likeness)
     if split.note:
         found.report.notes.append(split.note)
     return ({**row, "split": side} for row, side in zip(found.rows, split.sides, strict=True))

@@ -91,7 +91,7 @@ class Datasets:
         mapping: Mapping[str, str] | None = None,
         scorer: str | None = None,
         raw: bool = False,
-        test_share: float = 0.1,
+        test_share: float | None = None,
         test_rows: int | None = None,
         drop: Sequence[str] = (),
         system: str | None = None,
@@ -101,7 +101,7 @@ class Datasets:
         `drop` names kinds of bad rows (`checks.KINDS`) to leave out; without it they stop the whole file. `scorer` is one
         of `scorers.SCORERS` or "none"; by default answers that are a few short labels get "label". `system` puts one
         system message in front of every row without its own. With `test_file` the test part is that file (at most
-        `test_rows` of it), else `test_rows` rows or `test_share` of them. Either the whole dataset is there afterwards or
+        `test_rows` of it), else `test_rows` rows or `test_share` of them (0.1). Either the whole dataset is there afterwards or
         nothing. Raises `DataError` (listing the rows at fault), `UsageError`, `Conflict`.
         """
         from workbench.data.prepare import Reading, write_set

@@ -111,7 +111,8 @@ class _Handlers:
         if report is None:
             return _unjudged(panel("bad", problem, icon="warn"))
         bad = len({finding.row for finding in report.problems})
-        drop = gr.Checkbox(visible=bad > 0, value=False, label=self.t.n("data.drop_n", bad))
+        label = self.t.n("data.drop_n", bad) if len(report.problems) == report.blocking else self.t("data.drop")  # not all are listed
+        drop = gr.Checkbox(visible=bad > 0, value=False, label=label)
         return [views.file_report(report, self.t), gr.Column(visible=report.rows > 0), drop]
 
 

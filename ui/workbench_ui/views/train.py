@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.api import Plan
 from workbench.bases.catalogue import Entry
-from workbench.data.checks import Report
+from workbench.data.checks import LISTED, Finding, Report
 from workbench.recipe import PRESETS
 from workbench.records import Base, Dataset
 from workbench_ui.views.markup import bullet_list, code_block, esc, facts, panel
@@ -109,14 +110,17 @@ def file_report(report: Report, t: Words) -> str:
     """What the check says about a file that was dropped and not added yet."""
     notes = "".join(f"<p>{esc(note)}</p>" for note in report.notes)
     good = panel("good", f"<strong>{esc(t.n('data.readable', report.rows))}</strong>{notes}", icon="ok") if report.ok else ""
-    bad = _findings("bad", t("data.blocking"), [str(f) for f in report.problems], t) if report.problems else ""
-    warn = _findings("warn", t("data.warnings"), [str(f) for f in report.warnings], t) if report.warnings else ""
+    bad = _findings("bad", t("data.blocking"), report.problems, report, t) if report.problems else ""
+    warn = _findings("warn", t("data.warnings"), report.warnings, report, t) if report.warnings else ""
     return good + bad + warn
 
 
-def _findings(tone: str, title: str, lines: Sequence[str], t: Words) -> str:
-    more = f"<p>{esc(t('data.more', n=t.number(len(lines) - _SHOWN_FINDINGS)))}</p>" if len(lines) > _SHOWN_FINDINGS else ""
-    return panel(tone, f"<strong>{esc(title)}</strong>{bullet_list(lines[:_SHOWN_FINDINGS])}{more}", icon="warn")
+def _findings(tone: str, title: str, findings: Sequence[Finding], report: Report, t: Words) -> str:
+    lines, listed = [str(finding) for finding in findings[:_SHOWN_FINDINGS]], Counter(finding.kind for finding in findings)
+    beyond = sum(report.counts[kind] - n for kind, n in listed.items() if n >= LISTED)
+    left = len(findings) - len(lines) + beyond
+    more = f"<p>{esc(t('data.more', n=t.number(left)))}</p>" if left else ""
+    return panel(tone, f"<strong>{esc(title)}</strong>{bullet_list(lines)}{more}", icon="warn")
 
 
 def preset_choices(plans: Mapping[str, Plan | None], t: Words) -> list[tuple[str, str]]:
