@@ -24,7 +24,7 @@ from workbench.data.readers import Text
 from workbench.data.rows import answer_of, assign_ids, question_of
 from workbench.data.scorers import SCORERS, score
 from workbench.data.similar import cluster, normalise
-from workbench.data.split import group_rows, split_rows
+from workbench.data.split import split_rows
 from workbench.data.store import Datasets
 from workbench.errors import Conflict, DataError, IntegrityError, NotFound, UsageError
 
@@ -309,7 +309,7 @@ def test_the_test_part_depends_on_content_only(n: int, rng: Any, share: float) -
     again = split_rows(shuffled, share=share).sides
     where = {id(row): side for row, side in zip(rows, sides, strict=True)}
     assert [where[id(row)] for row in shuffled] == again
-    groups = group_rows(rows)
+    groups = check(rows).likeness.near
     assert all(sides[i] == sides[g] for i, g in enumerate(groups))
     assert sides.count("test") >= (20 if len(rows) >= 100 else 1) and "train" in sides
 

@@ -45,6 +45,7 @@ def test_progress_is_passed_on() -> None:
         ("compute", {"seconds": 30.0, "cpu": 1.0}, "more than 1 seconds"),
         ("swell", {"memory": 64 * MIB}, "more than 0.1 GB of memory"),
         ("many", {"memory": 64 * MIB}, "more than 0.1 GB of memory"),
+        ("stop", {"seconds": 0.5}, "more than 0.5 seconds"),
         ("abort", {}, "crashes its reader, or reading it takes more than 1.0 GB of memory"),
         ("leave", {}, "without a word"),
     ],
@@ -142,6 +143,8 @@ def _misbehave(what: str) -> object:
         return len(b"x" * GIB)
     if what == "many":
         return len([str(i) * 10 for i in range(10**8)])
+    if what == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
     if what == "abort":
         os.abort()
     os._exit(7)

@@ -26,6 +26,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class _Call:
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         request = pickle.dumps((function, args, kwargs, self.limits, dict(paths.foreign_environment()), os.getcwd()))
-        replies = _server.call(request, self.limits.preload)
+        replies = _server.call(request, self.limits)
         with contextlib.closing(replies):
             while True:
                 kind, value = _read_frame(replies)
@@ -211,13 +212,13 @@ class _Server:
         self._socket: socket.socket | None = None
         self._pid = 0
 
-    def call(self, request: bytes, preload: Sequence[str]) -> IO[bytes]:
+    def call(self, request: bytes, limits: Limits) -> IO[bytes]:
         """Send a request; returns the stream of its replies."""
         request_out, request_in = os.pipe()
         reply_out, reply_in = os.pipe()
         try:
             with self._lock:
-                self._send(json.dumps(list(preload)).encode(), [request_out, reply_in])
+                self._send(json.dumps([limits.seconds, *limits.preload]).encode(), [request_out, reply_in])
         except BaseException:
             for handle in (request_out, request_in, reply_out, reply_in):
                 os.close(handle)
@@ -270,11 +271,17 @@ def serve(handle: int) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     children: dict[int, int] = {}  # pid -> where to say how it died
+    ends: dict[int, float] = {}  # pid -> when it is killed: a process that was stopped gets no alarm
+    late: set[int] = set()
     while True:
-        ready, _, _ = select.select([handle, woken], [], [])
+        ready, _, _ = select.select([handle, woken], [], [], max(0.0, min(ends.values()) - time.monotonic()) if ends else None)
+        for pid in [pid for pid, end in ends.items() if end <= time.monotonic()]:
+            del ends[pid]
+            late.add(pid)
+            os.kill(pid, signal.SIGKILL)  # not reaped yet, so it is still that process
         if woken in ready:
             os.read(woken, 512)
-            _reap(children)
+            _reap(children, ends, late)
         if handle in ready:
             message, handles, _, _ = socket.recv_fds(requests, 65_536, 2)
             if not message:
@@ -283,7 +290,8 @@ def serve(handle: int) -> None:
                         os.kill(pid, signal.SIGKILL)
                 os._exit(0)
             request, reply = handles
-            for name in json.loads(message):
+            seconds, *preload = json.loads(message)
+            for name in preload:
                 with contextlib.suppress(ImportError):
                     importlib.import_module(name)
             pid = os.fork()
@@ -291,16 +299,18 @@ def serve(handle: int) -> None:
                 signal.set_wakeup_fd(-1)
                 _child(request, reply)
             os.close(request)
-            children[pid] = reply
+            children[pid], ends[pid] = reply, time.monotonic() + seconds + 2
 
 
-def _reap(children: dict[int, int]) -> None:
+def _reap(children: dict[int, int], ends: dict[int, float], late: set[int]) -> None:
     while children:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if not pid:
             return
         reply = children.pop(pid)
-        code = os.waitstatus_to_exitcode(status)
+        ends.pop(pid, None)
+        code = -signal.SIGALRM if pid in late else os.waitstatus_to_exitcode(status)
+        late.discard(pid)
         with contextlib.suppress(OSError):
             if code:
                 _write_frame(reply, ("died", -code))

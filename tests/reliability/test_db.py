@@ -119,6 +119,21 @@ def test_a_database_belongs_to_one_home(shared: None, home: Path, tmp_path: Path
     assert reading.rows("SELECT id FROM jobs") == [{"id": job_id}] and _claim().job_id == job_id
 
 
+def test_a_home_does_not_take_the_file_of_another(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = _submit()
+    (home / "jobs").mkdir(exist_ok=True)
+    (tmp_path / "other").mkdir()
+    monkeypatch.setenv("WORKBENCH_DB", f"sqlite:///{home / 'workbench.db'}")
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "other"))
+    session.dispose()
+    for use in (_submit, _claim, lambda: reading.rows("SELECT * FROM jobs")):
+        with pytest.raises(DatabaseError, match=f"belongs to the home {home}"):
+            use()
+    monkeypatch.setenv("WORKBENCH_HOME", str(home))
+    session.dispose()
+    assert reading.rows("SELECT id FROM jobs") == [{"id": job_id}] and _claim().job_id == job_id
+
+
 @pytest.mark.postgres
 def test_of_many_homes_that_come_first_one_gets_the_database(postgres_server: Any, tmp_path: Path) -> None:
     code = "from workbench.db import session\nwith session.transaction() as c: print(session.now(c))"

@@ -10,7 +10,7 @@ from workbench.data.rows import Row, subject_of
 from workbench.data.similar import Likeness, normalise
 from workbench.errors import UsageError
 
-__all__ = ["Split", "group_rows", "split_rows", "wanted_test_rows"]
+__all__ = ["Split", "split_rows", "wanted_test_rows"]
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,6 @@ def wanted_test_rows(rows: int, *, share: float = 0.1, test_rows: int | None = N
     if wanted < 0 or (rows and wanted >= rows):
         raise UsageError(f"{wanted} test rows of {rows} leave nothing to train on.", hint="Ask for fewer test rows.")
     return wanted
-
-
-def group_rows(rows: Sequence[Row]) -> list[int]:
-    """For each row the position of the first row with the same, or nearly the same, question (or text)."""
-    return _likeness(rows).near
 
 
 def _likeness(rows: Sequence[Row]) -> Likeness:

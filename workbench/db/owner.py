@@ -7,6 +7,7 @@ belongs to the first home that opens it, and others are refused: they would take
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 from sqlalchemy import Engine, insert, select
 from sqlalchemy.exc import IntegrityError as Taken
@@ -18,12 +19,23 @@ from workbench.errors import DatabaseError
 __all__ = ["admit"]
 
 
+def _refuse_file_of_another_home(file: str | None) -> None:
+    """A home's own SQLite file names no owner, as it goes where the home goes; what lies beside it tells whose it is."""
+    folder = Path(file).resolve().parent if file is not None else None
+    if folder is not None and Path(str(file)).name == "workbench.db" and any((folder / name).is_dir() for name in ("jobs", "adapters")):
+        raise DatabaseError(
+            f"The database {file} belongs to the home {folder}, not to {paths.home()}.",
+            hint=f"Let WORKBENCH_HOME name {folder}, or give this home another database (WORKBENCH_DB).",
+        )
+
+
 def admit(engine: Engine) -> None:
     """Take the database for this home, unless it has one: raises `DatabaseError` when that is another."""
     mine = identity.store_id()
     with engine.begin() as connection:
         found = connection.execute(select(store)).one_or_none()
     if found is None:
+        _refuse_file_of_another_home(engine.url.database if engine.dialect.name == "sqlite" else None)
         try:
             with engine.begin() as connection:
                 connection.execute(insert(store).values(one=1, id=mine, home=str(paths.home()), host=platform.node()))
