@@ -32,6 +32,12 @@ SHOWN_BY = {
         "hf/test_train.py::test_weights_that_learned_less_than_bfloat16_can_tell_are_saved_in_float32",
         "hf/test_cli_train.py::test_full_weights_are_scored_as_they_are_saved",
     ],
+    "Find out at the end.": ["hf/test_rehearsal.py::test_the_families_that_crashed_are_trained"],
+    "Mix rows up.": [
+        "hf/test_proof.py::test_the_proof_catches_each_mistake",
+        "hf/test_proof.py::test_what_is_proven_has_the_scores_and_gradients_of_rows_alone",
+        "hf/test_proof.py::test_what_cannot_pack_says_why",
+    ],
     "Claim without evidence.": [
         "hf/test_cli_train.py::test_the_way_of_an_adapter",
         "hf/test_evaluate.py::test_scores_equal_a_plain_pass_with_and_without_the_shared_start",
