@@ -324,7 +324,10 @@ COURSE = [
 
 
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
-def test_progress_is_redrawn_on_a_terminal_and_written_in_lines_to_a_log(stream: type[io.StringIO]) -> None:
+def test_progress_is_redrawn_on_a_terminal_and_written_in_lines_to_a_log(
+    stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     err = stream()
     with contextlib.redirect_stderr(err):
         follower = Follower()

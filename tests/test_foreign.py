@@ -79,7 +79,7 @@ def test_only_plain_values_and_records_are_taken_from_a_child() -> None:
 def test_calls_run_side_by_side_and_survive_the_death_of_the_server() -> None:
     server = Limits("a file").run(os.getppid)
     os.kill(server, signal.SIGKILL)
-    while psutil.pid_exists(server) and psutil.Process(server).status() != psutil.STATUS_ZOMBIE:
+    while psutil.pid_exists(server):  # its threads hold its files until the last of them is gone
         time.sleep(0.01)
     assert Limits("a file").run(os.getppid) != server
 
