@@ -20,6 +20,7 @@ from workbench.rebase.recoordinate import Coordinates
 from workbench.rebase.result import Weights
 
 ROOT_MEAN_SQUARE = ["llama-3.1", "gemma-2", "gemma-3", "olmo-2", "phi-3", "glm-4", "arcee"]
+MEAN = ["olmo", "cohere", "phi", "opt", "gpt-2-hub", "gpt-neox", "starcoder2", "bloom", "falcon-7b", "falcon-new"]
 IDS = torch.randint(5, 380, (2, 40), generator=torch.Generator().manual_seed(1))
 
 
@@ -45,7 +46,7 @@ def check(adapter: Path, home: Path, new: Path) -> Weights:
     return weights.measure(adapter, *(build_lock(folder, {"kind": "folder"}) for folder in (home, new)), home_folder=home, new_folder=new)
 
 
-@pytest.mark.parametrize("family", ROOT_MEAN_SQUARE)
+@pytest.mark.parametrize("family", [*ROOT_MEAN_SQUARE, *MEAN])
 def test_a_family_in_other_coordinates_is_the_same_function_and_recognised(family: str, tmp_path: Path) -> None:
     home = build(family, tmp_path / "a")
     where = Coordinates.draw(home, seed=3)
@@ -53,7 +54,7 @@ def test_a_family_in_other_coordinates_is_the_same_function_and_recognised(famil
     assert float((logits(home) - logits(moved)).abs().max()) < 1e-4
 
 
-@pytest.mark.parametrize("family", ["phi-3"])
+@pytest.mark.parametrize("family", ["phi-3", "gpt-2", "gpt-neox"])
 def test_an_adapter_moves_with_its_base(family: str, tmp_path: Path) -> None:
     home = build(family, tmp_path / "a")
     where = Coordinates.draw(home, seed=3)
@@ -62,6 +63,12 @@ def test_an_adapter_moves_with_its_base(family: str, tmp_path: Path) -> None:
     assert float((logits(home, adapter) - logits(moved, followed)).abs().max()) < 1e-4
     assert float((logits(home, adapter) - logits(moved, adapter)).abs().max()) > 1e-2, "the copy does something else"
     assert check(adapter, home, moved).change == "permuted"
+
+
+def test_the_names_of_a_checkpoint_without_a_head_are_known(tmp_path: Path) -> None:
+    home, bare = build("gpt-2", tmp_path / "a"), build("gpt-2-hub", tmp_path / "b")
+    assert lineage.compare(home, bare).reading == "same"
+    assert lineage.compare(home, Coordinates.draw(bare, 1).write_base(bare, tmp_path / "c")).reading == "permuted"
 
 
 def test_a_family_outside_the_table_is_not_looked_at(tmp_path: Path) -> None:

@@ -75,7 +75,15 @@ class Heads:
         if not query or not width:
             raise UsageError(f"The config.json of {folder.name} does not say how many heads and dimensions it has.", hint=_HINT)
         groups = int(config.get("num_key_value_heads") or query)
-        return cls(query, groups, int(config.get("head_dim") or width // query), family.fixed)
+        if kind == "falcon":  # which tells the groups of its three forms in three ways
+            groups = (
+                int(config.get("num_kv_heads") or query)
+                if config.get("new_decoder_architecture")
+                else 1
+                if config.get("multi_query")
+                else query
+            )
+        return cls(query, groups, int(config.get("head_dim") or width // query), family.fixed or bool(config.get("alibi")))
 
 
 _QUERY_HEADS = ("num_attention_heads", "n_head", "num_heads")
@@ -195,7 +203,16 @@ def _attention(rng: np.random.Generator, heads: Heads) -> dict[str, Move]:
     query = np.concatenate([g * share + own for g, own in zip(order, inside, strict=True)])  # old query head at each new place
     inner = [_signed(rng, size) for _ in order]
     steady = np.arange(size)
+    whole = (share + 2) * size  # rows of a group that holds its query, key and value heads
+    mixed = [np.concatenate([*(h * size + steady for h in own), share * size + steady, (share + 1) * size + v.take])
+             for own, v in zip(inside, inner, strict=True)]  # fmt: skip
     return {
+        "a": _plain(query),
+        "b": _plain(order),
+        "g": Move(
+            np.concatenate([g * whole + rows for g, rows in zip(order, mixed, strict=True)]),
+            np.concatenate([np.concatenate([np.zeros((share + 1) * size, bool), v.flip]) for v in inner]),
+        ),
         "q": _plain(np.concatenate([h * size + steady for h in query])),
         "k": _plain(np.concatenate([g * size + steady for g in order])),
         "v": Move(np.concatenate([g * size + v.take for g, v in zip(order, inner, strict=True)]), np.concatenate([v.flip for v in inner])),

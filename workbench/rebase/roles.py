@@ -123,7 +123,32 @@ _RMS = {
     "glm": _QKVO | _JOINED | _PRE,
     "glm4": _QKVO | _JOINED | _PRE | _norms("post_self_attn_layernorm", "post_mlp_layernorm"),
 }  # fmt: skip
-FAMILIES = {name: Family(layer) for name, layer in _RMS.items()} | {"gemma3": Family(_GEMMA3, ends=_ENDS | _PICTURES)}
+_GPT = _norms("ln_1", "ln_2") | dict.fromkeys(["attn.bias", "attn.masked_bias", "attn.attention.bias", "attn.attention.masked_bias"], ".")
+_DENSE = _PRE | _mlp("mlp", "dense_h_to_4h", "dense_4h_to_h")
+_GROUPED = {"query_key_value": "g r", "dense": "r o", "bias": ".", "masked_bias": "."}
+_BLOOM = _DENSE | _norms("ln_attn", "ln_mlp") | {f"self_attention.{name}": role for name, role in _GROUPED.items()}
+_MEAN = {
+    "olmo": _QKVO | _GATED,  # its norms have no weights
+    "cohere": _QKVO | _GATED | _PRE | {"self_attn.q_norm": "a .", "self_attn.k_norm": "b ."},
+    "cohere2": _QKVO | _GATED | _PRE,
+    "stablelm": _LLAMA,
+    "nemotron": _QKVO | _PLAIN | _PRE,
+    "starcoder2": _QKVO | _PRE | _mlp("mlp", "c_fc", "c_proj"),
+    "phi": _attention("self_attn", "q_proj k_proj v_proj dense") | _PRE | _mlp("mlp", "fc1", "fc2"),
+    "opt": _attention("self_attn", "q_proj k_proj v_proj out_proj") | _norms("self_attn_layer_norm", "final_layer_norm")
+    | {"fc1": "n r", "fc2": "r N"},
+    "gptj": _attention("attn", "q_proj k_proj v_proj out_proj") | _GPT | _mlp("mlp", "fc_in", "fc_out"),
+    "gpt_neo": _attention("attn.attention", "q_proj k_proj v_proj out_proj") | _GPT | _mlp("mlp", "c_fc", "c_proj"),
+    "gpt_neox": _DENSE | {f"attention.{name}": role for name, role in _GROUPED.items()},
+    "falcon": _BLOOM,
+}  # fmt: skip
+FAMILIES = {
+    **{name: Family(layer) for name, layer in _RMS.items()},
+    "gemma3": Family(_GEMMA3, ends=_ENDS | _PICTURES),
+    **{name: Family(layer, signed=False) for name, layer in _MEAN.items()},
+    "gpt2": Family(_GPT | {"attn.c_attn": "q+k+v r", "attn.c_proj": "r o"} | _mlp("mlp", "c_fc", "c_proj"), signed=False, turned=True),
+    "bloom": Family(_BLOOM, signed=False, fixed=True),
+}
 
 
 def family_of(folder: Path) -> Family | None:
