@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -13,14 +14,17 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.zoo import build
 from workbench.bases.lock import build_lock
+from workbench.bases.tensors import folder_tensors
 from workbench.errors import UsageError
 from workbench.rebase import lineage, weights
 from workbench.rebase.controls import add_noise
-from workbench.rebase.recoordinate import Coordinates
+from workbench.rebase.recoordinate import Coordinates, Move
 from workbench.rebase.result import Weights
+from workbench.rebase.writing import load
 
 ROOT_MEAN_SQUARE = ["llama-3.1", "gemma-2", "gemma-3", "olmo-2", "phi-3", "glm-4", "arcee"]
 MEAN = ["olmo", "cohere", "phi", "opt", "gpt-2-hub", "gpt-neox", "starcoder2", "bloom", "falcon-7b", "falcon-new"]
+EXPERTS = ["mixtral", "qwen2-moe", "granite-moe", "deepseek-v3", "gpt-oss", "llama-4-text"]
 IDS = torch.randint(5, 380, (2, 40), generator=torch.Generator().manual_seed(1))
 
 
@@ -30,9 +34,9 @@ def logits(folder: Path, adapter: Path | None = None) -> torch.Tensor:
     return (PeftModel.from_pretrained(model, str(adapter)) if adapter else model).eval()(input_ids=IDS).logits
 
 
-def adapted(base: Path, out: Path) -> Path:
-    """An adapter on every linear module, strong enough to show."""
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(r=4, target_modules="all-linear"))
+def adapted(base: Path, out: Path, *, on: str | list[str] = "all-linear") -> Path:
+    """An adapter on every linear module, or on some, strong enough to show."""
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(r=4, target_modules=on))
     torch.manual_seed(0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -46,7 +50,7 @@ def check(adapter: Path, home: Path, new: Path) -> Weights:
     return weights.measure(adapter, *(build_lock(folder, {"kind": "folder"}) for folder in (home, new)), home_folder=home, new_folder=new)
 
 
-@pytest.mark.parametrize("family", [*ROOT_MEAN_SQUARE, *MEAN])
+@pytest.mark.parametrize("family", [*ROOT_MEAN_SQUARE, *MEAN, *EXPERTS])
 def test_a_family_in_other_coordinates_is_the_same_function_and_recognised(family: str, tmp_path: Path) -> None:
     home = build(family, tmp_path / "a")
     where = Coordinates.draw(home, seed=3)
@@ -54,15 +58,36 @@ def test_a_family_in_other_coordinates_is_the_same_function_and_recognised(famil
     assert float((logits(home) - logits(moved)).abs().max()) < 1e-4
 
 
-@pytest.mark.parametrize("family", ["phi-3", "gpt-2", "gpt-neox"])
-def test_an_adapter_moves_with_its_base(family: str, tmp_path: Path) -> None:
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+@pytest.mark.parametrize(("family", "on"), [(name, "all-linear") for name in ("phi-3", "gpt-2", "gpt-neox")] + [("mixtral", ATTENTION)])
+def test_an_adapter_moves_with_its_base(family: str, on: str | list[str], tmp_path: Path) -> None:
     home = build(family, tmp_path / "a")
     where = Coordinates.draw(home, seed=3)
-    moved, adapter = where.write_base(home, tmp_path / "b"), adapted(home, tmp_path / "adapter")
+    moved, adapter = where.write_base(home, tmp_path / "b"), adapted(home, tmp_path / "adapter", on=on)
     followed = where.write_adapter(adapter, tmp_path / "adapter-b")
     assert float((logits(home, adapter) - logits(moved, followed)).abs().max()) < 1e-4
     assert float((logits(home, adapter) - logits(moved, adapter)).abs().max()) > 1e-2, "the copy does something else"
     assert check(adapter, home, moved).change == "permuted"
+
+
+def test_experts_change_places_with_their_router_rows(tmp_path: Path) -> None:
+    """Where only they do, the check finds the first expert under its new number; where nothing else is done to a model, too."""
+    home = build("mixtral", tmp_path / "a")
+    where = Coordinates.draw(home, seed=5)
+    steady = {axis: Move(np.arange(m.take.size), m.flip & False) if axis.role != "x" else m for axis, m in where.moves.items()}
+    taken = [[int(n) for n in move.take] for axis, move in steady.items() if axis.role == "x"]
+    assert all(order[0] != 0 for order in taken), "this seed moves the first expert of both layers"
+    moved = Coordinates(where.family, where.tensors, steady).write_base(home, tmp_path / "b")
+    before, after = ({name: load(info) for name, info in folder_tensors(folder).items()} for folder in (home, moved))
+    for layer, order in enumerate(taken):
+        at = f"model.layers.{layer}.block_sparse_moe."
+        assert np.array_equal(after[f"{at}gate.weight"], before[f"{at}gate.weight"][order])
+        assert all(np.array_equal(after[f"{at}experts.{n}.w2.weight"], before[f"{at}experts.{o}.w2.weight"]) for n, o in enumerate(order))
+    found = lineage.compare(home, moved)
+    assert (found.reading, found.residual_identity, found.identity, found.agreement) == ("permuted", 1.0, 0.0, 1.0)
+    assert float((logits(home) - logits(moved)).abs().max()) < 1e-4
 
 
 def test_the_names_of_a_checkpoint_without_a_head_are_known(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def _match(first: _Layer, second: _Layer, alignment: _Alignment) -> _Counts:
 
 def _namesake(first: _Layer, second: _Layer, alignment: _Alignment) -> int | None:
     """The expert of B whose row of the router is nearest to that of A's first; None for a layer without experts."""
-    router = next((key for key, held in first.items() if held.place.roles == ("x", "r")), None)
+    router = next((key for key, held in first.items() if held.place.roles == ("x", "r") and key[0].endswith(".weight")), None)
     if router is None:
         return None
     x, y = (_unit(_rows(layer[router].info), 1) for layer in (first, second))

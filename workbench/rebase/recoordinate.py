@@ -36,7 +36,8 @@ __all__ = ["Coordinates", "Heads", "Move"]
 _PEFT = "base_model.model."
 _SIGN = {1: 0x80, 2: 0x8000, 4: 0x8000_0000, 8: 0x8000_0000_0000_0000}
 _HINT = "What is known of each family of models is in workbench/rebase/roles.py."
-_NEURONS = frozenset("nes")
+_DRAWN = frozenset("nesx")  # any order will do
+_Moves = list["Move | list[Move] | None"]  # by axis; of experts in one tensor, one for each
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Heads:
 
 
 _QUERY_HEADS = ("num_attention_heads", "n_head", "num_heads")
-_WIDTH = ("hidden_size", "n_embd")
+_WIDTH = ("hidden_size", "n_embd", "n_embed")
 
 
 class Coordinates:
@@ -96,7 +97,7 @@ class Coordinates:
     def __init__(self, family: Family, tensors: Mapping[str, TensorInfo], moves: dict[_Axis, Move]) -> None:
         self.family = family
         self.tensors = tensors
-        self._known = moves
+        self.moves = moves
 
     @classmethod
     def draw(cls, folder: Path, seed: int) -> Coordinates:
@@ -108,20 +109,21 @@ class Coordinates:
         drawn = cls(family, tensors, {})
         places = {name: drawn._place(name) for name in tensors}
         sizes = {axis: size for name, place in places.items() for axis, size in _sizes(place, tensors[name].shape)}
-        rng, moves = np.random.default_rng(seed), drawn._known
+        rng, moves = np.random.default_rng(seed), drawn.moves
+        grouped = int(read_json(folder / "config.json").get("n_group") or 1) > 1  # experts are chosen by groups of neighbours
         width = next((size for axis, size in sizes.items() if axis.role == "r"), 0)
         moves[_Axis("r")] = _signed(rng, width) if family.signed else _plain(rng.permutation(width))
         for layer in sorted({place.layer for place in places.values() if place.layer is not None}):
             moves |= {_Axis(role, layer): move for role, move in _attention(rng, heads).items()}
-            for axis in sorted(axis for axis in sizes if axis.layer == layer and axis.role in _NEURONS):
-                moves[axis] = _plain(rng.permutation(sizes[axis]))
+            for axis in sorted(axis for axis in sizes if axis.layer == layer and axis.role in _DRAWN):
+                moves[axis] = _plain(np.arange(sizes[axis]) if grouped and axis.role == "x" else rng.permutation(sizes[axis]))
         for info in tensors.values():
             drawn._moves(info.name, info.shape)
         return drawn
 
     def write_base(self, source: Path, out: Path) -> Path:
         """The base in these coordinates, as a plain model folder with one weight file."""
-        return rewrite_base(source, out, lambda info: _moved(info, self._moves(info.name, info.shape)))
+        return rewrite_base(source, out, lambda info: _moved(self._source(info), self._moves(info.name, info.shape)))
 
     def write_adapter(self, source: Path, out: Path) -> Path:
         """A PEFT adapter of the base, as it must be on the base in these coordinates."""
@@ -133,26 +135,40 @@ class Coordinates:
             raise UsageError(f"Tensor {name} is not known here, so this model cannot be written in other coordinates.", hint=_HINT)
         return place
 
-    def _moves(self, name: str, shape: tuple[int, ...]) -> list[Move | None]:
+    def _source(self, info: TensorInfo) -> TensorInfo:
+        """The tensor of which this one gets the numbers: that of the expert that takes this one's place."""
+        place = self._place(info.name)
+        if place.expert is None:
+            return info
+        taken = int(self.moves[_axis("x", place)].take[place.expert])
+        return self.tensors[info.name.replace(f".experts.{place.expert}.", f".experts.{taken}.")]
+
+    def _moves(self, name: str, shape: tuple[int, ...]) -> _Moves:
         """What happens to each axis of a base's tensor."""
         place = self._place(name)
-        moves = [] if place.roles == (".",) else [self._move(role, place) for role in place.roles]
-        if moves and (len(moves) != len(shape) or any(m and m.take.size != size for m, size in zip(moves, shape, strict=True))):
+        moves: _Moves = [] if place.roles == (".",) else [self._moves_of(role, place, shape[0]) for role in place.roles]
+        sizes = [[m.take.size for m in (move if isinstance(move, list) else [move] if move else [])] for move in moves]
+        if moves and (len(moves) != len(shape) or any(set(found) - {size} for found, size in zip(sizes, shape, strict=True))):
             raise UsageError(
                 f"Tensor {name} has the unexpected shape {shape}, so this model cannot be written in other coordinates.", hint=_HINT
             )
         return moves
+
+    def _moves_of(self, role: str, place: Place, experts: int) -> Move | list[Move] | None:
+        if role[0] in "eE" and place.expert is None:
+            return [m for n in range(experts) if (m := self._move(role, place._replace(expert=n)))]
+        return self._move(role, place)
 
     def _move(self, role: str, place: Place) -> Move | None:
         """The move of one axis: of several parts where they share it."""
         if role == ".":
             return None
         if role == "w":
-            return self._known[_Axis("r")].unsigned
-        moves = [self._known[_axis(letter, place)] for letter in role[::2]]
+            return self.moves[_Axis("r")].unsigned
+        moves = [self.moves[_axis(letter, place)] for letter in role[::2]]
         return moves[0] if len(moves) == 1 else _joined(moves, alternating="~" in role)
 
-    def _factor_moves(self, info: TensorInfo) -> list[Move | None]:
+    def _factor_moves(self, info: TensorInfo) -> _Moves:
         name = info.name.removeprefix(_PEFT)
         for ending in (".lora_A.weight", ".lora_B.weight", ".lora_B.bias", ".lora_magnitude_vector"):
             if name.endswith(ending):
@@ -184,9 +200,14 @@ def _axis(letter: str, place: Place) -> _Axis:
 
 
 def _sizes(place: Place, shape: tuple[int, ...]) -> list[tuple[_Axis, int]]:
-    """How long the residual stream is and how many neurons there are, as far as this tensor tells."""
-    found = zip(place.roles, shape, strict=False)
-    return [(_axis(role[0], place), size // len(role[::2])) for role, size in found if role[0].lower() in _NEURONS | {"r"}]
+    """How long the residual stream is and how many neurons and experts there are, as far as this tensor tells."""
+    found = []
+    for role, size in zip(place.roles, shape, strict=False):
+        if role[0].lower() in _DRAWN | {"r"}:
+            stacked = role[0] in "eE" and place.expert is None
+            places = [place._replace(expert=n) for n in range(shape[0])] if stacked else [place]
+            found += [(_axis(role[0], one), size // len(role[::2])) for one in places]
+    return found
 
 
 def _signed(rng: np.random.Generator, size: int) -> Move:
@@ -241,7 +262,7 @@ def _joined(moves: list[Move], *, alternating: bool) -> Move:
     return Move(np.concatenate(takes), np.concatenate([move.flip for move in moves]))
 
 
-def _moved(info: TensorInfo, moves: list[Move | None]) -> npt.NDArray[np.generic]:
+def _moved(info: TensorInfo, moves: _Moves) -> npt.NDArray[np.generic]:
     """The tensor's own numbers in new places, as unsigned integers of their width; sign bits flipped where a move says so."""
     import numpy as np
 
@@ -252,7 +273,9 @@ def _moved(info: TensorInfo, moves: list[Move | None]) -> npt.NDArray[np.generic
     values = np.concatenate(list(raw_pieces(info, 1 << 24))).view(kind).reshape(info.shape)
     top = kind.type(_SIGN[width])
     for axis, move in enumerate(moves):
-        if move is not None:
+        if isinstance(move, list):  # the experts stand along the first axis, in their new order already
+            values = np.stack([one.take(own.take, axis=axis - 1) for one, own in zip(values, move, strict=True)])
+        elif move is not None:
             values = values.take(move.take, axis=axis)
             values ^= (move.flip * top).astype(kind).reshape(-1, *[1] * (values.ndim - 1 - axis))
     return values

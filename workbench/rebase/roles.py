@@ -75,7 +75,7 @@ class Family:
     def ends_of(self, module: str) -> tuple[str, str] | None:
         """Roles of the output and the input of a linear module, whichever way round it is stored."""
         place = self.place(f"{module}.weight")
-        if place is None or place.layer is None or len(place.roles) != 2:
+        if place is None or place.layer is None or place.expert is not None or len(place.roles) != 2:
             return None
         return (place.roles[1], place.roles[0]) if self.turned else (place.roles[0], place.roles[1])
 
@@ -142,6 +142,45 @@ _MEAN = {
     "gpt_neox": _DENSE | {f"attention.{name}": role for name, role in _GROUPED.items()},
     "falcon": _BLOOM,
 }  # fmt: skip
+
+
+def _experts(
+    module: str, router: str = "gate", shared: str = "", into: str = "gate_proj up_proj", out: str = "down_proj"
+) -> dict[str, str]:
+    beside = _mlp(f"{module}.{shared}", into, out, "s") if shared else {}
+    return {f"{module}.{router}": "x r", **_mlp(f"{module}.experts.*", into, out, "e"), **beside}
+
+
+def _stacked(module: str, *, parts: str = "e+e") -> dict[str, str]:
+    return {f"{module}.router": "x r", f"{module}.experts.gate_up_proj": f"x r {parts}", f"{module}.experts.down_proj": "x E r"}
+
+
+_CORRECTED = {"mlp.gate.e_score_correction_bias": "x", "mlp.moe_statics.e_score_correction_bias": ". x"}
+_MIXTRAL = _QKVO | _PRE | _experts("block_sparse_moe", into="w1 w3", out="w2")
+_DEEPSEEK = {  # heads stay: they share a latent of their own
+    **dict.fromkeys([f"self_attn.{name}" for name in ("q_proj", "q_a_proj", "kv_a_proj_with_mqa")], ". r"), "self_attn.o_proj": "r .",
+    **dict.fromkeys([f"self_attn.{name}" for name in ("q_b_proj", "kv_b_proj")], ". ."),
+    "self_attn.q_a_layernorm": ".", "self_attn.kv_a_layernorm": ".",
+    **_GATED, **_PRE, **_experts("mlp", shared="shared_experts"), **_CORRECTED,
+}  # fmt: skip
+_RMS |= {
+    "mixtral": _MIXTRAL,
+    "qwen2_moe": _LLAMA | _experts("mlp", shared="shared_expert") | {"mlp.shared_expert_gate": ". r"},
+    "qwen3_moe": _LLAMA | _PER_HEAD | _experts("mlp"),
+    "olmoe": _LLAMA | _WIDE | _experts("mlp"),
+    "ernie4_5_moe": _LLAMA | _experts("mlp", shared="shared_experts") | _CORRECTED,
+    "glm4_moe": _LLAMA | _PER_HEAD | _experts("mlp", shared="shared_experts") | _CORRECTED,
+    "hunyuan_v1_moe": _RMS["hunyuan_v1_dense"] | _experts("mlp", "gate.wg", "shared_mlp"),
+    "deepseek_v2": _DEEPSEEK,
+    "deepseek_v3": _DEEPSEEK,
+    "granitemoe": _QKVO | _PRE | {f"block_sparse_moe.{name}": roles for name, roles in
+        {"router.layer": "x r", "input_linear": "x e+e r", "output_linear": "x r E"}.items()},
+    "gpt_oss": _QKVO | _PRE | _stacked("mlp", parts="e~e")
+    | {"self_attn.sinks": "a", "mlp.experts.gate_up_proj_bias": "x e~e", "mlp.experts.down_proj_bias": "x r"},
+    "llama4_text": _QKVO | _PRE | _mlp("feed_forward", "gate_proj up_proj", "down_proj") | _stacked("feed_forward")
+    | _mlp("feed_forward.shared_expert", "gate_proj up_proj", "down_proj", "s"),
+}  # fmt: skip
+_MEAN["phimoe"] = _MIXTRAL
 FAMILIES = {
     **{name: Family(layer) for name, layer in _RMS.items()},
     "gemma3": Family(_GEMMA3, ends=_ENDS | _PICTURES),
