@@ -79,7 +79,7 @@ def test_experts_change_places_with_their_router_rows(tmp_path: Path) -> None:
     steady = {axis: Move(np.arange(m.take.size), m.flip & False) if axis.role != "x" else m for axis, m in where.moves.items()}
     taken = [[int(n) for n in move.take] for axis, move in steady.items() if axis.role == "x"]
     assert all(order[0] != 0 for order in taken), "this seed moves the first expert of both layers"
-    moved = Coordinates(where.family, where.tensors, steady).write_base(home, tmp_path / "b")
+    moved = Coordinates(where.family, steady).write_base(home, tmp_path / "b")
     before, after = ({name: load(info) for name, info in folder_tensors(folder).items()} for folder in (home, moved))
     for layer, order in enumerate(taken):
         at = f"model.layers.{layer}.block_sparse_moe."

@@ -48,13 +48,6 @@ class _Alignment(NamedTuple):
     identity: float
 
 
-class _Held(NamedTuple):
-    """A tensor inside a layer."""
-
-    info: TensorInfo
-    place: Place
-
-
 class _Neurons(NamedTuple):
     """Neurons along one axis of a matrix whose other axis is the residual stream."""
 
@@ -63,7 +56,7 @@ class _Neurons(NamedTuple):
     places: range
 
 
-_Layer = dict[tuple[str, int | None], _Held]  # by name and by the number of the expert
+_Layer = dict[tuple[str, int | None], tuple[TensorInfo, Place]]  # by name and by the number of the expert
 
 
 class _Counts(NamedTuple):
@@ -83,8 +76,8 @@ def compare(a: Path, b: Path, *, layers: int = 3) -> Lineage:
     if families[0] is None or families[1] is None:
         return Lineage(0.0, 0.0, 0.0, 0.0, (), "not looked at", 1.0)
     first, second = folder_tensors(a), folder_tensors(b)
-    chosen = _layers(_by_layer(first, families[0]), _by_layer(second, families[1]), layers)
     pair = _embeddings(first, second)
+    chosen = _layers(_by_layer(first, families[0]), _by_layer(second, families[1]), pair[0].shape[1], layers) if pair else {}
     if not chosen or pair is None:
         return Lineage(0.0, 0.0, 0.0, 0.0, (), "unclear", 1.0)
     alignment = _align(*pair, *_shared(a, b, pair[0].shape[0], pair[1].shape[0]))
@@ -107,18 +100,27 @@ def _by_layer(tensors: Mapping[str, TensorInfo], family: Family) -> dict[int, _L
         if place is None or place.layer is None or not len(place.roles) == len(info.shape) > 1:
             continue
         if set("neNEx") & set("".join(place.roles)):
-            found.setdefault(place.layer, {})[place.key, place.expert] = _Held(info, place)
+            found.setdefault(place.layer, {})[place.key, place.expert] = info, place
     return found
 
 
-def _layers(first: Mapping[int, _Layer], second: Mapping[int, _Layer], wanted: int) -> dict[int, tuple[_Layer, _Layer]]:
+def _layers(first: Mapping[int, _Layer], second: Mapping[int, _Layer], width: int, wanted: int) -> dict[int, tuple[_Layer, _Layer]]:
     """Evenly spaced layers that both models hold in equal shapes."""
     numbers = sorted(
         n for n, layer in first.items()
-        if layer.keys() == second.get(n, {}).keys() and all(_comparable(layer[k].info, second[n][k].info) for k in layer)
+        if layer.keys() == second.get(n, {}).keys() and all(_comparable(layer[k][0], second[n][k][0]) for k in layer)
+        and _whole(layer, width) and _whole(second[n], width)
     )  # fmt: skip
     wanted = min(wanted, len(numbers))
     return {n: (first[n], second[n]) for n in (numbers[int((place + 0.5) * len(numbers) / wanted)] for place in range(wanted))}
+
+
+def _whole(layer: _Layer, width: int) -> bool:
+    """Whether its neurons can be seen twice, in a residual stream of that width."""
+    found = _neurons(layer, 0)
+    return len(found) == 2 and all(
+        len(one.places) == len(found[0].places) > 0 and one.info.shape[one.rows] == width for one in found
+    )  # fmt: skip
 
 
 def _comparable(one: TensorInfo, two: TensorInfo) -> bool:
@@ -127,7 +129,7 @@ def _comparable(one: TensorInfo, two: TensorInfo) -> bool:
 
 def _embeddings(first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo]) -> tuple[TensorInfo, TensorInfo] | None:
     one, two = (next((t for n, t in side.items() if n.endswith(_EMBEDDINGS)), None) for side in (first, second))
-    if one is None or two is None or one.shape[1:] != two.shape[1:] or not {one.dtype, two.dtype} <= FLOAT_DTYPES:
+    if one is None or two is None or len(one.shape) != 2 or one.shape[1:] != two.shape[1:] or not {one.dtype, two.dtype} <= FLOAT_DTYPES:
         return None
     return one, two
 
@@ -220,33 +222,32 @@ def _assign(score: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
 
 def _match(first: _Layer, second: _Layer, alignment: _Alignment) -> _Counts:
     """Match one layer's neurons twice; of experts the first with its namesake and with the one that the router names."""
-    same = next((0 for held in first.values() if set("eE") & set("".join(held.place.roles))), None)
-    found = [_match_sets(_neurons(first, same), _neurons(second, same), alignment)]
+    found = [_match_sets(_neurons(first, 0), _neurons(second, 0), alignment)]
     other = _namesake(first, second, alignment)
-    if other:
-        found.append(_match_sets(_neurons(first, same), _neurons(second, other), alignment)._replace(in_place=0, agree_in_place=0))
+    if other and len(_neurons(second, other)) == 2:
+        found.append(_match_sets(_neurons(first, 0), _neurons(second, other), alignment)._replace(in_place=0, agree_in_place=0))
     return max(found, key=lambda counts: counts.agree)
 
 
-def _namesake(first: _Layer, second: _Layer, alignment: _Alignment) -> int | None:
-    """The expert of B whose row of the router is nearest to that of A's first; None for a layer without experts."""
-    router = next((key for key, held in first.items() if held.place.roles == ("x", "r") and key[0].endswith(".weight")), None)
-    if router is None:
-        return None
-    x, y = (_unit(_rows(layer[router].info), 1) for layer in (first, second))
-    return int((y @ (x[0, alignment.take] * alignment.sign)).argmax())
+def _namesake(first: _Layer, second: _Layer, alignment: _Alignment) -> int:
+    """The expert of B whose row of the router is nearest to that of A's first; 0 for a layer without experts."""
+    for key, (info, place) in first.items():
+        if place.roles == ("x", "r") and key[0].endswith(".weight") and info.shape[0] and info.shape[1] == alignment.take.size:
+            x, y = _unit(_rows(info), 1), _unit(_rows(second[key][0]), 1)
+            return int((y @ (x[0, alignment.take] * alignment.sign)).argmax())
+    return 0
 
 
-def _neurons(layer: _Layer, expert: int | None) -> list[_Neurons]:
+def _neurons(layer: _Layer, expert: int) -> list[_Neurons]:
     """Two ways in which the layer's neurons (those of one expert) show: what they read, and where there is no gate what they write."""
     reads, writes = list[_Neurons](), list[_Neurons]()
     for (_, number), (info, place) in layer.items():
         roles = place.roles
-        if roles[0] == "x" and len(roles) == 3:  # all experts in one tensor
+        if roles[0] == "x" and len(roles) == 3 and expert < info.shape[0]:  # all experts in one tensor
             size = info.nbytes // info.shape[0]
-            info, roles = replace(info, shape=info.shape[1:], start=info.start + (expert or 0) * size, nbytes=size), roles[1:]
+            info, roles = replace(info, shape=info.shape[1:], start=info.start + expert * size, nbytes=size), roles[1:]
         role = next((role for role in roles if role[0] in "neNE"), None)
-        if role is None or "r" not in roles or number not in (None, expert):
+        if role is None or "r" not in roles or len(roles) != 2 or number not in (None, expert):
             continue
         axis, parts = roles.index(role), len(role[::2])
         every = range(info.shape[axis])

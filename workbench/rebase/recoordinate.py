@@ -37,7 +37,7 @@ _PEFT = "base_model.model."
 _SIGN = {1: 0x80, 2: 0x8000, 4: 0x8000_0000, 8: 0x8000_0000_0000_0000}
 _HINT = "What is known of each family of models is in workbench/rebase/roles.py."
 _DRAWN = frozenset("nesx")  # any order will do
-_Moves = list["Move | list[Move] | None"]  # by axis; of experts in one tensor, one for each
+_Moves = list["Move | list[Move | None] | None"]  # by axis; of experts in one tensor, one for each
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,9 @@ class Heads:
         query, width = (next((int(config[n]) for n in names if config.get(n)), 0) for names in (_QUERY_HEADS, _WIDTH))
         if not query or not width:
             raise UsageError(f"The config.json of {folder.name} does not say how many heads and dimensions it has.", hint=_HINT)
-        groups = int(config.get("num_key_value_heads") or query)
-        if kind == "falcon":  # which tells the groups of its three forms in three ways
-            groups = (
-                int(config.get("num_kv_heads") or query)
-                if config.get("new_decoder_architecture")
-                else 1
-                if config.get("multi_query")
-                else query
-            )
+        groups = int(config.get("num_key_value_heads") or config.get("num_kv_heads") or query)
+        if kind == "falcon" and not config.get("new_decoder_architecture"):  # its older two forms, whatever num_kv_heads says
+            groups = 1 if config.get("multi_query") else query
         return cls(query, groups, int(config.get("head_dim") or width // query), family.fixed or bool(config.get("alibi")))
 
 
@@ -94,9 +88,8 @@ _WIDTH = ("hidden_size", "n_embd", "n_embed")
 class Coordinates:
     """One seeded choice of new coordinates for the model in a folder."""
 
-    def __init__(self, family: Family, tensors: Mapping[str, TensorInfo], moves: dict[_Axis, Move]) -> None:
+    def __init__(self, family: Family, moves: dict[_Axis, Move]) -> None:
         self.family = family
-        self.tensors = tensors
         self.moves = moves
 
     @classmethod
@@ -106,7 +99,7 @@ class Coordinates:
 
         heads, family, tensors = Heads.of(folder), family_of(folder), folder_tensors(folder)
         assert family is not None
-        drawn = cls(family, tensors, {})
+        drawn = cls(family, {})
         places = {name: drawn._place(name) for name in tensors}
         sizes = {axis: size for name, place in places.items() for axis, size in _sizes(place, tensors[name].shape)}
         rng, moves = np.random.default_rng(seed), drawn.moves
@@ -118,12 +111,13 @@ class Coordinates:
             for axis in sorted(axis for axis in sizes if axis.layer == layer and axis.role in _DRAWN):
                 moves[axis] = _plain(np.arange(sizes[axis]) if grouped and axis.role == "x" else rng.permutation(sizes[axis]))
         for info in tensors.values():
-            drawn._moves(info.name, info.shape)
+            drawn._moves(drawn._source(info, tensors).name, info.shape)
         return drawn
 
     def write_base(self, source: Path, out: Path) -> Path:
         """The base in these coordinates, as a plain model folder with one weight file."""
-        return rewrite_base(source, out, lambda info: _moved(self._source(info), self._moves(info.name, info.shape)))
+        tensors = folder_tensors(source)
+        return rewrite_base(source, out, lambda info: _moved(self._source(info, tensors), self._moves(info.name, info.shape)))
 
     def write_adapter(self, source: Path, out: Path) -> Path:
         """A PEFT adapter of the base, as it must be on the base in these coordinates."""
@@ -135,38 +129,43 @@ class Coordinates:
             raise UsageError(f"Tensor {name} is not known here, so this model cannot be written in other coordinates.", hint=_HINT)
         return place
 
-    def _source(self, info: TensorInfo) -> TensorInfo:
+    def _source(self, info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> TensorInfo:
         """The tensor of which this one gets the numbers: that of the expert that takes this one's place."""
         place = self._place(info.name)
         if place.expert is None:
             return info
-        taken = int(self.moves[_axis("x", place)].take[place.expert])
-        return self.tensors[info.name.replace(f".experts.{place.expert}.", f".experts.{taken}.")]
+        order = self._at("x", place).take
+        taken = order[place.expert] if place.expert < order.size else place.expert
+        found = tensors.get(info.name.replace(f".experts.{place.expert}.", f".experts.{taken}."))
+        if found is None or (found.shape, found.dtype) != (info.shape, info.dtype):
+            raise UsageError(f"Tensor {info.name} is not one of a row of equal experts.", hint=_HINT)
+        return found
 
     def _moves(self, name: str, shape: tuple[int, ...]) -> _Moves:
         """What happens to each axis of a base's tensor."""
-        place = self._place(name)
-        moves: _Moves = [] if place.roles == (".",) else [self._moves_of(role, place, shape[0]) for role in place.roles]
-        sizes = [[m.take.size for m in (move if isinstance(move, list) else [move] if move else [])] for move in moves]
-        if moves and (len(moves) != len(shape) or any(set(found) - {size} for found, size in zip(sizes, shape, strict=True))):
+        place, moves = self._place(name), _Moves()
+        for role in place.roles if place.roles != (".",) else ():
+            stacked = role[0] in "eE" and place.expert is None
+            moves.append([self._move(role, place._replace(expert=n)) for n in range(shape[0])] if stacked else self._move(role, place))
+        sizes = [{m.take.size for m in (move if isinstance(move, list) else [move]) if m} for move in moves]
+        if moves and (len(moves) != len(shape) or any(found - {size} for found, size in zip(sizes, shape, strict=True))):
             raise UsageError(
                 f"Tensor {name} has the unexpected shape {shape}, so this model cannot be written in other coordinates.", hint=_HINT
             )
         return moves
 
-    def _moves_of(self, role: str, place: Place, experts: int) -> Move | list[Move] | None:
-        if role[0] in "eE" and place.expert is None:
-            return [m for n in range(experts) if (m := self._move(role, place._replace(expert=n)))]
-        return self._move(role, place)
-
     def _move(self, role: str, place: Place) -> Move | None:
         """The move of one axis: of several parts where they share it."""
         if role == ".":
             return None
-        if role == "w":
-            return self.moves[_Axis("r")].unsigned
-        moves = [self.moves[_axis(letter, place)] for letter in role[::2]]
+        moves = [self._at("r", place).unsigned] if role == "w" else [self._at(letter, place) for letter in role[::2]]
         return moves[0] if len(moves) == 1 else _joined(moves, alternating="~" in role)
+
+    def _at(self, letter: str, place: Place) -> Move:
+        found = self.moves.get(_axis(letter, place))
+        if found is None:
+            raise UsageError(f"The model has no {place.key} in layer {place.layer} that is known here.", hint=_HINT)
+        return found
 
     def _factor_moves(self, info: TensorInfo) -> _Moves:
         name = info.name.removeprefix(_PEFT)
@@ -201,13 +200,9 @@ def _axis(letter: str, place: Place) -> _Axis:
 
 def _sizes(place: Place, shape: tuple[int, ...]) -> list[tuple[_Axis, int]]:
     """How long the residual stream is and how many neurons and experts there are, as far as this tensor tells."""
-    found = []
-    for role, size in zip(place.roles, shape, strict=False):
-        if role[0].lower() in _DRAWN | {"r"}:
-            stacked = role[0] in "eE" and place.expert is None
-            places = [place._replace(expert=n) for n in range(shape[0])] if stacked else [place]
-            found += [(_axis(role[0], one), size // len(role[::2])) for one in places]
-    return found
+    every = [place._replace(expert=n) for n in range(shape[0])] if place.expert is None and place.roles[0] == "x" else [place]
+    known = [(role, size) for role, size in zip(place.roles, shape, strict=False) if role[0].lower() in _DRAWN | {"r"}]
+    return [(_axis(role[0], one), size // len(role[::2])) for role, size in known for one in every]
 
 
 def _signed(rng: np.random.Generator, size: int) -> Move:
@@ -274,7 +269,7 @@ def _moved(info: TensorInfo, moves: _Moves) -> npt.NDArray[np.generic]:
     top = kind.type(_SIGN[width])
     for axis, move in enumerate(moves):
         if isinstance(move, list):  # the experts stand along the first axis, in their new order already
-            values = np.stack([one.take(own.take, axis=axis - 1) for one, own in zip(values, move, strict=True)])
+            values = np.stack([one.take(own.take, axis=axis - 1) if own else one for one, own in zip(values, move, strict=True)])
         elif move is not None:
             values = values.take(move.take, axis=axis)
             values ^= (move.flip * top).astype(kind).reshape(-1, *[1] * (values.ndim - 1 - axis))
