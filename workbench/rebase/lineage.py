@@ -24,7 +24,7 @@ from workbench.bases.lock import token_ids
 from workbench.bases.tensors import FLOAT_DTYPES, TensorInfo, floats, folder_tensors, raw_pieces
 from workbench.errors import IntegrityError
 from workbench.rebase.result import Lineage
-from workbench.rebase.roles import EMBEDDINGS, Family, Place, family_of
+from workbench.rebase.roles import Family, Place, embeddings, family_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
-_EMBEDDINGS = tuple(f"{name}.weight" for name in EMBEDDINGS)
 _TOKENS = 8192  # rows of the embeddings looked at: chance correlations stay near 1 / sqrt(8192) = .011
 _NEURONS = 2048  # of A, per layer: a wider layer is sampled
 _RELATED = 0.05  # share of agreeing neurons from which two models are called related
@@ -118,9 +117,7 @@ def _layers(first: Mapping[int, _Layer], second: Mapping[int, _Layer], width: in
 def _whole(layer: _Layer, width: int) -> bool:
     """Whether its neurons can be seen twice, in a residual stream of that width."""
     found = _neurons(layer, 0)
-    return len(found) == 2 and all(
-        len(one.places) == len(found[0].places) > 0 and one.info.shape[one.rows] == width for one in found
-    )  # fmt: skip
+    return len(found) == 2 and all(len(one.places) == len(found[0].places) > 0 and one.info.shape[one.rows] == width for one in found)
 
 
 def _comparable(one: TensorInfo, two: TensorInfo) -> bool:
@@ -128,7 +125,7 @@ def _comparable(one: TensorInfo, two: TensorInfo) -> bool:
 
 
 def _embeddings(first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo]) -> tuple[TensorInfo, TensorInfo] | None:
-    one, two = (next((t for n, t in side.items() if n.endswith(_EMBEDDINGS)), None) for side in (first, second))
+    one, two = (side.get(embeddings(side) or "") for side in (first, second))
     if one is None or two is None or len(one.shape) != 2 or one.shape[1:] != two.shape[1:] or not {one.dtype, two.dtype} <= FLOAT_DTYPES:
         return None
     return one, two
@@ -221,7 +218,7 @@ def _assign(score: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
 
 
 def _match(first: _Layer, second: _Layer, alignment: _Alignment) -> _Counts:
-    """Match one layer's neurons twice; of experts the first with its namesake and with the one that the router names."""
+    """Match one layer's neurons twice; of experts A's first with B's first and with the one that B's router has in its place."""
     found = [_match_sets(_neurons(first, 0), _neurons(second, 0), alignment)]
     other = _namesake(first, second, alignment)
     if other and len(_neurons(second, other)) == 2:
@@ -285,7 +282,7 @@ def _read(alignment: _Alignment, counts: list[_Counts], layers: list[int]) -> Li
     looked, agree, in_place = (sum(c[n] for c in counts) for n in (0, 3, 2))
     agreement, identity = agree / looked, in_place / looked
     # Under independence each neuron agrees with chance 1 / n. Four times: two alignments, with two experts, may have been tried.
-    p_value = min(1.0, 4.0 * float(bdtrc(agree - 1, looked, 1.0 / counts[0].total) if agree else 1.0))
+    p_value = min(1.0, 4.0 * float(bdtrc(agree - 1, looked, 1.0 / min(c.total for c in counts)) if agree else 1.0))
     place = sum(c.agree_in_place for c in counts) / max(agree, 1)
     if p_value < _SURE and agreement >= _RELATED:
         steady = place >= 0.5 and float(np.mean((alignment.take == np.arange(alignment.take.size)) & (alignment.sign > 0))) >= 0.5

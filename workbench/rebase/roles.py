@@ -16,16 +16,18 @@ A role is one letter per axis, as (out, in) for the weight of a module; its bias
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from workbench.bases.files import read_json
 
-__all__ = ["EMBEDDINGS", "FAMILIES", "Family", "Place", "family_of"]
+__all__ = ["EMBEDDINGS", "FAMILIES", "OUTPUTS", "Family", "Place", "embeddings", "family_of"]
 
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
-_ENDS = dict.fromkeys([*EMBEDDINGS, "wpe", "embed_positions", "lm_head", "embed_out"], ". r")
+OUTPUTS = ("lm_head", "embed_out")
+_ENDS = dict.fromkeys([*EMBEDDINGS, *OUTPUTS, "wpe", "embed_positions"], ". r")
 _ENDS |= dict.fromkeys(["norm", "ln_f", "final_layernorm", "final_layer_norm", "word_embeddings_layernorm"], "w")
 _PATH = re.compile(r"(?:(?:model|language_model|transformer|decoder|gpt_neox)\.)*(?:(?:layers|h)\.(\d+)\.)?(.+)")
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
@@ -93,7 +95,8 @@ def _attention(module: str, names: str) -> dict[str, str]:
 
 
 _QKVO = _attention("self_attn", "q_proj k_proj v_proj o_proj")
-_GATED = _mlp("mlp", "gate_proj up_proj", "down_proj")
+_GATES = "gate_proj up_proj"
+_GATED = _mlp("mlp", _GATES, "down_proj")
 _PLAIN = _mlp("mlp", "up_proj", "down_proj")
 _JOINED = {"mlp.gate_up_proj": "n+n r", "mlp.down_proj": "r N"}
 _PRE = _norms("input_layernorm", "post_attention_layernorm")
@@ -113,8 +116,7 @@ _RMS = {
     "hunyuan_v1_dense": _LLAMA | {"self_attn.query_layernorm": ".", "self_attn.key_layernorm": "."},
     "gemma2": _LLAMA | _AROUND,
     "gemma3_text": _GEMMA3,
-    "olmo2": _AFTER | _WIDE,
-    "olmo3": _AFTER | _WIDE,
+    **dict.fromkeys(["olmo2", "olmo3"], _AFTER | _WIDE),
     "exaone4": _AFTER | _PER_HEAD,
     "arcee": _QKVO | _PLAIN | _PRE,
     "apertus": _QKVO | _PLAIN | _PER_HEAD | _norms("attention_layernorm", "feedforward_layernorm")
@@ -144,9 +146,7 @@ _MEAN = {
 }  # fmt: skip
 
 
-def _experts(
-    module: str, router: str = "gate", shared: str = "", into: str = "gate_proj up_proj", out: str = "down_proj"
-) -> dict[str, str]:
+def _experts(module: str, router: str = "gate", shared: str = "", into: str = _GATES, out: str = "down_proj") -> dict[str, str]:
     beside = _mlp(f"{module}.{shared}", into, out, "s") if shared else {}
     return {f"{module}.{router}": "x r", **_mlp(f"{module}.experts.*", into, out, "e"), **beside}
 
@@ -171,14 +171,13 @@ _RMS |= {
     "ernie4_5_moe": _LLAMA | _experts("mlp", shared="shared_experts") | _CORRECTED,
     "glm4_moe": _LLAMA | _PER_HEAD | _experts("mlp", shared="shared_experts") | _CORRECTED,
     "hunyuan_v1_moe": _RMS["hunyuan_v1_dense"] | _experts("mlp", "gate.wg", "shared_mlp"),
-    "deepseek_v2": _DEEPSEEK,
-    "deepseek_v3": _DEEPSEEK,
+    **dict.fromkeys(["deepseek_v2", "deepseek_v3"], _DEEPSEEK),
     "granitemoe": _QKVO | _PRE | {f"block_sparse_moe.{name}": roles for name, roles in
         {"router.layer": "x r", "input_linear": "x e+e r", "output_linear": "x r E"}.items()},
     "gpt_oss": _QKVO | _PRE | _stacked("mlp", parts="e~e")
     | {"self_attn.sinks": "a", "mlp.experts.gate_up_proj_bias": "x e~e", "mlp.experts.down_proj_bias": "x r"},
-    "llama4_text": _QKVO | _PRE | _mlp("feed_forward", "gate_proj up_proj", "down_proj") | _stacked("feed_forward")
-    | _mlp("feed_forward.shared_expert", "gate_proj up_proj", "down_proj", "s"),
+    "llama4_text": _QKVO | _PRE | _mlp("feed_forward", _GATES, "down_proj") | _stacked("feed_forward")
+    | _mlp("feed_forward.shared_expert", _GATES, "down_proj", "s"),
 }  # fmt: skip
 _MEAN["phimoe"] = _MIXTRAL
 FAMILIES = {
@@ -193,3 +192,8 @@ FAMILIES = {
 def family_of(folder: Path) -> Family | None:
     """The family of the model in `folder`, where its symmetries are known."""
     return FAMILIES.get(str(read_json(folder / "config.json").get("model_type")))
+
+
+def embeddings(names: Iterable[str]) -> str | None:
+    """The tensor among those that holds a row for each token."""
+    return next((name for name in names if name.split(".")[-2:] in [[module, "weight"] for module in EMBEDDINGS]), None)

@@ -23,6 +23,7 @@ from workbench.rebase import change, lineage
 from workbench.rebase.drift import Sums, measure_pair, module_drift, total, unmoved
 from workbench.rebase.factors import Module, modules
 from workbench.rebase.result import Lineage, Weights
+from workbench.rebase.roles import OUTPUTS, embeddings
 
 __all__ = ["measure"]
 
@@ -123,9 +124,8 @@ def _same_shape(name: str, home: Lock, new: Lock) -> bool:
 
 def _tensor(module: Module, home: Lock) -> str:
     """The matrix a module adds to; an output layer that is tied to the embeddings has none of its own."""
-    if module.weight in home.tensors or module.name.rpartition(".")[2] != "lm_head":
-        return module.weight
-    return next((n for n in home.tensors if n.endswith("embed_tokens.weight")), module.weight)
+    tied = module.weight not in home.tensors and module.name.rpartition(".")[2] in OUTPUTS
+    return (embeddings(home.tensors) if tied else None) or module.weight
 
 
 def _fits(module: Module, home: Lock, new: Lock) -> bool:
