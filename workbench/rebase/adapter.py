@@ -13,6 +13,7 @@ from workbench.bases.layout import Layout
 from workbench.bases.lock import Lock
 from workbench.bases.tensors import read_header
 from workbench.errors import IntegrityError
+from workbench.rebase.roles import EMBEDDINGS, OUTPUTS
 
 __all__ = ["PROMPTS", "Adapted", "base_shapes", "layer_of", "read_adapter"]
 
@@ -25,8 +26,6 @@ _OTHER = re.compile(
     r"(.+?)\.(?:lora|ia3|oft|boft|hra|hada|lokr|vera|vblora|fourierft|randlora|miss|bone|shira|c3a|road|delora|gralora|waveft)_\w+(?:\.\w+)*"
 )
 _LAYER = re.compile(r"\.(\d+)\.")
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
-_OUTPUTS = ("lm_head", "embed_out")
 Shape = tuple[int, ...]
 
 
@@ -59,7 +58,7 @@ class Adapted:
     @property
     def touches_embeddings(self) -> bool:
         ends = {module.rpartition(".")[2] for module in self.modules}
-        return bool(ends & {*_OUTPUTS, *(name.partition(".")[0] for name in _EMBEDDINGS)})
+        return bool(ends & {*OUTPUTS, *EMBEDDINGS})
 
 
 def read_adapter(folder: Path) -> Adapted:

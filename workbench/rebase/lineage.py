@@ -1,5 +1,8 @@
 """Whose child is B? Neurons of two models are matched twice, by gate rows and by up rows; only relatives match the same way.
 
+Where the MLP has no gate, the second time is by what the neurons write. Of a layer of experts the first is looked at, beside the one
+of B whose row of the router is nearest. Where these stand in each family of models, `roles` knows; of others nothing is said.
+
 After Zhu et al., "Independence tests for language models" (ICML 2025, arXiv 2502.12292), with one step before it: the residual
 stream is aligned from the input embeddings of shared tokens, so that a model in permuted coordinates is recognised as well.
 
@@ -12,8 +15,8 @@ Independent runs agree by chance only, one neuron in n. Relatives agree; those i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +24,7 @@ from workbench.bases.lock import token_ids
 from workbench.bases.tensors import FLOAT_DTYPES, TensorInfo, floats, folder_tensors, raw_pieces
 from workbench.errors import IntegrityError
 from workbench.rebase.result import Lineage
+from workbench.rebase.roles import Family, Place, embeddings, family_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
-_EMBEDDINGS = re.compile(r".*(embed_tokens|wte|word_embeddings|embed_in)\.weight")
-_GATE = re.compile(r"(.*\.layers\.(\d+)\.mlp\.)gate_proj\.weight")
 _TOKENS = 8192  # rows of the embeddings looked at: chance correlations stay near 1 / sqrt(8192) = .011
 _NEURONS = 2048  # of A, per layer: a wider layer is sampled
 _RELATED = 0.05  # share of agreeing neurons from which two models are called related
@@ -45,6 +47,17 @@ class _Alignment(NamedTuple):
     identity: float
 
 
+class _Neurons(NamedTuple):
+    """Neurons along one axis of a matrix whose other axis is the residual stream."""
+
+    info: TensorInfo
+    rows: bool  # they are the first axis
+    places: range
+
+
+_Layer = dict[tuple[str, int | None], tuple[TensorInfo, Place]]  # by name and by the number of the expert
+
+
 class _Counts(NamedTuple):
     """Neurons of one layer, out of `looked` of `total`."""
 
@@ -57,35 +70,54 @@ class _Counts(NamedTuple):
 
 def compare(a: Path, b: Path, *, layers: int = 3) -> Lineage:
     """Match the neurons of `layers` evenly spaced layers of two model folders. Reading "unclear" with nothing looked at where the
-    models' shapes differ or they have no gated MLP. Raises `IntegrityError` for weights that are not finite."""
+    models' shapes differ, "not looked at" where a kind of model is not known. Raises `IntegrityError` for weights that are not finite."""
+    families = family_of(a), family_of(b)
+    if families[0] is None or families[1] is None:
+        return Lineage(0.0, 0.0, 0.0, 0.0, (), "not looked at", 1.0)
     first, second = folder_tensors(a), folder_tensors(b)
-    chosen = _layers(first, second, layers)
     pair = _embeddings(first, second)
+    chosen = _layers(_by_layer(first, families[0]), _by_layer(second, families[1]), pair[0].shape[1], layers) if pair else {}
     if not chosen or pair is None:
         return Lineage(0.0, 0.0, 0.0, 0.0, (), "unclear", 1.0)
     alignment = _align(*pair, *_shared(a, b, pair[0].shape[0], pair[1].shape[0]))
     numbers = sorted(chosen)
-    counts = [_match(first, second, chosen[numbers[0]], alignment)]
+    counts = [_match(*chosen[numbers[0]], alignment)]
     if alignment.identity < 0.9:  # the embeddings may have been replaced while the layers stayed where they were
         unmoved = _unmoved(alignment)
-        plain = _match(first, second, chosen[numbers[0]], unmoved)
+        plain = _match(*chosen[numbers[0]], unmoved)
         if plain.agree > counts[0].agree:
             alignment, counts = unmoved, [plain]
-    counts += [_match(first, second, chosen[n], alignment) for n in numbers[1:]]
+    counts += [_match(*chosen[n], alignment) for n in numbers[1:]]
     return _read(alignment, counts, numbers)
 
 
-def _layers(first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo], wanted: int) -> dict[int, str]:
-    """Evenly spaced layers that both models hold in equal shapes, by number: the prefix of their MLP's tensors."""
-    found = {}
-    for name, info in first.items():
-        match = _GATE.fullmatch(name)
-        names = (name, f"{match[1]}up_proj.weight") if match else ()
-        if match and all(n in first and n in second and _comparable(first[n], second[n]) and first[n].shape == info.shape for n in names):
-            found[int(match[2])] = match[1]
-    numbers = sorted(found)
+def _by_layer(tensors: Mapping[str, TensorInfo], family: Family) -> dict[int, _Layer]:
+    """What the layers' MLPs are made of."""
+    found: dict[int, _Layer] = {}
+    for info in tensors.values():
+        place = family.place(info.name)
+        if place is None or place.layer is None or not len(place.roles) == len(info.shape) > 1:
+            continue
+        if set("neNEx") & set("".join(place.roles)):
+            found.setdefault(place.layer, {})[place.key, place.expert] = info, place
+    return found
+
+
+def _layers(first: Mapping[int, _Layer], second: Mapping[int, _Layer], width: int, wanted: int) -> dict[int, tuple[_Layer, _Layer]]:
+    """Evenly spaced layers that both models hold in equal shapes."""
+    numbers = sorted(
+        n for n, layer in first.items()
+        if layer.keys() == second.get(n, {}).keys() and all(_comparable(layer[k][0], second[n][k][0]) for k in layer)
+        and _whole(layer, width) and _whole(second[n], width)
+    )  # fmt: skip
     wanted = min(wanted, len(numbers))
-    return {numbers[int((n + 0.5) * len(numbers) / wanted)]: found[numbers[int((n + 0.5) * len(numbers) / wanted)]] for n in range(wanted)}
+    return {n: (first[n], second[n]) for n in (numbers[int((place + 0.5) * len(numbers) / wanted)] for place in range(wanted))}
+
+
+def _whole(layer: _Layer, width: int) -> bool:
+    """Whether its neurons can be seen twice, in a residual stream of that width."""
+    found = _neurons(layer, 0)
+    return len(found) == 2 and all(len(one.places) == len(found[0].places) > 0 and one.info.shape[one.rows] == width for one in found)
 
 
 def _comparable(one: TensorInfo, two: TensorInfo) -> bool:
@@ -93,8 +125,8 @@ def _comparable(one: TensorInfo, two: TensorInfo) -> bool:
 
 
 def _embeddings(first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo]) -> tuple[TensorInfo, TensorInfo] | None:
-    one, two = (next((t for n, t in side.items() if _EMBEDDINGS.fullmatch(n)), None) for side in (first, second))
-    if one is None or two is None or one.shape[1:] != two.shape[1:] or not {one.dtype, two.dtype} <= FLOAT_DTYPES:
+    one, two = (side.get(embeddings(side) or "") for side in (first, second))
+    if one is None or two is None or len(one.shape) != 2 or one.shape[1:] != two.shape[1:] or not {one.dtype, two.dtype} <= FLOAT_DTYPES:
         return None
     return one, two
 
@@ -185,15 +217,59 @@ def _assign(score: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
     return columns
 
 
-def _match(first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo], prefix: str, alignment: _Alignment) -> _Counts:
-    """Match one layer's neurons by gate rows and by up rows."""
+def _match(first: _Layer, second: _Layer, alignment: _Alignment) -> _Counts:
+    """Match one layer's neurons twice; of experts A's first with B's first and with the one that B's router has in its place."""
+    found = [_match_sets(_neurons(first, 0), _neurons(second, 0), alignment)]
+    other = _namesake(first, second, alignment)
+    if other and len(_neurons(second, other)) == 2:
+        found.append(_match_sets(_neurons(first, 0), _neurons(second, other), alignment)._replace(in_place=0, agree_in_place=0))
+    return max(found, key=lambda counts: counts.agree)
+
+
+def _namesake(first: _Layer, second: _Layer, alignment: _Alignment) -> int:
+    """The expert of B whose row of the router is nearest to that of A's first; 0 for a layer without experts."""
+    for key, (info, place) in first.items():
+        if place.roles == ("x", "r") and key[0].endswith(".weight") and info.shape[0] and info.shape[1] == alignment.take.size:
+            x, y = _unit(_rows(info), 1), _unit(_rows(second[key][0]), 1)
+            return int((y @ (x[0, alignment.take] * alignment.sign)).argmax())
+    return 0
+
+
+def _neurons(layer: _Layer, expert: int) -> list[_Neurons]:
+    """Two ways in which the layer's neurons (those of one expert) show: what they read, and where there is no gate what they write."""
+    reads, writes = list[_Neurons](), list[_Neurons]()
+    for (_, number), (info, place) in layer.items():
+        roles = place.roles
+        if roles[0] == "x" and len(roles) == 3 and expert < info.shape[0]:  # all experts in one tensor
+            size = info.nbytes // info.shape[0]
+            info, roles = replace(info, shape=info.shape[1:], start=info.start + expert * size, nbytes=size), roles[1:]
+        role = next((role for role in roles if role[0] in "neNE"), None)
+        if role is None or "r" not in roles or len(roles) != 2 or number not in (None, expert):
+            continue
+        axis, parts = roles.index(role), len(role[::2])
+        every = range(info.shape[axis])
+        share = len(every) // parts
+        sets = [every[n::parts] if "~" in role else every[n * share : (n + 1) * share] for n in range(parts)]
+        (writes if role.isupper() else reads).extend(_Neurons(info, axis == 0, places) for places in sets)
+    return (reads + writes)[:2]
+
+
+def _vectors(of: _Neurons, some: npt.NDArray[np.intp] | None = None) -> npt.NDArray[np.float32]:
+    """One row for each neuron, or for some of them."""
     import numpy as np
 
-    total = first[f"{prefix}gate_proj.weight"].shape[0]
+    places = np.asarray(of.places) if some is None else np.asarray(of.places)[some]
+    return _rows(of.info, places) if of.rows else np.ascontiguousarray(_rows(of.info)[:, places].T)
+
+
+def _match_sets(first: list[_Neurons], second: list[_Neurons], alignment: _Alignment) -> _Counts:
+    import numpy as np
+
+    total = len(first[0].places)
     rows = np.linspace(0, total - 1, min(total, _NEURONS)).astype(np.intp)
     found = []
-    for module in ("gate_proj", "up_proj"):
-        x, y = _rows(first[f"{prefix}{module}.weight"], rows), _rows(second[f"{prefix}{module}.weight"])
+    for one, two in zip(first, second, strict=True):
+        x, y = _vectors(one, rows), _vectors(two)
         found.append(_assign(_unit(x[:, alignment.take] * alignment.sign, 1) @ _unit(y, 1).T))
     agree, place = found[0] == found[1], found[0] == rows
     return _Counts(rows.size, total, int(place.sum()), int(agree.sum()), int((agree & place).sum()))
@@ -205,8 +281,8 @@ def _read(alignment: _Alignment, counts: list[_Counts], layers: list[int]) -> Li
 
     looked, agree, in_place = (sum(c[n] for c in counts) for n in (0, 3, 2))
     agreement, identity = agree / looked, in_place / looked
-    # Under independence each neuron agrees with chance 1 / n. Twice, since two alignments may have been tried.
-    p_value = min(1.0, 2.0 * float(bdtrc(agree - 1, looked, 1.0 / counts[0].total) if agree else 1.0))
+    # Under independence each neuron agrees with chance 1 / n. Four times: two alignments, with two experts, may have been tried.
+    p_value = min(1.0, 4.0 * float(bdtrc(agree - 1, looked, 1.0 / min(c.total for c in counts)) if agree else 1.0))
     place = sum(c.agree_in_place for c in counts) / max(agree, 1)
     if p_value < _SURE and agreement >= _RELATED:
         steady = place >= 0.5 and float(np.mean((alignment.take == np.arange(alignment.take.size)) & (alignment.sign > 0))) >= 0.5

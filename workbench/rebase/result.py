@@ -57,7 +57,7 @@ CHANGES = (
     "permuted",  # the same model (or a continuation of it) in permuted coordinates
     "independent",  # another training run of the same shapes
     "other_shape",  # not comparable tensor by tensor
-    "unknown",  # A's weights are gone and its sketches do not tell
+    "unknown",  # A's weights are gone and its sketches do not tell, or this kind of model is not known and moved far
 )
 
 
@@ -113,7 +113,7 @@ class Lineage:
     identity: float  # share of MLP neurons that gate rows match to themselves
     agreement: float  # share of MLP neurons that gate rows and up rows match to the same neuron
     layers: tuple[int, ...]  # the layers looked at
-    reading: str  # "same" | "permuted" | "independent" | "unclear"
+    reading: str  # "same" | "permuted" | "independent" | "unclear" | "not looked at"
     p_value: float  # of the agreement, under independent runs
 
 

@@ -23,6 +23,7 @@ from workbench.rebase import change, lineage
 from workbench.rebase.drift import Sums, measure_pair, module_drift, total, unmoved
 from workbench.rebase.factors import Module, modules
 from workbench.rebase.result import Lineage, Weights
+from workbench.rebase.roles import OUTPUTS, embeddings
 
 __all__ = ["measure"]
 
@@ -41,6 +42,8 @@ _WORDS = {
 }
 
 
+_TOO_FAR = "the weights moved so far that they do not tell what kind of change it is"
+_NOT_LOOKED_AT = "whether its neurons stand in another order was not looked at: how is not known for this kind of model"
 _EXPERTS = "the adapter changes experts that are one tensor on disk: how far they moved was not looked at"
 T = TypeVar("T")
 
@@ -91,7 +94,9 @@ def measure(
             kind = _kind(relatives, first, second, [n for n in in_file_order(moved, first) if _same_shape(n, home, new)], found)
     record = _record(kind, home_folder is not None, relatives, adapted, found)
     left_out = not same and len(adapted) < len(modules(adapter)) and not any(module.part for module in adapted)
-    return _finish(dataclasses.replace(record, sentence=f"{record.sentence}; {_EXPERTS}") if left_out else record, started)
+    unknown = relatives is not None and relatives.reading == "not looked at" and kind in {"continuation", "unknown"}
+    more = [text for text, holds in ((_NOT_LOOKED_AT, unknown), (_EXPERTS, left_out)) if holds]
+    return _finish(dataclasses.replace(record, sentence="; ".join([record.sentence, *more])), started)
 
 
 def _as_they_are(tensors: dict[str, T], lock: Lock) -> dict[str, T]:
@@ -119,9 +124,8 @@ def _same_shape(name: str, home: Lock, new: Lock) -> bool:
 
 def _tensor(module: Module, home: Lock) -> str:
     """The matrix a module adds to; an output layer that is tied to the embeddings has none of its own."""
-    if module.weight in home.tensors or module.name.rpartition(".")[2] != "lm_head":
-        return module.weight
-    return next((n for n in home.tensors if n.endswith("embed_tokens.weight")), module.weight)
+    tied = module.weight not in home.tensors and module.name.rpartition(".")[2] in OUTPUTS
+    return (embeddings(home.tensors) if tied else None) or module.weight
 
 
 def _fits(module: Module, home: Lock, new: Lock) -> bool:
@@ -175,7 +179,7 @@ def _kind(relatives: Lineage, first: dict[str, TensorInfo], second: dict[str, Te
             return "low_rank"
     if relatives.reading in _READINGS:
         return _READINGS[relatives.reading]
-    # No gated MLP to match, or too little to tell: half of the weights' own size is far from the sqrt(2) of two strangers.
+    # A kind of model that is not known, or too little to tell: half of the weights' own size is far from the sqrt(2) of two strangers.
     return "continuation" if total(found.sums.values()).relative < 0.5 else "unknown"
 
 
@@ -281,7 +285,7 @@ def _sentence(kind: str, exact: bool, everything: Sums, adapted: Sequence[Module
     groups = _by(adapted, found, lambda m: m.group)
     parts = ", ".join(f"{name} {_share(size)}" for name, size in sorted(groups.items(), key=lambda item: -item[1]))
     words = [
-        _WORDS[kind],
+        _TOO_FAR if kind == "unknown" and exact else _WORDS[kind],
         f"drift {'' if exact else 'about '}{_share(everything.relative)}{error}" + (f" ({parts})" if len(groups) > 1 else ""),
     ]
     if everything.ratio is not None:

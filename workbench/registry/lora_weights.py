@@ -15,6 +15,7 @@ from workbench.bases.layout import Layout, Parameter
 from workbench.bases.tensors import TensorInfo, floats, raw_pieces, read_header
 from workbench.errors import ImportRefused, IntegrityError, LayoutMissing
 from workbench.rebase.controls import product_norm
+from workbench.rebase.roles import EMBEDDINGS, OUTPUTS
 from workbench.rebase.writing import load
 from workbench.registry.peft_config import endings
 
@@ -30,8 +31,7 @@ _PREFIX = "base_model.model."
 _KINDS = ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "lora_embedding_B", "token_adapter.trainable_tokens_delta")
 _LORA = re.compile(rf"(?P<module>.+?)\.(?P<kind>{'|'.join(re.escape(k) for k in _KINDS)}|lora_magnitude_vector)(?P<tail>\.weight)?")
 Shape = tuple[int, ...]
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
-_TABLES = (*(name.removesuffix(".weight") for name in _EMBEDDINGS), "lm_head", "embed_out")
+_TABLES = (*EMBEDDINGS, *OUTPUTS)
 _ADD_TOKENS = (
     "Make a base that has them (add them to its tokenizer, resize_token_embeddings, save both) and add it: "
     "workbench base add NAME@VERSION --source folder:PATH"
