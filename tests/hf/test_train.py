@@ -438,3 +438,12 @@ def test_a_run_that_cannot_fit_is_refused_before_it_starts(run: Any, monkeypatch
     monkeypatch.setattr(machine, "facts", lambda: small)
     with pytest.raises(TrainingError, match="this machine has 0.0 GB. Use method qlora"):
         run()
+
+
+def test_a_library_that_refuses_without_a_word_still_gives_a_sentence(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr("workbench.hf.train.get_peft_model", refuse)
+    with pytest.raises(TrainingError, match="PEFT cannot put such an adapter on this base: NotImplementedError"):
+        run()

@@ -19,6 +19,7 @@ __all__ = [
     "compute_dtype",
     "device",
     "has_bf16_units",
+    "first_line",
     "load_adapter",
     "load_base",
     "load_tokenizer",
@@ -79,7 +80,7 @@ def load_tokenizer(folder: Path) -> Any:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of the tokenizers library
             raise
-        raise UsageError(f"There is no tokenizer in {folder} that can be read: {_first_line(error)}") from None
+        raise UsageError(f"There is no tokenizer in {folder} that can be read: {first_line(error)}") from None
     templates = tokenizer.chat_template
     for text in templates.values() if isinstance(templates, dict) else [templates or ""]:
         if len(str(text)) > TEMPLATE_BYTES:
@@ -129,7 +130,7 @@ def load_base(folder: Path, *, dtype: torch.dtype, quantized: str | None = None,
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise IntegrityError(f"The base in {folder} cannot be loaded: {_first_line(error)}", hint="Check it: workbench base show") from None
+        raise IntegrityError(f"The base in {folder} cannot be loaded: {first_line(error)}", hint="Check it: workbench base show") from None
     if wrong := misfits(info):
         raise IntegrityError(
             f"The weights in {folder} do not fit their config.json: {', '.join(wrong[:8])}.", hint="Check it: workbench base show"
@@ -161,7 +162,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     try:
         wrapped = get_peft_model(model, config)
     except ValueError as error:
-        raise IntegrityError(f"The adapter in {folder} does not fit this base: {_first_line(error)}") from None
+        raise IntegrityError(f"The adapter in {folder} does not fit this base: {first_line(error)}") from None
     wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     # experts saved one by one, as transformers 4 held them, become what this version holds; anything else stays as it is
     state = convert_peft_adapter_state_dict_for_transformers(wrapped, wrapped.peft_config["default"], load_file(weights))
@@ -179,6 +180,6 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     return wrapped.to(device()) if trainable else wrapped.to(device()).eval()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Of a library's error, the line that says what is wrong; the rest is advice about hubs."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

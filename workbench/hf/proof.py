@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from workbench.hf.load import first_line
 from workbench.hf.packed import ATTENTION, Pack, Row, inputs_of, masks_for, pack, pad, trim
 from workbench.hf.rope import length_kind
 
@@ -60,7 +61,7 @@ def prove(model: Any, rows: Sequence[Row]) -> Proof:
             random = _draws(decoder, few[0])
             why_not = _difference(model, decoder, few, random=random)
         except _FAILS as error:
-            why_not = f"its forward pass fails on them: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            why_not = f"its forward pass fails on them: {first_line(error)}"
         model.set_attn_implementation(own)
         why_not = why_not and _in_words(decoder, layers, callers, why_not)
     if not why_not:

@@ -23,7 +23,7 @@ from workbench.errors import JobError, MissingDependency, TrainingError
 from workbench.estimate import total_steps
 from workbench.hf import checkpoints, machine, preflight
 from workbench.hf.follow import Follower, Report, Sampler
-from workbench.hf.load import compute_dtype, load_base, load_tokenizer, set_threads
+from workbench.hf.load import compute_dtype, first_line, load_base, load_tokenizer, set_threads
 from workbench.hf.prepare import Prepared, prepare
 from workbench.hf.rehearsal import rehearse
 from workbench.hf.trainer import AnswerTrainer, Collator, Shuffled
@@ -186,7 +186,7 @@ class _Run:
             wrapped = get_peft_model(model, config)
         except (NotImplementedError, ValueError) as error:  # what PEFT cannot do to this kind of model
             raise TrainingError(
-                f"PEFT cannot put such an adapter on this base: {str(error).splitlines()[0]}",
+                f"PEFT cannot put such an adapter on this base: {first_line(error)}",
                 hint="Name other modules in lora_target_modules, or leave out use_dora and lora_dropout.",
             ) from None
         if self.dtype != torch.float32:
@@ -205,7 +205,7 @@ class _Run:
             trial = preflight.probe(self.model, self.data.train, self.dtype)
         except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             raise TrainingError(
-                f"A first pass through this base fails with method {self.recipe.method}: {str(error).splitlines()[0]}",
+                f"A first pass through this base fails with method {self.recipe.method}: {first_line(error)}",
                 hint="Use method lora." if self.recipe.quantized else "Name other modules in lora_target_modules, or use another base.",
             ) from error
         longest = max(len(ids) for ids, _ in self.data.train)

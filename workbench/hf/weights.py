@@ -23,7 +23,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from workbench.errors import IntegrityError, SourceError, UsageError
-from workbench.hf.load import misfits
+from workbench.hf.load import first_line, misfits
 
 __all__ = ["DTYPES", "convert_gguf", "recast"]
 
@@ -171,9 +171,9 @@ def convert_gguf(path: Path, out: Path, dtype: str = "bfloat16", *, say: Callabl
                 output_loading_info=True,
             )
         except (ValueError, KeyError, IndexError, NotImplementedError, AttributeError, TypeError, RuntimeError) as error:
-            what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise SourceError(
-                f"transformers {transformers.__version__} cannot read this GGUF file ({facts.get('general.architecture')}): {what}",
+                f"transformers {transformers.__version__} cannot read this GGUF file ({facts.get('general.architecture')}): "
+                f"{first_line(error)}",
                 hint="Use the model's safetensors instead: workbench base add NAME --source hub:ORG/MODEL",
             ) from error
         _check_tokenizer(tokenizer, path)
