@@ -225,7 +225,7 @@ def test_info_and_doctor_say_what_they_found(home: Path) -> None:
     assert str(home) in ok("info").out
     checks = {check["name"]: check for check in ok("doctor", "--json").json}
     assert {"libraries", "home", "database", "datasets package"} <= set(checks)
-    assert all(set(check) == shapes["check"] for check in checks.values())
+    assert all(set(check) == shapes["diagnosis"] for check in checks.values())
     assert checks["home"]["state"] == checks["database"]["state"] == "ok"
 
 

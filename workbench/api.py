@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from workbench.bases.store import Bases
     from workbench.data.checks import Report, RowLength
     from workbench.data.store import Datasets
-    from workbench.doctor import Check
+    from workbench.doctor import Diagnosis
     from workbench.estimate import Estimate
     from workbench.jobs.store import Jobs
     from workbench.prune import Leftover
@@ -113,7 +113,7 @@ class Workbench:
     def rebase(self) -> Rebase:
         from workbench.rebasing import Rebase
 
-        return Rebase(self)
+        return Rebase(self.bases, self.adapters, self.jobs)
 
     # ---------------------------------------------------------------- training
 
@@ -336,11 +336,11 @@ class Workbench:
             prune.remove(found)
         return found
 
-    def doctor(self, *, deep: bool = False) -> list[Check]:
+    def doctor(self, *, deep: bool = False) -> list[Diagnosis]:
         """Look for what would go wrong later: libraries, disk, database, damaged files. `deep` hashes every file again."""
-        from workbench.doctor import examine
+        from workbench import doctor
 
-        return examine(self, deep=deep)
+        return doctor.installation() + (list(doctor.contents(self.bases, self.datasets, self.adapters)) if deep else [])
 
     # ---------------------------------------------------------------- inside
 

@@ -16,9 +16,11 @@ from workbench.errors import DataError, NotFound, UsageError
 from workbench.records import Adapter, AdapterRef, BaseRef, Job
 
 if TYPE_CHECKING:
-    from workbench.api import Workbench
+    from workbench.bases.store import Bases
+    from workbench.jobs.store import Jobs
     from workbench.rebase.result import Check
     from workbench.rebase.store import Checks
+    from workbench.registry.store import Registry
 
 __all__ = ["DEFAULT_STAGES", "Rebase"]
 
@@ -36,8 +38,8 @@ class Rebase:
     'works'
     """
 
-    def __init__(self, bench: Workbench) -> None:
-        self._bench = bench
+    def __init__(self, bases: Bases, adapters: Registry, jobs: Jobs) -> None:
+        self._bases, self._adapters, self._jobs = bases, adapters, jobs
 
     # ---------------------------------------------------------------- checking
 
@@ -63,10 +65,10 @@ class Rebase:
         """
         from workbench.jobs.checking import check_stages
 
-        base = self._bench.bases.get(onto)
+        base = self._bases.get(onto)
         wanted = check_stages([*stages, *(["probes"] if probes else [])])
         chosen = [adapters] if isinstance(adapters, str | AdapterRef) else list(adapters)
-        found = list({a.ref: a for a in (self._bench.adapters.get(ref) for ref in chosen)}.values())
+        found = list({a.ref: a for a in (self._adapters.get(ref) for ref in chosen)}.values())
         if not found:
             raise UsageError("No adapter was named.", hint="Name one or more: workbench rebase check ADAPTER --onto BASE")
         if "behaviour" in wanted:
@@ -84,13 +86,13 @@ class Rebase:
             "settings": dict(settings or {}),
         }
         title = f"{found[0].ref if len(found) == 1 else f'{len(found)} adapters'}: check on {base.ref}"
-        return self._bench.jobs.submit("rebase", spec, title=title, key=key)
+        return self._jobs.submit("rebase", spec, title=title, key=key)
 
     def selftest(self, base: str | BaseRef, adapters: Sequence[str | AdapterRef], *, strangers: Sequence[str | BaseRef] = ()) -> Job:
         """Submit a job that tries the check on cases whose answer is known: controls made from `base` and from the first of two
         `adapters`, the same task learned with two seeds; `strangers` are bases that must not load. Its result is a table."""
-        found = self._bench.bases.get(base)
-        pair = [self._bench.adapters.get(ref) for ref in adapters]
+        found = self._bases.get(base)
+        pair = [self._adapters.get(ref) for ref in adapters]
         if len(pair) != 2 or any(a.base != found.ref for a in pair):
             raise UsageError(
                 f"The self-test needs two adapters made for {found.ref}.", hint="They are trained by: workbench rebase selftest"
@@ -100,9 +102,9 @@ class Rebase:
             "base": str(found.ref),
             "base_lock_sha256": found.lock_sha256,
             "adapters": [a.ref for a in pair],
-            "strangers": [str(self._bench.bases.get(ref).ref) for ref in strangers],
+            "strangers": [str(self._bases.get(ref).ref) for ref in strangers],
         }
-        return self._bench.jobs.submit("rebase-selftest", spec, title=f"Self-test of the rebase check on {found.ref}")
+        return self._jobs.submit("rebase-selftest", spec, title=f"Self-test of the rebase check on {found.ref}")
 
     # ---------------------------------------------------------------- reading
 
@@ -125,7 +127,7 @@ class Rebase:
     def stale(self, check: Check) -> bool:
         """True when the adapter or the base is not what it was when this was checked, or is gone."""
         try:
-            adapter, base = self._bench.adapters.get(check.adapter), self._bench.bases.get(check.base)
+            adapter, base = self._adapters.get(check.adapter), self._bases.get(check.base)
         except NotFound:
             return True
         return (adapter.manifest_sha256, base.lock_sha256) != (check.adapter_sha256, check.base_lock_sha256)
@@ -133,7 +135,7 @@ class Rebase:
     def newest(self) -> Sequence[Adapter]:
         """The newest version of every adapter, by name."""
         found: dict[str, Adapter] = {}
-        for adapter in self._bench.adapters.list():
+        for adapter in self._adapters.list():
             if adapter.name not in found or adapter.version > found[adapter.name].version:
                 found[adapter.name] = adapter
         return [found[name] for name in sorted(found)]
@@ -148,8 +150,8 @@ class Rebase:
 
         None when nothing is known about their test rows.
         """
-        base = self._bench.bases.get(onto)
-        found = [self._bench.adapters.get(ref) for ref in adapters]
+        base = self._bases.get(onto)
+        found = [self._adapters.get(ref) for ref in adapters]
         tokens = sum(_test_tokens(adapter) for adapter in found if adapter.scores)
         if not tokens:
             return None
@@ -166,7 +168,7 @@ class Rebase:
     def _ref(self, adapter: str | AdapterRef) -> str:
         """`name@version`; an adapter that is gone keeps its checks, so a full reference is not looked up."""
         parsed = AdapterRef.parse(adapter)
-        return str(parsed) if parsed.version else self._bench.adapters.get(parsed).ref
+        return str(parsed) if parsed.version else self._adapters.get(parsed).ref
 
 
 def _require_evidence(adapters: Sequence[Adapter]) -> None:

@@ -15,7 +15,6 @@ from workbench.data.rows import dumps
 from workbench.evidence import summary, write_scores
 from workbench.jobs import queue
 from workbench.jobs.endings import Ending
-from workbench.jobs.store import Jobs
 from workbench.jobs.tasks import TaskContext, load
 from workbench.records import Adapter, Base, Dataset, Progress
 
@@ -57,11 +56,11 @@ class World:
 @contextmanager
 def quiet_jobs(bench: Workbench) -> Iterator[None]:
     """No dispatcher starts meanwhile: the test runs the job itself."""
-    bench.__dict__["jobs"] = Jobs(start_dispatcher=False)
+    bench.jobs._start_dispatcher = False
     try:
         yield
     finally:
-        del bench.__dict__["jobs"]
+        bench.jobs._start_dispatcher = True
 
 
 def make_world(pico: Path, room: Path) -> World:

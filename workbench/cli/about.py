@@ -32,15 +32,15 @@ def info(as_json: bool) -> None:
 @json_option
 def doctor(deep: bool, as_json: bool) -> None:
     """Check this installation and say what to mend. Exit status 1 when something is broken."""
-    checks = bench().doctor(deep=deep)
+    diagnoses = bench().doctor(deep=deep)
     if as_json:
-        print_json(checks)
+        print_json(diagnoses)
     else:
-        for check in checks:
-            say(f"{click.style(f'{check.state:<7}', fg=_COLOURS[check.state])}  {check.name}: {check.found}")
-            if check.hint and check.state != "ok":
-                say(f"         {check.hint}")
-    if any(check.state == "broken" for check in checks):
+        for diagnosis in diagnoses:
+            say(f"{click.style(f'{diagnosis.state:<7}', fg=_COLOURS[diagnosis.state])}  {diagnosis.name}: {diagnosis.found}")
+            if diagnosis.hint:
+                say(f"         {diagnosis.hint}")
+    if any(diagnosis.state == "broken" for diagnosis in diagnoses):
         raise click.exceptions.Exit(1)
 
 

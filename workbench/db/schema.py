@@ -27,7 +27,7 @@ def stored(connection: Connection) -> str | None:
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
-def ensure(engine: Engine, url: str) -> None:
+def ensure(engine: Engine) -> None:
     """Bring the schema to `HEAD`; SQLite files are copied beside themselves first. Raises `DatabaseError` for a newer one."""
     with engine.connect() as connection:
         found = stored(connection)
@@ -36,7 +36,7 @@ def ensure(engine: Engine, url: str) -> None:
     if found is not None:
         _refuse_newer(found)
         if engine.dialect.name == "sqlite":
-            _back_up(engine, url, found)
+            _back_up(engine, found)
     from alembic import command
     from sqlalchemy import text
 
@@ -66,11 +66,8 @@ def _refuse_newer(found: str) -> None:
         )
 
 
-def _back_up(engine: Engine, url: str, found: str) -> None:
-    from workbench.db.session import sqlite_file
-
-    file = sqlite_file(url)
-    assert file is not None
+def _back_up(engine: Engine, found: str) -> None:
+    file = Path(str(engine.url.database))
     copy = file.with_name(f"{file.name}.before-{HEAD}-from-{found}")
     if copy.exists():  # an earlier try got this far
         return

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import paths
+from workbench.db import schema
 from workbench.errors import DatabaseError, MissingDependency, UsageError
 
 if TYPE_CHECKING:
@@ -126,10 +127,8 @@ def engine() -> Engine:
             found.engine.dispose()  # somebody put another file in its place
             found = None
         if found is None:
-            from workbench.db import schema
-
             made = _make_engine(url)
-            schema.ensure(made, url)
+            schema.ensure(made)
             if not in_home(sqlite_file(url)):
                 from workbench.db import owner
 
