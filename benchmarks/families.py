@@ -194,8 +194,8 @@ class Home:
         from workbench.hf.train import train
 
         result = train(recipe, base.path, self.bench.datasets.rows("orders", split="train"), self.room / f"run-{line.family}-{method}")
-        quantized = recipe.bnb_4bit_quant_type if recipe.quantized else None
-        found = evaluate(base.path, result.folder, self.test, max_length=recipe.max_length, dtype=torch.float32, quantized=quantized)
+        how = {"max_length": recipe.max_length, "dtype": torch.float32, "quantized": recipe.quantization}
+        found = evaluate(base.path, result.folder, self.test, **how)
         if method == "sft":
             return self.bench.bases.publish(result.folder, f"{line.family}@9", continues=base.ref, source={"kind": "trained"})
         name = f"{line.family}-{method}"

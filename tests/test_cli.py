@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from counting import Count
 
 from tests.folders import write_adapter, write_base
 from tests.test_docs import json_page
@@ -253,9 +254,9 @@ def test_a_home_that_cannot_be_written_is_told_plainly(tmp_path: Path, questions
 @pytest.fixture
 def no_dispatcher_left() -> Iterator[None]:
     yield
-    from workbench.jobs import dispatcher
+    from tests.dispatching import stop_dispatcher
 
-    assert dispatcher.stop_running()
+    assert stop_dispatcher()
 
 
 @pytest.mark.usefixtures("no_dispatcher_left")
@@ -263,9 +264,9 @@ def test_jobs_from_submission_to_resumption(tmp_path: Path) -> None:
     """One that succeeds, one that fails, one that is let go of with Ctrl-C, cancelled and resumed."""
     _, shapes = json_page()
     jobs = Workbench().jobs
-    good = jobs.submit("selftest", {"steps": 3}, title="count to three")
-    bad = jobs.submit("selftest", {"steps": 3, "at": 2, "then": "fail"}, title="fail at two")
-    long = jobs.submit("selftest", {"steps": 2000, "seconds": 0.05}, title="count for long")
+    good = jobs.submit(Count(name="count to three", steps=3))
+    bad = jobs.submit(Count(name="fail at two", steps=3, at=2, then="fail"))
+    long = jobs.submit(Count(name="count for long", steps=2000, seconds=0.05))
 
     done = ok("jobs", "follow", good.id)
     assert f"Job {good.id} succeeded" in done.out and "training" in done.err

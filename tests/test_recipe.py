@@ -46,6 +46,16 @@ def test_single_words_are_taken_as_upstream_takes_them() -> None:
     assert one.lr_scheduler_kwargs == {"min_lr_rate": 0.1} and Recipe.from_yaml(one.to_yaml()) == one
 
 
+def test_what_a_recipe_decides_about_a_run() -> None:
+    recipe = Recipe.load({**WHAT, "eval_rows": 32})
+    assert [recipe.held_back(rows) for rows in (4, 20, 160, 1000)] == [0, 4, 32, 32]
+    assert [recipe.steps(examples) for examples in (1, 8, 9)] == [1, 1, 2]
+    assert [recipe.evaluate_every(steps) for steps in (1, 5, 6, 60)] == [1, 1, 2, 12]
+    assert Recipe.load({**WHAT, "eval_steps": 7}).evaluate_every(60) == 7
+    fp4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}
+    assert [Recipe.load({**WHAT, **given}).quantization for given in ({}, {"method": "qlora"}, fp4)] == [None, "nf4", "fp4"]
+
+
 def test_a_key_given_twice_is_refused() -> None:
     with pytest.raises(RecipeError, match="gives lora_r twice, on lines 2 and 4"):
         read_yaml("base: b@1\nlora_r: 8\ndataset: d\nlora_r: 16\n")

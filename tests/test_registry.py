@@ -270,7 +270,7 @@ def _attempt() -> tuple[str, str]:
     from workbench.jobs import queue
 
     queue.register_slots("here", ["cpu-0"])
-    queue.submit("selftest", {}, title="t", key=None, count=1, policy="resume", max_crashes=3)
+    queue.submit("count", {}, title="t", key=None, count=1, policy="resume", max_crashes=3)
     claim = queue.claim("here", "boot", lease=60)
     assert claim is not None
     return claim.job_id, claim.token

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from workbench import paths
 from workbench.errors import UsageError
+from workbench.jobs import tasks
 from workbench.records import Job, JobState
 
 __all__ = ["KEEP_DAYS", "Leftover", "leftovers", "remove"]
@@ -62,7 +63,7 @@ def _trash(before: float) -> Iterator[Leftover]:
 
 
 def _of_jobs(jobs: Sequence[Job], before: float) -> Iterator[Leftover]:
-    starts = [Path(job.spec["start"]["file"]) for job in jobs if not job.state.final and job.spec.get("start")]  # see `api.train`
+    needed = [file for job in jobs if not job.state.final for file in tasks.read(job.kind, job.spec).needs]
     for job in jobs:
         if not job.state.final or job.ended_at is None:
             continue
@@ -71,7 +72,7 @@ def _of_jobs(jobs: Sequence[Job], before: float) -> Iterator[Leftover]:
         if published or ended <= before:
             kind = "second copy" if published else "ended job"
             heavy = (path for attempt in job.attempts for path in attempt.path.glob("*") if path.is_dir() and not path.is_symlink())
-            yield from (_leftover(path, kind, ended) for path in heavy if not any(file.is_relative_to(path) for file in starts))
+            yield from (_leftover(path, kind, ended) for path in heavy if not any(file.is_relative_to(path) for file in needed))
 
 
 def _leftover(path: Path, kind: str, since: float) -> Leftover:

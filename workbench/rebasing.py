@@ -7,12 +7,11 @@ print(bench.rebase.get("refund-tone@champion", "smollm2-135m-instruct@2").word)
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import DataError, NotFound, UsageError
+from workbench.errors import NotFound
 from workbench.records import Adapter, AdapterRef, BaseRef, Job
 
 if TYPE_CHECKING:
@@ -63,48 +62,26 @@ class Rebase:
 
         Raises `NotFound`, `UsageError`, and `DataError` for an adapter that was never scored.
         """
-        from workbench.jobs.checking import check_stages
+        from workbench.jobs.checking import RebaseSpec
 
-        base = self._bases.get(onto)
-        wanted = check_stages([*stages, *(["probes"] if probes else [])])
-        chosen = [adapters] if isinstance(adapters, str | AdapterRef) else list(adapters)
-        found = list({a.ref: a for a in (self._adapters.get(ref) for ref in chosen)}.values())
-        if not found:
-            raise UsageError("No adapter was named.", hint="Name one or more: workbench rebase check ADAPTER --onto BASE")
-        if "behaviour" in wanted:
-            _require_evidence(found)
-        _check_settings(settings or {})
-        if rows is not None and rows < 1:
-            raise UsageError(f"{rows} test rows cannot be scored.", hint="Give a positive number, or leave it out for all of them.")
-        spec = {
-            "adapters": [a.ref for a in found],
-            "base": str(base.ref),
-            "base_lock_sha256": base.lock_sha256,
-            "stages": wanted,
-            "retrain": retrain,
-            "rows": rows,
-            "settings": dict(settings or {}),
-        }
-        title = f"{found[0].ref if len(found) == 1 else f'{len(found)} adapters'}: check on {base.ref}"
-        return self._jobs.submit("rebase", spec, title=title, key=key)
+        spec = RebaseSpec.of(
+            self._bases,
+            self._adapters,
+            [adapters] if isinstance(adapters, str | AdapterRef) else adapters,
+            onto,
+            stages=[*stages, *(["probes"] if probes else [])],
+            retrain=retrain,
+            rows=rows,
+            settings=settings or {},
+        )
+        return self._jobs.submit(spec, key=key)
 
     def selftest(self, base: str | BaseRef, adapters: Sequence[str | AdapterRef], *, strangers: Sequence[str | BaseRef] = ()) -> Job:
         """Submit a job that tries the check on cases whose answer is known: controls made from `base` and from the first of two
         `adapters`, the same task learned with two seeds; `strangers` are bases that must not load. Its result is a table."""
-        found = self._bases.get(base)
-        pair = [self._adapters.get(ref) for ref in adapters]
-        if len(pair) != 2 or any(a.base != found.ref for a in pair):
-            raise UsageError(
-                f"The self-test needs two adapters made for {found.ref}.", hint="They are trained by: workbench rebase selftest"
-            )
-        _require_evidence(pair)
-        spec = {
-            "base": str(found.ref),
-            "base_lock_sha256": found.lock_sha256,
-            "adapters": [a.ref for a in pair],
-            "strangers": [str(self._bases.get(ref).ref) for ref in strangers],
-        }
-        return self._jobs.submit("rebase-selftest", spec, title=f"Self-test of the rebase check on {found.ref}")
+        from workbench.jobs.rebase_selftest import SelfTestSpec
+
+        return self._jobs.submit(SelfTestSpec.of(self._bases, self._adapters, base, adapters, strangers))
 
     # ---------------------------------------------------------------- reading
 
@@ -169,26 +146,6 @@ class Rebase:
         """`name@version`; an adapter that is gone keeps its checks, so a full reference is not looked up."""
         parsed = AdapterRef.parse(adapter)
         return str(parsed) if parsed.version else self._adapters.get(parsed).ref
-
-
-def _require_evidence(adapters: Sequence[Adapter]) -> None:
-    bare = [adapter.ref for adapter in adapters if not adapter.scores]
-    if bare:
-        raise DataError(
-            "These adapters were never scored, so nobody knows what they give at home:",
-            bare,
-            hint=f"Score them on a test set: workbench adapter evaluate {bare[0]} --dataset NAME. "
-            f"What can be said without one: workbench rebase check {bare[0]} --onto … --stages structure,weights",
-        )
-
-
-def _check_settings(given: Mapping[str, Any]) -> None:
-    from workbench.rebase.result import Settings
-
-    known = {field.name for field in dataclasses.fields(Settings)}
-    if unknown := sorted(set(given) - known):
-        raise UsageError(f"'{unknown[0]}' is no setting of a check.", hint=f"There are: {', '.join(sorted(known))}.")
-    Settings(**given)
 
 
 def _test_tokens(adapter: Adapter) -> float:

@@ -7,7 +7,9 @@ Names are upstream's: TRL's `SFTConfig` and `ModelConfig`, PEFT's `LoraConfig`, 
 from __future__ import annotations
 
 import json
+import math
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,6 +24,7 @@ __all__ = ["GROUPS", "PRESETS", "Preset", "Recipe", "Resolved", "resolve"]
 
 _SHORT = reprlib.Repr()  # YAML's aliases can make a value of a few lines endless when written out
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
+EVALUATIONS = 5  # in a run, unless the recipe says otherwise
 FULL_TUNING = 0.05  # where all weights learn, each step is a twentieth of an adapter's
 # What each schedule takes in lr_scheduler_kwargs; of those in _NEEDED it takes at least one.
 _SCHEDULES: dict[str, tuple[str, ...]] = {
@@ -196,8 +199,24 @@ class Recipe(BaseModel):
         return self.name or self.dataset
 
     @property
-    def quantized(self) -> bool:
-        return self.method == "qlora" or self.load_in_4bit
+    def quantization(self) -> Literal["nf4", "fp4"] | None:
+        """The 4-bit type that the frozen base is held in; None when it is held as it is."""
+        return self.bnb_4bit_quant_type if self.method == "qlora" or self.load_in_4bit else None
+
+    def held_back(self, rows: int) -> int:
+        """Of so many training rows, those that only watch the loss: `eval_rows`, but never more than a fifth."""
+        return min(self.eval_rows, rows // 5)
+
+    def steps(self, examples: int) -> int:
+        """Optimiser steps of a run over so many rows (with packing: packed sequences)."""
+        if self.max_steps > 0:
+            return self.max_steps
+        batches = math.ceil(examples / self.per_device_train_batch_size)
+        return max(1, math.ceil(self.num_train_epochs * max(1, math.ceil(batches / self.gradient_accumulation_steps))))
+
+    def evaluate_every(self, steps: int) -> int:
+        """Steps between two evaluations in a run of `steps`."""
+        return self.eval_steps or math.ceil(steps / EVALUATIONS)
 
     @classmethod
     def load(cls, data: dict[str, Any]) -> Recipe:
@@ -290,7 +309,7 @@ def _cross_checks(data: dict[str, Any], recipe: Recipe | None) -> list[str]:
             problems.append("publish_as: only method sft publishes a base; lora and qlora publish an adapter.")
         if recipe.dtype != "auto":
             problems.append("dtype: only method sft saves the base's weights; an adapter is always saved in float32.")
-    if not recipe.quantized:
+    if not recipe.quantization:
         ignored = {"use_bnb_nested_quant": recipe.use_bnb_nested_quant, "bnb_4bit_quant_type": recipe.bnb_4bit_quant_type != "nf4"}
         problems += [f"{key}: nothing is held in 4 bits; use method qlora or load_in_4bit." for key, on in ignored.items() if on]
     if recipe.max_steps == 0:
@@ -350,6 +369,12 @@ class Resolved(BaseModel):
     model_config = ConfigDict(frozen=True)
     recipe: Recipe
     origin: dict[str, str]
+
+    @classmethod
+    def of(cls, given: Recipe | Mapping[str, Any]) -> Resolved:
+        """A recipe whose values were all given at once. Raises `RecipeError`."""
+        recipe = given if isinstance(given, Recipe) else Recipe.load(dict(given))
+        return cls(recipe=recipe, origin={key: "given" if key in recipe.model_fields_set else "default" for key in Recipe.model_fields})
 
 
 def resolve(given: dict[str, Any], *, preset: str | None = None, file: dict[str, Any] | None = None) -> Resolved:

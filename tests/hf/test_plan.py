@@ -10,7 +10,7 @@ import pytest
 
 from tests.pico import CHAT_TEMPLATE
 from workbench import Workbench
-from workbench.api import Plan
+from workbench.planning import Plan
 
 TRIMS = CHAT_TEMPLATE.replace("message['content'] +", "(message['content'] | trim) +")
 TOOL = {"type": "function", "function": {"name": "price_of", "description": "A price.", "parameters": {"type": "object", "properties": {}}}}

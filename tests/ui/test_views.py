@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.ui.samples import BASE, EVIL, NOW, adapter, base, dataset, job, scores, training
-from workbench.api import Plan
 from workbench.data.checks import KINDS, Finding, Report
 from workbench.estimate import Estimate
+from workbench.planning import Plan
 from workbench.recipe import PRESETS, Recipe, resolve
 from workbench.records import JobState, Progress
 from workbench_ui.views import adapters, chart, home, jobs, recipe_form, tokens, train

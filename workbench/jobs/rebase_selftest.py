@@ -10,7 +10,7 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.bases.lock import Lock, build_lock, read_lock
 from workbench.bases.store import Bases
-from workbench.errors import JobError
+from workbench.errors import JobError, UsageError
 from workbench.evidence import Evidence
-from workbench.jobs.tasks import TaskContext
-from workbench.jobs.training import frozen_base
+from workbench.jobs.checking import require_evidence
+from workbench.jobs.phases import frozen_base
+from workbench.jobs.tasks import Spec, TaskContext
 from workbench.rebase import controls, structure, verdict, weights
 from workbench.rebase.recoordinate import Coordinates
 from workbench.rebase.result import Settings, Verdict, Weights
-from workbench.records import Adapter, Base, Progress
+from workbench.records import Adapter, AdapterRef, Base, BaseRef, Progress
 from workbench.registry.store import Registry
 
 if TYPE_CHECKING:
     from workbench.hf.arms import NewBase, Test
 
-__all__ = ["ROWS", "run"]
+__all__ = ["ROWS", "SelfTestSpec"]
 
 ROWS = 184  # rows without a flip that prove a loss below two points; 183 would do
 FEW = 48  # where a break shows with fewer
@@ -55,27 +56,57 @@ class Outcome:
     note: str = ""
 
 
-def run(ctx: TaskContext) -> dict[str, Any]:
-    """Try every control. Returns {"outcomes": […], "passed": n, "failed": n, "seconds": s}."""
-    started = time.monotonic()
-    base = frozen_base(ctx.spec["base"], ctx.spec["base_lock_sha256"])
-    registry = Registry()
-    first, second = (registry.get(ref, verify=True) for ref in ctx.spec["adapters"])
-    bench = _Bench(ctx, base, first, ctx.spec.get("rows", ROWS), ctx.spec.get("few", FEW))
-    bench.same_base()
-    bench.other_adapters(second)
-    bench.permuted()
-    for bits in (8, 4, 3):
-        bench.requantised(bits)
-    bench.noise()
-    bench.independent()
-    for ref in ctx.spec.get("strangers", []):
-        bench.stranger(Bases().get(ref))
-    failed = sum(not one.passed for one in bench.outcomes)
-    seconds = round(time.monotonic() - started, 1)
-    ctx.report(Progress(t=time.time(), phase="done"))
-    listed = [dataclasses.asdict(one) for one in bench.outcomes]
-    return {"outcomes": listed, "passed": len(listed) - failed, "failed": failed, "seconds": seconds}
+class SelfTestSpec(Spec):
+    """Try the check on controls made from a base and from the first of two adapters."""
+
+    kind = "rebase-selftest"
+
+    base: str
+    base_lock_sha256: str
+    adapters: tuple[str, str]
+    strangers: tuple[str, ...] = ()
+    rows: int = ROWS
+    few: int = FEW
+
+    @classmethod
+    def of(
+        cls, bases: Bases, registry: Registry, base: str | BaseRef, adapters: Sequence[str | AdapterRef], strangers: Sequence[str | BaseRef]
+    ) -> SelfTestSpec:
+        """Raises `NotFound`, `UsageError` for adapters of another base, `DataError` for one that was never scored."""
+        home, pair = bases.get(base), [registry.get(ref) for ref in adapters]
+        if len(pair) != 2 or any(adapter.base != home.ref for adapter in pair):
+            hint = "They are trained by: workbench rebase selftest"
+            raise UsageError(f"The self-test needs two adapters made for {home.ref}.", hint=hint)
+        require_evidence(pair)
+        return cls(
+            base=str(home.ref),
+            base_lock_sha256=home.lock_sha256,
+            adapters=(pair[0].ref, pair[1].ref),
+            strangers=tuple(str(bases.get(ref).ref) for ref in strangers),
+        )
+
+    @property
+    def title(self) -> str:
+        return f"Self-test of the rebase check on {self.base}"
+
+    def run(self, ctx: TaskContext) -> dict[str, Any]:
+        """Try every control. Returns {"outcomes": […], "passed": n, "failed": n, "seconds": s}."""
+        started = time.monotonic()
+        base = frozen_base(self.base, self.base_lock_sha256)
+        first, second = (Registry().get(ref, verify=True) for ref in self.adapters)
+        bench = _Bench(ctx, base, first, self.rows, self.few)
+        bench.same_base()
+        bench.other_adapters(second)
+        bench.permuted()
+        for bits in (8, 4, 3):
+            bench.requantised(bits)
+        bench.noise()
+        bench.independent()
+        for ref in self.strangers:
+            bench.stranger(Bases().get(ref))
+        failed = sum(not outcome.passed for outcome in bench.outcomes)
+        listed = [dataclasses.asdict(outcome) for outcome in bench.outcomes]
+        return {"outcomes": listed, "passed": len(listed) - failed, "failed": failed, "seconds": round(time.monotonic() - started, 1)}
 
 
 class _Bench:

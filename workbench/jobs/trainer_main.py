@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     if order is None:
         sys.stderr.write(f"There is no order in {folder}.\n")
         return FAILED
-    outcome = _run(_context(folder, order, stopping), order["kind"], stopping)
+    outcome = _run(_context(folder, order, stopping), order, stopping)
     sys.stdout.flush()
     write_json(folder / OUTCOME, outcome)
     return 0 if outcome["ok"] else STOPPED if outcome["stopped"] else FAILED
@@ -79,7 +79,6 @@ def _context(folder: Path, order: dict[str, Any], stopping: threading.Event) -> 
     return tasks.TaskContext(
         job_id=job_id,
         attempt=n,
-        spec=order["spec"],
         folder=folder,
         earlier=[path for path in before if path.is_dir()],
         token=order["token"],
@@ -93,12 +92,13 @@ def _report(path: Path, line: Progress) -> None:
         progress.append(path, line)
 
 
-def _run(context: tasks.TaskContext, kind: str, stopping: threading.Event) -> dict[str, Any]:
+def _run(context: tasks.TaskContext, order: dict[str, Any], stopping: threading.Event) -> dict[str, Any]:
     try:
-        task = tasks.load(kind)
+        spec = tasks.read(order["kind"], order["spec"])
         context.report(Progress(t=time.time(), phase="preparing"))  # the shim waits for a first word
-        result = task(context)
+        result = spec.run(context)
         json.dumps(result, allow_nan=False)  # what cannot be kept is better known now
+        context.report(Progress(t=time.time(), phase="done"))
         return {"ok": True, "stopped": False, "result": result}
     except WorkbenchError as error:
         traceback.print_exc()

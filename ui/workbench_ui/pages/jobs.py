@@ -21,7 +21,6 @@ from workbench_ui.words import Words
 
 __all__ = ["build"]
 
-_POINTS = 1000  # steps drawn, about
 _LISTED = 100  # jobs
 _LOG_TAIL = 400  # lines
 _FIRST_STEPS, _LATER = 1.0, 2.5  # seconds between two looks
@@ -88,7 +87,7 @@ class _Handlers:
         return [gr.skip()] * 8 if _stamp(job) == seen else self._drawn(job)
 
     def _drawn(self, job: Job) -> list[Any]:
-        run = views.series(self.bench.jobs.metrics(job.id, most=_POINTS))
+        run = views.series(self.bench.jobs.metrics(job.id))
         live, samples = views.job_live(job, run, self.t), views.job_samples(run, self.t)
         return ["", live, samples, *_buttons(job), _timer([job]), _stamp(job)]
 

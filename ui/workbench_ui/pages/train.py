@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from workbench import Workbench
-from workbench.api import Plan
+from workbench.planning import Plan
 from workbench.recipe import PRESETS
 from workbench_ui.chrome import head, nav
 from workbench_ui.guard import guarded, spoken
