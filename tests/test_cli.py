@@ -23,7 +23,7 @@ from tests.test_docs import json_page
 from tests.tiny_base import make_tiny_base
 from workbench import Workbench
 from workbench.cli import run
-from workbench.cli.follow import Follower
+from workbench.cli.follow import ProgressPrinter
 from workbench.records import Progress
 
 
@@ -331,7 +331,7 @@ def test_progress_is_redrawn_on_a_terminal_and_written_in_lines_to_a_log(
     monkeypatch.setenv("COLUMNS", "100")
     err = stream()
     with contextlib.redirect_stderr(err):
-        follower = Follower()
+        follower = ProgressPrinter()
         for progress in COURSE:
             follower(progress)
         follower.close()

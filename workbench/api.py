@@ -240,10 +240,10 @@ class Workbench:
         """
         from workbench import prune
 
-        found = prune.leftovers(self.jobs.list(limit=sys.maxsize), keep_days=keep_days)
+        leftovers = prune.leftovers(self.jobs.list(limit=sys.maxsize), keep_days=keep_days)
         if apply:
-            prune.remove(found)
-        return found
+            prune.remove(leftovers)
+        return leftovers
 
     def doctor(self, *, deep: bool = False) -> list[Diagnosis]:
         """Look for what would go wrong later: libraries, disk, database, damaged files. `deep` hashes every file again."""

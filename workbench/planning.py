@@ -109,14 +109,14 @@ def judge_lengths(lengths: Sequence[RowLength], recipe: Recipe) -> tuple[list[st
 
 def _without_effect(recipe: Recipe, form: str) -> list[str]:
     """Choices of what is learned that rows of this form (see `workbench.data.rows`) would silently ignore."""
-    found = []
+    ignored = []
     if not recipe.completion_only_loss and form != "prompt_completion":
         to_do = "assistant_only_loss: false learns the questions too" if form == "messages" else "leave it out"
-        found.append(f"completion_only_loss: false changes nothing here: it is for raw prompts and completions (data add --raw); {to_do}.")
+        ignored.append(f"completion_only_loss: false changes nothing here: it is for raw prompts and completions (data add --raw); {to_do}")
     if not recipe.assistant_only_loss and form != "messages":
         to_do = "completion_only_loss: false learns the prompts too" if form == "prompt_completion" else "leave it out"
-        found.append(f"assistant_only_loss: false changes nothing here: it is for conversations; {to_do}.")
-    return found
+        ignored.append(f"assistant_only_loss: false changes nothing here: it is for conversations; {to_do}")
+    return [f"{sentence}." for sentence in ignored]
 
 
 def missing_loggers(recipe: Recipe) -> list[str]:
@@ -141,7 +141,7 @@ def _unknown_targets(recipe: Recipe, layout: Layout) -> list[str]:
         """One row a token: an embedding or the output layer, which no adapter here is put on."""
         return [name for name in modules if (p := layout.weight(name)) is None or p.shape[0] != config.get("vocab_size")]
 
-    found = []
+    problems = []
     targets = [name for name in recipe.lora_target_modules if name != "all-linear"]
     for modules in (layout.stored_modules, layout.modules) if targets else ():
         there = have(modules())
@@ -150,12 +150,12 @@ def _unknown_targets(recipe: Recipe, layout: Layout) -> list[str]:
             break
     else:
         names = ", ".join(sorted({name.rpartition(".")[2] for name in there})) if targets else ""
-        found = [f"lora_target_modules: this base has no {name}; it has {names}; all-linear takes them all." for name in targets]
+        problems = [f"lora_target_modules: this base has no {name}; it has {names}; all-linear takes them all." for name in targets]
     for name in recipe.target_parameters:
         if not layout.targeted([name]):
             experts = sorted({".".join(p.name.split(".")[-2:]) for p in layout.parameters.values() if p.experts > 1})
-            found.append(f"target_parameters: this base has no {name}; it has {', '.join(experts) or 'no experts in one parameter'}.")
-    return found
+            problems.append(f"target_parameters: this base has no {name}; it has {', '.join(experts) or 'no experts in one parameter'}.")
+    return problems
 
 
 def start_file(recipe: Recipe) -> Path:

@@ -111,11 +111,11 @@ class Rebase:
 
     def newest(self) -> Sequence[Adapter]:
         """The newest version of every adapter, by name."""
-        found: dict[str, Adapter] = {}
+        newest: dict[str, Adapter] = {}
         for adapter in self._adapters.list():
-            if adapter.name not in found or adapter.version > found[adapter.name].version:
-                found[adapter.name] = adapter
-        return [found[name] for name in sorted(found)]
+            if adapter.name not in newest or adapter.version > newest[adapter.name].version:
+                newest[adapter.name] = adapter
+        return [newest[name] for name in sorted(newest)]
 
     def candidates(self, onto: str | BaseRef) -> Sequence[Adapter]:
         """The newest versions that were made for another base than `onto`."""
@@ -128,8 +128,8 @@ class Rebase:
         None when nothing is known about their test rows.
         """
         base = self._bases.get(onto)
-        found = [self._adapters.get(ref) for ref in adapters]
-        tokens = sum(_test_tokens(adapter) for adapter in found if adapter.scores)
+        chosen = [self._adapters.get(ref) for ref in adapters]
+        tokens = sum(_test_tokens(adapter) for adapter in chosen if adapter.scores)
         if not tokens:
             return None
         start = 20.0 + 6.0 * base.parameters / 135e6  # libraries, weights, neutral text

@@ -475,7 +475,7 @@ def test_a_job_that_comes_while_the_dispatcher_leaves_is_not_forgotten(bench: Be
             if not made:
                 made.append(bench.submit())
 
-    Leaving(slots=["cpu-0"], timing=SHORT).run(leave_when_idle=True)
+    Leaving(slots=1, timing=SHORT).run(leave_when_idle=True)
     assert bench.jobs.get(made[0].id).state is JobState.succeeded
 
 

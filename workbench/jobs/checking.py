@@ -371,20 +371,20 @@ def _only(evidence: Evidence, ids: set[str]) -> Evidence:
 
 def _warnings(subject: Subject, new: Evidence) -> list[str]:
     """What a reader must know before trusting the numbers."""
-    found = []
+    warnings = []
     how_file = subject.adapter.path / "evidence" / "how.json"
     how = json.loads(how_file.read_text(encoding="utf-8")) if how_file.is_file() else {}
     if how.get("dtype") not in (None, new.report["dtype"]):
-        found.append(f"The scores at home were computed in {how['dtype']}, these in {new.report['dtype']}.")
+        warnings.append(f"The scores at home were computed in {how['dtype']}, these in {new.report['dtype']}.")
     if skipped := new.report["skipped"]:
-        found.append(f"{len(skipped)} test rows do not fit the new base's tokenizer within max_length and are left out.")
+        warnings.append(f"{len(skipped)} test rows do not fit the new base's tokenizer within max_length and are left out.")
     agreed = new.report["adapter"]["agreement"]
     if agreed["agree"] < agreed["rows"]:
-        found.append(f"Real generation agreed with teacher forcing in {agreed['agree']} of {agreed['rows']} rows only.")
+        warnings.append(f"Real generation agreed with teacher forcing in {agreed['agree']} of {agreed['rows']} rows only.")
     served = new.report["adapter"].get("served", {"rows": 0, "same": 0})
     if served["same"] < served["rows"]:
         lost = f"{served['rows'] - served['same']} of {served['rows']} answers that are right token by token come out otherwise"
-        found.append(f"{lost} when the base serves them with its own stop tokens: look at the chat template and the end-of-turn token.")
+        warnings.append(f"{lost} when the base serves them with its own stop tokens: look at the chat template and the end-of-turn token.")
     if subject.home is None:
-        found.append(f"{subject.adapter.base} is not here as it was at training, so weights are compared by the lock's sketches.")
-    return found
+        warnings.append(f"{subject.adapter.base} is not here as it was at training, so weights are compared by the lock's sketches.")
+    return warnings

@@ -81,10 +81,10 @@ def machine_slots() -> list[str]:
     """One slot per GPU, by its UUID; one for a machine without (a training job uses every core)."""
     try:
         query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+        gpus = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.split()
     except (OSError, subprocess.SubprocessError):
-        found = []
-    return found or ["cpu-0"]
+        gpus = []
+    return gpus or ["cpu-0"]
 
 
 class Dispatcher:
@@ -135,8 +135,8 @@ class Dispatcher:
 
     def _reap(self) -> bool:
         """Look at every running attempt that could be dead and is ours to judge. True when any attempt runs here."""
-        found = rows(f"SELECT a.*, {clock()} AS t FROM attempts a WHERE a.state = 'running'")
-        mine = [row for row in found if self._is_ours(row)]
+        running = rows(f"SELECT a.*, {clock()} AS t FROM attempts a WHERE a.state = 'running'")
+        mine = [row for row in running if self._is_ours(row)]
         for row in mine:
             seen = row["boot_id"] == self.boot_id and (row["shim_pid"] is not None or row["token"] in self.failed)
             if seen or self._is_over(row["t"], row["lease_until"]):

@@ -67,10 +67,10 @@ def submit(kind: str, spec: dict[str, Any], *, title: str, key: str | None, coun
             return _same_key(connection, key, kind, spec) or _add_job(connection, kind, spec, title, key, count, policy, max_crashes)
     except KeyTaken:  # PostgreSQL: another process used the key a moment ago
         with transaction() as connection:
-            found = _same_key(connection, key, kind, spec)
-        if found is None:
+            known = _same_key(connection, key, kind, spec)
+        if known is None:
             raise
-        return found
+        return known
 
 
 def _same_key(connection: Connection, key: str | None, kind: str, spec: dict[str, Any]) -> str | None:
@@ -168,10 +168,10 @@ def renew(token: str, *, lease: float) -> None:
 
 def cancel_wanted(token: str) -> bool:
     """Has anybody asked to cancel the job? Reads only. Raises `Fenced` when the attempt was taken over."""
-    found = rows("SELECT j.cancel_requested_at AS at, a.state FROM attempts a JOIN jobs j ON j.id = a.job_id WHERE a.token = :t", t=token)
-    if not found or found[0]["state"] != "running":
+    attempt = rows("SELECT j.cancel_requested_at AS at, a.state FROM attempts a JOIN jobs j ON j.id = a.job_id WHERE a.token = :t", t=token)
+    if not attempt or attempt[0]["state"] != "running":
         raise Fenced("This attempt was taken over.")
-    return found[0]["at"] is not None
+    return attempt[0]["at"] is not None
 
 
 def finish(token: str, ending: Ending) -> JobState:

@@ -71,22 +71,22 @@ class Jobs:
             except ValueError:
                 raise UsageError(f"There is no state '{state}'.", hint=f"There are: {', '.join(s.value for s in JobState)}.") from None
         inner = f"FROM jobs {chosen} ORDER BY seq DESC LIMIT :limit"
-        found = rows(f"SELECT * {inner}", limit=limit, **given)
+        listed = rows(f"SELECT * {inner}", limit=limit, **given)
         tries = rows(f"SELECT * FROM attempts WHERE job_id IN (SELECT id {inner}) ORDER BY n", limit=limit, **given)
-        return [_job(row, [a for a in tries if a["job_id"] == row["id"]]) for row in found]
+        return [_job(row, [a for a in tries if a["job_id"] == row["id"]]) for row in listed]
 
     def get(self, job_id: str) -> Job:
         """One job, by its id or the beginning of it. Raises `NotFound`, or `UsageError` when several begin so."""
-        found: list[dict[str, Any]] = []
+        matches: list[dict[str, Any]] = []
         if _ID.fullmatch(job_id):
-            found = rows("SELECT * FROM jobs WHERE substr(id, 1, :size) = :start ORDER BY seq DESC", size=len(job_id), start=job_id)
-        if not found:
+            matches = rows("SELECT * FROM jobs WHERE substr(id, 1, :size) = :start ORDER BY seq DESC", size=len(job_id), start=job_id)
+        if not matches:
             have = [row["id"] for row in rows("SELECT id FROM jobs ORDER BY seq DESC LIMIT 13")]
             raise NotFound.of("job", job_id, have, command="workbench jobs list")
-        if len(found) > 1:
-            names = ", ".join(row["id"] for row in found[:12])
-            raise UsageError(f"{len(found)} jobs begin with '{job_id}': {names}.", hint="Write one more letter.")
-        return _job(found[0], rows("SELECT * FROM attempts WHERE job_id = :id ORDER BY n", id=found[0]["id"]))
+        if len(matches) > 1:
+            names = ", ".join(row["id"] for row in matches[:12])
+            raise UsageError(f"{len(matches)} jobs begin with '{job_id}': {names}.", hint="Write one more letter.")
+        return _job(matches[0], rows("SELECT * FROM attempts WHERE job_id = :id ORDER BY n", id=matches[0]["id"]))
 
     def cancel(self, job_id: str) -> Job:
         """Ask a job to end. A running one saves, then goes; it is `cancelled` when all its processes are gone.
@@ -196,8 +196,8 @@ class Jobs:
 
     def events(self, job_id: str) -> Sequence[dict[str, Any]]:
         """What happened to a job, in order: {"at": datetime, "attempt": int | None, "what": str, "detail": str}."""
-        found = rows("SELECT * FROM job_events WHERE job_id = :id ORDER BY seq", id=self.get(job_id).id)
-        return [{"at": when(row["at"]), "attempt": row["n"], "what": row["what"], "detail": row["detail"]} for row in found]
+        events = rows("SELECT * FROM job_events WHERE job_id = :id ORDER BY seq", id=self.get(job_id).id)
+        return [{"at": when(row["at"]), "attempt": row["n"], "what": row["what"], "detail": row["detail"]} for row in events]
 
     def work(self, *, slots: int | None = None, say: Callable[[str], None] = lambda text: None, stopping: Callable[[], bool]) -> None:
         """Run the dispatcher in this process until `stopping()`; jobs that run go on without it.
