@@ -28,7 +28,7 @@ from workbench.hf.train import train
 from workbench.rebase import structure, weights
 from workbench.rebase.controls import add_noise
 from workbench.records import Adapter, Base
-from workbench.registry.staging import check_adapter
+from workbench.registry.lora_weights import check_adapter
 
 EXPERTS = {
     "mixtral": {"target_modules": ["q_proj", "v_proj"], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]},
