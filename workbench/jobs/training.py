@@ -27,10 +27,11 @@ from workbench.jobs import progress
 from workbench.jobs.phases import finished, frozen_base, frozen_dataset
 from workbench.jobs.scoring import score
 from workbench.jobs.tasks import Spec, TaskContext
+from workbench.peft_layout import CONFIG, WEIGHTS
 from workbench.planning import Plan, start_file
 from workbench.recipe import Recipe
 from workbench.records import Base, BaseRef, Dataset, Progress
-from workbench.registry.staging import CONFIG, WEIGHTS, check_adapter
+from workbench.registry.lora_weights import check_adapter
 from workbench.registry.store import Registry
 
 __all__ = ["TrainSpec"]

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.records import Base
+from workbench.registry.facts import Facts, base_identity
 
 if TYPE_CHECKING:
     from workbench.bases.catalogue import Entry
-    from workbench.registry.staging import Checked, Facts
+    from workbench.registry.lora_weights import Checked
 
 __all__ = ["render"]
 
@@ -167,8 +168,6 @@ def _scores(facts: Facts) -> str:
 
 
 def _base(facts: Facts, entry: Entry | None) -> str:
-    from workbench.registry.staging import base_identity
-
     base = facts.base
     name, revision = base_identity(base)
     where = f"`{name}` at commit `{revision}`" if base.source.get("kind") == "hub" else _without_address(base, entry)
