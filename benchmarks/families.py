@@ -199,7 +199,7 @@ class Home:
         if method == "sft":
             return self.bench.bases.publish(result.folder, f"{line.family}@9", continues=base.ref, source={"kind": "trained"})
         name = f"{line.family}-{method}"
-        return publish(self.bench, base, result.folder, found, self.room, name, rows=self.test, recipe=recipe.to_yaml())
+        return publish(self.bench, base, result.folder, found, self.room, name, rows=self.test, recipe=recipe)
 
     def reload(self, base: Any, adapter: Any) -> str:
         """What plain transformers and peft make of the published folder, beside what we make of it."""

@@ -402,7 +402,7 @@ def test_what_a_stranger_wrote_cannot_steer_the_terminal(tmp_path: Path) -> None
     adapter = write_adapter(tmp_path / "adapter")
     (adapter / "evidence").mkdir()
     (adapter / "evidence" / "samples.jsonl").write_text(json.dumps({"prompt": evil, "adapter": evil}) + "\n", encoding="utf-8")
-    Workbench().adapters.publish(adapter, name="x", base=base, dataset=None, method="lora", recipe_yaml=None, scores={})
+    Workbench().adapters.publish(adapter, name="x", base=base, dataset=None, method="lora", recipe=None, scores={})
     shown = ok("adapter", "show", "x").out
     assert "hidden" in shown and not set(shown) & set("\x1b\x07\x9b\u202e")
     raw = ok("adapter", "show", "x", "--json")

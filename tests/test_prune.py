@@ -98,7 +98,7 @@ def test_what_a_job_could_go_on_from_is_kept_for_a_while(bench: Workbench, state
 
 def test_the_trash_is_emptied_only_when_it_is_old(bench: Workbench, home: Path, tmp_path: Path) -> None:
     folder, base = write_adapter(tmp_path / "made"), bench.bases.get("tiny@1")
-    made = bench.adapters.publish(folder, name="orders", base=base, dataset=None, method="lora", recipe_yaml=None, scores={})
+    made = bench.adapters.publish(folder, name="orders", base=base, dataset=None, method="lora", recipe=None, scores={})
     bench.adapters.remove(made.ref)
     (home / "datasets" / ".trash" / "old").mkdir(parents=True)
     bench.bases.remove("tiny@1", force=True)

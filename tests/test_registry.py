@@ -28,11 +28,12 @@ from workbench.db import reading, session
 from workbench.db.tables import adapter_versions
 from workbench.errors import Conflict, Fenced, IntegrityError, NotFound, UsageError, WorkbenchError
 from workbench.evidence import Evidence, summary, write_scores
+from workbench.recipe import Recipe
 from workbench.records import Adapter, Base, BaseRef, Dataset, ItemScore, as_json
 from workbench.registry import manifest
 from workbench.registry.store import Registry
 
-RECIPE = "base: tiny@1\ndataset: orders\nmethod: lora\nlearning_rate: 0.001\nmax_steps: 60\nseed: 42\n"
+RECIPE = Recipe.load({"base": "tiny@1", "dataset": "orders", "max_steps": 60})
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def trained(tmp_path: Path) -> Path:
 
 
 def publish(folder: Path, base: Base, name: str = "orders", **more: Any) -> Adapter:
-    given: dict[str, Any] = {"dataset": None, "method": "lora", "recipe_yaml": RECIPE, "scores": {}, **more}
+    given: dict[str, Any] = {"dataset": None, "method": "lora", "recipe": RECIPE, "scores": {}, **more}
     return Registry().publish(folder, name=name, base=base, **given)
 
 
@@ -107,7 +108,7 @@ def test_the_card_states_data_gain_base_and_what_the_licence_asks(tmp_path: Path
     (trained / "evidence" / "test.jsonl").write_text('{"id": "row-0"}\n')
     data = Dataset("orders", tmp_path, "ab" * 32, 660, 600, 60, "messages", "exact")
     scores = summary(bare, taught, "exact").as_dict()
-    found = publish(trained, base, dataset=data, scores=scores, recipe_yaml=RECIPE.replace("lora", "qlora"), method="qlora")
+    found = publish(trained, base, dataset=data, scores=scores, recipe=RECIPE.model_copy(update={"method": "qlora"}), method="qlora")
     card = (found.path / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "peft" and front["datasets"] == ["orders"] and front["tags"] == ["lora", "qlora"]

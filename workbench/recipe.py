@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from workbench.errors import RecipeError, UsageError
 from workbench.records import BaseRef, check_name
 
-__all__ = ["GROUPS", "PRESETS", "Preset", "Recipe", "Resolved", "resolve"]
+__all__ = ["GROUPS", "PRESETS", "RECIPE", "Preset", "Recipe", "Resolved", "read_yaml", "resolve"]
 
 _SHORT = reprlib.Repr()  # YAML's aliases can make a value of a few lines endless when written out
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
@@ -39,6 +39,7 @@ _SCHEDULES: dict[str, tuple[str, ...]] = {
     "warmup_stable_decay": ("num_decay_steps", "num_stable_steps", "min_lr_ratio", "num_cycles"),
 }
 _NEEDED = {"cosine_with_min_lr": {"min_lr", "min_lr_rate"}, "warmup_stable_decay": {"num_decay_steps"}}
+RECIPE = "recipe.yaml"  # in the folder of an adapter
 GROUPS = ("What", "Training", "Adapter", "Base precision", "Evaluation", "Machine")
 
 
@@ -236,7 +237,14 @@ class Recipe(BaseModel):
 
     @classmethod
     def from_yaml(cls, text: str | Path) -> Recipe:
+        """From text, or the file of a path."""
         return cls.load(read_yaml(text))
+
+    @classmethod
+    def beside(cls, adapter: Path) -> Recipe | None:
+        """What the adapter in a folder was trained by; None for one that was made elsewhere."""
+        file = adapter / RECIPE
+        return cls.from_yaml(file) if file.is_file() else None
 
     def to_yaml(self) -> str:
         """The whole recipe, every key written out, in the order of the docs table."""

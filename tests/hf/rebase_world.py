@@ -16,11 +16,12 @@ from workbench.evidence import summary, write_scores
 from workbench.jobs import queue
 from workbench.jobs.endings import Ending
 from workbench.jobs.tasks import TaskContext, read
+from workbench.recipe import Recipe
 from workbench.records import Adapter, Base, Dataset, Progress
 
 # What the tiny adapter learned by heart, so at home it is right everywhere; twice, since 24 rows prove no loss
 ROWS = [{**row, "id": f"{row['id']}{half}"} for half in "ab" for row in order_rows(24)]
-RECIPE = "base: pico@1\ndataset: orders\nmax_length: 256\nbf16: false\n"
+RECIPE = Recipe(base="pico@1", dataset="orders", max_length=256, bf16=False)
 
 
 @dataclass
@@ -87,7 +88,7 @@ def publish(
     *,
     rows: Sequence[dict[str, Any]] = ROWS,
     dataset: Dataset | None = None,
-    recipe: str = RECIPE,
+    recipe: Recipe = RECIPE,
 ) -> Adapter:
     """Publish an adapter folder with its evidence, as a training job does."""
     import shutil
@@ -101,4 +102,4 @@ def publish(
     (evidence / "how.json").write_text(json.dumps(found.report), encoding="utf-8")
     write_scores(evidence / "scores.jsonl", found)
     scores = summary(found.base, found.adapter).as_dict()
-    return bench.adapters.publish(draft, name=name, base=base, dataset=dataset, method="lora", recipe_yaml=recipe, scores=scores)
+    return bench.adapters.publish(draft, name=name, base=base, dataset=dataset, method="lora", recipe=recipe, scores=scores)

@@ -27,10 +27,10 @@ from workbench.errors import Conflict, IntegrityError, UsageError
 from workbench.hf.load import load_adapter, load_base, load_tokenizer
 from workbench.hf.render import render
 from workbench.peft_layout import TEMPLATE, TOKENIZER
-from workbench.recipe import read_yaml
+from workbench.recipe import Recipe
 from workbench.records import Progress
 
-__all__ = ["LogitGap", "MergeReport", "compare_logits", "merge", "trained_precision"]
+__all__ = ["LogitGap", "MergeReport", "compare_logits", "merge"]
 
 PROBES = 8  # rows compared
 PLACES = 16  # last positions of each, where the answer is
@@ -85,16 +85,6 @@ class MergeReport:
         return f"{text} The adapter was trained on a base in {self.trained_on}; against that: {self.as_trained}."
 
 
-def trained_precision(adapter: Path) -> str | None:
-    """The 4-bit type ("nf4", "fp4") that the adapter was trained on, by its own recipe.yaml; None for full precision."""
-    recipe = adapter / "recipe.yaml"
-    if not recipe.is_file():
-        return None
-    data = read_yaml(recipe)
-    in_4_bits = data.get("method") == "qlora" or bool(data.get("load_in_4bit"))
-    return str(data.get("bnb_4bit_quant_type", "nf4")) if in_4_bits else None
-
-
 def merge(
     base: Path,
     adapter: Path,
@@ -115,7 +105,8 @@ def merge(
     """
     if out.exists():
         raise Conflict(f"{out} exists already.", hint="Name a folder that does not.")
-    kind = trained_on or trained_precision(adapter)
+    recipe = Recipe.beside(adapter)
+    kind = trained_on or (recipe.quantization if recipe else None)
     if dequantised and kind is None:
         raise UsageError("The adapter was not trained on a base in 4 bits: there is nothing to dequantise.", hint="Leave that option out.")
     own = _own_dtype(base)

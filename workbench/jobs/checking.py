@@ -21,7 +21,7 @@ from workbench.cache import remembered
 from workbench.data.store import Datasets
 from workbench.errors import DataError, JobError, UsageError, WorkbenchError
 from workbench.evidence import Evidence
-from workbench.jobs.phases import frozen_base, frozen_dataset, recipe_of
+from workbench.jobs.phases import frozen_base, frozen_dataset
 from workbench.jobs.tasks import Spec, TaskContext
 from workbench.rebase import calibration, health, report, structure, verdict, weights
 from workbench.rebase.ceiling import recovered
@@ -192,7 +192,7 @@ def _subject(ref: str, limit: int | None) -> Subject:
     if bases.has(adapter.base):
         there = bases.get(adapter.base)
         home = there if there.lock_sha256 == adapter.base_lock_sha256 else None
-    return Subject(adapter, read_lock(adapter.path / "base.lock.json"), home, recipe_of(adapter), evidence, rows)
+    return Subject(adapter, read_lock(adapter.path / "base.lock.json"), home, Recipe.beside(adapter.path), evidence, rows)
 
 
 class _Work:

@@ -11,11 +11,10 @@ from workbench.bases.store import Bases
 from workbench.data.store import Datasets
 from workbench.errors import IntegrityError
 from workbench.jobs.tasks import TaskContext
-from workbench.recipe import Recipe
-from workbench.records import Adapter, Base, Dataset
+from workbench.records import Base, Dataset
 from workbench.registry import manifest
 
-__all__ = ["finished", "frozen_base", "frozen_dataset", "recipe_of"]
+__all__ = ["finished", "frozen_base", "frozen_dataset"]
 
 
 def finished(ctx: TaskContext, name: str, work: Callable[[Path], None]) -> Path:
@@ -49,9 +48,3 @@ def frozen_dataset(name: str, sha256: str) -> Dataset:
     if dataset.sha256 != sha256:
         raise IntegrityError(f"{name} is not the dataset this job was submitted for: its rows changed.", hint="Submit the job again.")
     return dataset
-
-
-def recipe_of(adapter: Adapter) -> Recipe | None:
-    """What an adapter was trained by; None for one that was made elsewhere."""
-    file = adapter.path / "recipe.yaml"
-    return Recipe.from_yaml(file) if file.is_file() else None

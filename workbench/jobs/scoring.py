@@ -11,7 +11,7 @@ from workbench.data.rows import dumps
 from workbench.data.store import Datasets
 from workbench.errors import DataError, WorkbenchError
 from workbench.evidence import Evidence, summary, write_scores
-from workbench.jobs.phases import finished, frozen_base, frozen_dataset, recipe_of
+from workbench.jobs.phases import finished, frozen_base, frozen_dataset
 from workbench.jobs.tasks import Spec, TaskContext
 from workbench.recipe import Recipe
 from workbench.records import AdapterRef, Base, Dataset
@@ -53,7 +53,7 @@ class EvaluateSpec(Spec):
         adapter = registry.get(self.adapter, verify=True)
         base = frozen_base(str(adapter.base), adapter.base_lock_sha256)
         dataset = frozen_dataset(self.dataset, self.dataset_sha256)
-        stored = recipe_of(adapter)
+        stored = Recipe.beside(adapter.path)
         recipe = stored or Recipe(base=str(base.ref), dataset=dataset.name)
         folder = finished(ctx, "scored", lambda out: score(ctx, recipe, base, dataset, adapter.path, out))
         scores = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -67,7 +67,7 @@ class EvaluateSpec(Spec):
             base=base,
             dataset=dataset,
             method=adapter.method,
-            recipe_yaml=stored.to_yaml() if stored else None,
+            recipe=stored,
             scores=scores,
             parents=[adapter.ref],
             job_id=ctx.job_id,

@@ -166,7 +166,7 @@ class _Training:
             base=self.base,
             dataset=self.dataset,
             method=self.recipe.method,
-            recipe_yaml=self.recipe.to_yaml(),
+            recipe=self.recipe,
             scores=scores,
             job_id=self.ctx.job_id,
             token=self.ctx.token,

@@ -103,9 +103,9 @@ def _taught(facts: Facts, checked: Checked) -> str:
     recipe = facts.recipe
     if recipe:
         known = [
-            f"{key} {recipe[key]}"
+            f"{key} {getattr(recipe, key)}"
             for key in ("learning_rate", "num_train_epochs", "max_steps", "seed")
-            if recipe.get(key) not in (None, -1)
+            if getattr(recipe, key) not in (None, -1)
         ]
         lines.append(f"Training: {', '.join(known)}. Everything else is in `recipe.yaml`.")
     return "\n".join(lines) + "\n"
