@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from workbench import paths
 from workbench.errors import Conflict
-from workbench.records import Adapter, AdapterRef, Base, BaseRef, Dataset, Job
+from workbench.prune import KEEP_DAYS, Leftover
+from workbench.records import MAX_LENGTH, Adapter, AdapterRef, Base, BaseRef, Dataset, Job
 
 if TYPE_CHECKING:
     from workbench.bases.store import Bases
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from workbench.doctor import Diagnosis
     from workbench.jobs.store import Jobs
     from workbench.planning import Plan
-    from workbench.prune import Leftover
     from workbench.rebasing import Rebase
     from workbench.recipe import Recipe, Resolved
     from workbench.registry.store import Registry
@@ -143,7 +143,7 @@ class Workbench:
 
         return export_trl(plan.recipe, plan.base.path, self.datasets.rows(plan.dataset.name, split="train"), out)
 
-    def preview(self, dataset: str, base: str | BaseRef, *, n: int = 3, split: str = "train", max_length: int = 1024) -> list[Any]:
+    def preview(self, dataset: str, base: str | BaseRef, *, n: int = 3, split: str = "train", max_length: int = MAX_LENGTH) -> list[Any]:
         """The first `n` rows as the trainer will see them: per row a list of (text, class) spans.
 
         The class is "template", "prompt" or "learned"; the spans joined are the exact text the model reads.
@@ -152,7 +152,7 @@ class Workbench:
 
         return bounded.spans(self.bases.get(base), self.datasets.rows(dataset, split=split)[:n], max_length=max_length)
 
-    def check_data(self, name_or_file: str | Path, *, base: str | None = None, max_length: int = 1024, **reading: Any) -> Report:
+    def check_data(self, name_or_file: str | Path, *, base: str | None = None, max_length: int = MAX_LENGTH, **reading: Any) -> Report:
         """Every problem of a dataset, or of a file that was not added yet, with its row number.
 
         With a base the lengths are counted in its tokens: rows that would be cut, rows that would lose their answer.
@@ -233,7 +233,7 @@ class Workbench:
             "libraries": {name: version(name) for name in names},
         }
 
-    def prune(self, *, keep_days: float = 30, apply: bool = False) -> list[Leftover]:
+    def prune(self, *, keep_days: float = KEEP_DAYS, apply: bool = False) -> list[Leftover]:
         """What of this home nothing needs any more, the largest first; removed for good only with `apply`.
 
         The trash and what would let an ended job go on are kept for `keep_days`; second copies of published results are not.

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from workbench import paths
 from workbench.errors import UsageError
-from workbench.jobs import tasks
 from workbench.records import Job, JobState
 
 __all__ = ["KEEP_DAYS", "Leftover", "leftovers", "remove"]
@@ -34,7 +33,7 @@ class Leftover:
     since: datetime  # when it was removed, or its job ended
 
 
-def leftovers(jobs: Sequence[Job], *, keep_days: float = KEEP_DAYS) -> list[Leftover]:
+def leftovers(jobs: Sequence[Job], *, keep_days: float) -> list[Leftover]:
     """What could be removed of this home, the largest first. `jobs` are all of them. Raises `UsageError` for negative days."""
     if not keep_days >= 0:
         raise UsageError("The days to keep cannot be negative.", hint="Write 0 to keep nothing.")
@@ -63,6 +62,8 @@ def _trash(before: float) -> Iterator[Leftover]:
 
 
 def _of_jobs(jobs: Sequence[Job], before: float) -> Iterator[Leftover]:
+    from workbench.jobs import tasks
+
     needed = [file for job in jobs if not job.state.final for file in tasks.read(job.kind, job.spec).needs]
     for job in jobs:
         if not job.state.final or job.ended_at is None:

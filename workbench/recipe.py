@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import PydanticCustomError
 
 from workbench.errors import RecipeError, UsageError
-from workbench.records import BaseRef, check_name
+from workbench.records import MAX_LENGTH, BaseRef, check_name
 
 __all__ = ["GROUPS", "PRESETS", "RECIPE", "Preset", "Recipe", "Resolved", "read_yaml", "resolve"]
 
@@ -94,7 +94,7 @@ class Recipe(BaseModel):
     per_device_train_batch_size: int = _f(8, "Training", "Rows per forward pass.", ge=1, le=4096)
     gradient_accumulation_steps: int = _f(1, "Training", "Forward passes per optimiser step.", ge=1, le=4096)
     max_length: int = _f(
-        1024,
+        MAX_LENGTH,
         "Training",
         "Longest row, in tokens; longer rows are cut at the end and counted in the report.",
         ge=8,

@@ -6,6 +6,7 @@ import click
 
 from workbench.cli.groups import bench, json_option
 from workbench.cli.output import ago, bytes_text, fields, print_json, say, table
+from workbench.prune import KEEP_DAYS
 
 __all__ = ["doctor", "help_command", "info", "prune"]
 
@@ -45,7 +46,9 @@ def doctor(deep: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--keep-days", type=click.FloatRange(min=0), default=30, show_default=True, help="Keep the trash and ended jobs so long.")
+@click.option(
+    "--keep-days", type=click.FloatRange(min=0), default=KEEP_DAYS, show_default=True, help="Keep the trash and ended jobs so long."
+)
 @click.option("--yes", is_flag=True, help="Remove it for good; without this it is only listed.")
 @json_option
 def prune(keep_days: float, yes: bool, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from workbench.cli.groups import CommandGroup, Words, bench, json_option
 from workbench.cli.output import ago, count, fields, note, print_json, say, table
 from workbench.cli.report import print_report
 from workbench.errors import NotFound, UsageError
-from workbench.records import Dataset
+from workbench.records import MAX_LENGTH, Dataset
 
 __all__ = ["data"]
 
@@ -125,7 +125,7 @@ def show(name: str, as_json: bool) -> None:
 @data.command()
 @click.argument("file_or_name")
 @click.option("--base", metavar="BASE", help="Count lengths in this base's tokens.")
-@click.option("--max_length", type=click.IntRange(8), metavar="N", default=1024, show_default=True, help="Longer rows would be cut.")
+@click.option("--max_length", type=click.IntRange(8), metavar="N", default=MAX_LENGTH, show_default=True, help="Longer rows would be cut.")
 @click.option("--all", "everything", is_flag=True, help="Print every warning, not the first few of each kind.")
 @reading_options
 @json_option
@@ -149,7 +149,7 @@ def check(file_or_name: str, base: str | None, max_length: int, everything: bool
 @click.option("--base", metavar="BASE", required=True, help="Whose tokenizer and chat template to show.")
 @click.option("-n", "rows", type=click.IntRange(1, 100), metavar="N", default=3, show_default=True, help="How many rows.")
 @click.option("--split", type=Words(["train", "test"]), default="train", show_default=True, help="Which part.")
-@click.option("--max_length", type=click.IntRange(8), metavar="N", default=1024, show_default=True, help="Where rows are cut.")
+@click.option("--max_length", type=click.IntRange(8), metavar="N", default=MAX_LENGTH, show_default=True, help="Where rows are cut.")
 @json_option
 def preview(name: str, base: str, rows: int, split: str, max_length: int, as_json: bool) -> None:
     """Show rows exactly as the trainer will see them, and which part is learned."""

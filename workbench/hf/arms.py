@@ -15,7 +15,7 @@ from workbench.evidence import Evidence
 from workbench.hf.evaluate import Ask, Evaluator
 from workbench.hf.load import compute_dtype, device
 from workbench.hf.scoring import TestSet
-from workbench.records import ItemScore, Progress
+from workbench.records import MAX_LENGTH, ItemScore, Progress
 
 __all__ = ["NewBase", "Test"]
 
@@ -84,7 +84,7 @@ class NewBase:
     def passages(self, texts: Sequence[str]) -> list[tuple[float, int]]:
         """(nats, bytes) of plain texts under the bare base."""
         if self._evaluator is None:
-            self._evaluator = Evaluator(self.folder, max_length=1024)
+            self._evaluator = Evaluator(self.folder, max_length=MAX_LENGTH)
         return self._evaluator.passages(texts)
 
     def release(self) -> None:
