@@ -21,10 +21,11 @@ from typing import Any
 from workbench.bases.lock import LOCK_FILE, Lock, read_lock
 from workbench.bases.store import Bases
 from workbench.errors import ImportRefused, IntegrityError, NotFound, UsageError
+from workbench.files import sha256_of
 from workbench.foreign import GIB, MIB, Limits, open_regular
 from workbench.rebase.writing import exact, write_tensors
 from workbench.records import Adapter, Base, BaseRef, check_name
-from workbench.registry import archive, manifest
+from workbench.registry import archive
 from workbench.registry.lora_weights import read_weights, without_copies
 from workbench.registry.peft_config import MAX_BYTES, Declared, parse, strict_json
 from workbench.registry.staging import CONFIG, LOCK, WEIGHTS, base_identity, room
@@ -324,8 +325,8 @@ def _origin(path: Path, draft: Path, declared: Declared, notes: list[str]) -> di
     """What the manifest remembers of where it came from; no folder of this machine."""
     return {
         "file": _quoted(path.resolve().name).strip("`"),
-        "weights_sha256": manifest.sha256_file(draft / WEIGHTS),
-        "config_sha256": manifest.sha256_file(draft / CONFIG),
+        "weights_sha256": sha256_of(draft / WEIGHTS),
+        "config_sha256": sha256_of(draft / CONFIG),
         "declared_base": declared.base_model_name_or_path,
         "declared_revision": declared.revision,
         "peft_version": declared.peft_version,
