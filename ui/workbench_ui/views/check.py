@@ -21,7 +21,7 @@ from workbench_ui.words import Words
 __all__ = ["detail", "report_link", "wilson"]
 
 _ARMS = ("home", "home_adapter", "new", "new_adapter")
-_CONTRASTS = ("x", "y", "u", "w")
+_CONTRASTS = ("gain", "transfer", "served", "alone")
 _LEVELS = {"break": "bad", "risk": "warn", "note": "idle"}
 _WITNESSES = 3
 
