@@ -174,7 +174,7 @@ def test_differences_carry_sign_and_interval(interval: Interval, said: str) -> N
 
 
 def test_a_number_that_is_none_is_a_dash() -> None:
-    broken = dataclasses.replace(checks.verdict("lost").contrasts["exact_match"].y, value=None)
+    broken = dataclasses.replace(checks.verdict("lost").contrasts["exact_match"].transfer, value=None)
     assert verdict.difference(broken, "exact_match", EN).startswith("– points")  # type: ignore[arg-type]
     assert verdict.show(float("nan"), "right", EN) == "–"
 

@@ -51,7 +51,7 @@ MADE = {
     "rebase.group": ["attention", "mlp", "embeddings", "other"],
     "rebase.stage": list(STAGES),
     "rebase.arm": ["home", "home_adapter", "new", "new_adapter"],
-    "rebase.contrast": ["x", "y", "u", "w"],
+    "rebase.contrast": ["gain", "transfer", "served", "alone"],
     "rebase.metric": METRICS,
     "rebase.figures": METRICS,
     "missing": ("title", "onward"),

@@ -21,7 +21,7 @@ from workbench_ui.views.verdict import Cell, difference, figures, is_rate, key_o
 __all__ = ["detail", "report_link", "wilson"]
 
 _ARMS = ("home", "home_adapter", "new", "new_adapter")
-_CONTRASTS = ("x", "y", "u", "w")
+_CONTRASTS = ("gain", "transfer", "served", "alone")
 _LEVELS = {"break": "bad", "risk": "warn", "note": "idle"}
 _WITNESSES = 3
 
