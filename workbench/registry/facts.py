@@ -45,12 +45,10 @@ class Facts:
         return str(self.recipe.get("dataset", self.dataset.name))
 
     @property
-    def base_precision(self) -> str | None:
-        """The precision of the base it was trained on: "nf4" or "fp4", else that of the weights on disk; None if nobody said."""
-        if not self.recipe:
-            return None
+    def four_bits(self) -> str | None:
+        """The type of the 4-bit weights it was trained on, "nf4" or "fp4"; None for others, and where nobody said."""
         quantized = self.recipe.get("method") == "qlora" or self.recipe.get("load_in_4bit")
-        return str(self.recipe.get("bnb_4bit_quant_type", "nf4")) if quantized else self.base.dtype
+        return str(self.recipe.get("bnb_4bit_quant_type", "nf4")) if quantized else None
 
     def about(self) -> dict[str, Any]:
         """What the manifest seals together with the files: enough to enter the version in a new database."""
@@ -59,7 +57,7 @@ class Facts:
             "version": self.version,
             "base": str(self.base.ref),
             "base_lock_sha256": self.base.lock_sha256,
-            "base_precision": self.base_precision,
+            "base_precision": self.four_bits or (self.base.dtype if self.recipe else None),
             "dataset": self.dataset.name if self.dataset else None,
             "dataset_sha256": self.dataset.sha256 if self.dataset else None,
             "method": self.method,
