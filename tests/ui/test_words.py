@@ -12,7 +12,7 @@ import workbench_ui
 from workbench.data.checks import KINDS
 from workbench.data.scorers import SCORERS
 from workbench.rebase.findings import LEVELS
-from workbench.rebase.result import CHANGES, VERDICTS
+from workbench.rebase.result import CHANGES, NOTES, VERDICTS
 from workbench.recipe import GROUPS, PRESETS
 from workbench.records import JobState
 from workbench.words import LANGUAGES, words
@@ -46,6 +46,7 @@ MADE = {
     "rebase.says": [key_of(state) for state in STATES],
     "rebase.rule": [key_of(word) for word in VERDICTS],
     "rebase.change": list(CHANGES),
+    "rebase.drift.note": list(NOTES),
     "rebase.band": ["green", "amber", "red"],
     "rebase.level": list(LEVELS),
     "rebase.group": ["attention", "mlp", "embeddings", "other"],

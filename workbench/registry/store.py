@@ -77,11 +77,6 @@ class Registry:
         (manifest.verify if verify else manifest.read)(found.path, row["manifest_sha256"])
         return found
 
-    def by_job(self, job_id: str) -> Adapter | None:
-        """What a job published, if it did."""
-        made = reading.rows("SELECT * FROM adapter_versions WHERE job_id = :job_id ORDER BY version DESC", job_id=job_id)
-        return rows.record(made[0], rows.aliases_by_version()) if made else None
-
     def evidence(self, ref: str | AdapterRef) -> Evidence:
         """The scores of base and base + adapter on each row of the frozen test part. Raises `NotFound` without any."""
         from workbench.evidence import read_scores
@@ -131,12 +126,13 @@ class Registry:
         Raises `IntegrityError` when the adapter does not fit the base or holds values that are not finite.
         """
         from workbench.registry import staging
+        from workbench.registry.facts import Facts
 
         check_name(name, "adapter name")
         made_from = [self.get(parent) for parent in parents]
         if method == "imported" and origin is None and made_from:  # the same weights, scored: they still come from outside
             origin = manifest.read(made_from[0].path, made_from[0].manifest_sha256)["about"].get("origin")
-        facts = staging.Facts(
+        facts = Facts(
             name=name,
             base=base,
             dataset=dataset,
