@@ -17,10 +17,10 @@ from workbench.rebase.result import Check
 from workbench.rebase.store import Checks
 from workbench.recipe import Recipe
 from workbench.records import Adapter
+from workbench.words import words
 from workbench_ui.access import Access
 from workbench_ui.app import create_app
 from workbench_ui.pages.rebase import _Handlers
-from workbench_ui.words import words
 
 EN = words("en")
 

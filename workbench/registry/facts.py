@@ -38,9 +38,9 @@ class Facts:
         return self.recipe.dataset if self.recipe else self.dataset.name
 
     @property
-    def base_precision(self) -> str | None:
-        """The precision of the base it was trained on: "nf4" or "fp4", else that of the weights on disk; None if nobody said."""
-        return (self.recipe.quantization or self.base.dtype) if self.recipe else None
+    def four_bits(self) -> str | None:
+        """The type of the 4-bit weights it was trained on, "nf4" or "fp4"; None for others, and where nobody said."""
+        return self.recipe.quantization if self.recipe else None
 
     def about(self) -> dict[str, Any]:
         """What the manifest seals together with the files: enough to enter the version in a new database."""
@@ -49,7 +49,7 @@ class Facts:
             "version": self.version,
             "base": str(self.base.ref),
             "base_lock_sha256": self.base.lock_sha256,
-            "base_precision": self.base_precision,
+            "base_precision": self.four_bits or (self.base.dtype if self.recipe else None),
             "dataset": self.dataset.name if self.dataset else None,
             "dataset_sha256": self.dataset.sha256 if self.dataset else None,
             "method": self.method,
