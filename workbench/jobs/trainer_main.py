@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.foreign import ORPHAN, die_with_parent
 from workbench.jobs import progress, tasks
 from workbench.jobs.folder import METRICS, ORDER, OUTCOME, read_json, write_json
 from workbench.records import Progress
 
 __all__ = ["main"]
 
-ORPHAN, FAILED, STOPPED = 70, 1, 3  # exit codes
-_PR_SET_PDEATHSIG = 1
+FAILED, STOPPED = 1, 3  # exit codes
 
 
 def main(arguments: list[str]) -> int:
     """Run the task of the order in FOLDER and write its outcome."""
     folder, shim = Path(arguments[0]), int(arguments[1])
-    _die_with(shim)
+    die_with_parent(shim)
     _wait_for_go()
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
@@ -44,15 +44,6 @@ def main(arguments: list[str]) -> int:
     sys.stdout.flush()
     write_json(folder / OUTCOME, outcome)
     return 0 if outcome["ok"] else STOPPED if outcome["stopped"] else FAILED
-
-
-def _die_with(shim: int) -> None:
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != shim:  # it died before the line above
-        os._exit(ORPHAN)
 
 
 def _wait_for_go() -> None:
