@@ -271,7 +271,7 @@ def _print_numbers(found: Check) -> None:
     metrics = shown_metrics(verdict)
     table(("", *metrics), [(label, *(f"{verdict.arms[arm][m]:.3f}" for m in metrics)) for arm, label in names], right=metrics)
     contrasts: tuple[tuple[str, str], ...] = (
-        ("x", "gain at home"), ("y", "gain on the new base"), ("u", "what the user feels"), ("w", "the new base alone"),
+        ("gain", "gain at home"), ("transfer", "gain on the new base"), ("served", "what the user feels"), ("alone", "the new base alone"),
     )  # fmt: skip
     table(("", *metrics), [(label, *(_interval(verdict.contrasts[m], key) for m in metrics)) for key, label in contrasts])
     if verdict.lost_rows is not None and verdict.lost_share is not None:

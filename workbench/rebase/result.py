@@ -3,10 +3,10 @@
 The four arms have these names everywhere: "home" is the bare base A, "home_adapter" A with the adapter, "new" the bare base B,
 "new_adapter" B with the adapter. Contrasts are losses subtracted, so a positive number is always good news:
 
-    x  gain      home - home_adapter          what the adapter gives at home
-    y  transfer  new - new_adapter            what it gives on the new base
-    u  served    home_adapter - new_adapter   what the user feels
-    w  alone     home_adapter - new           how good the new base is by itself
+    gain      home - home_adapter          what the adapter gives at home (x in the formulas of docs/rebase.md)
+    transfer  new - new_adapter            what it gives on the new base (y)
+    served    home_adapter - new_adapter   what the user feels (u)
+    alone     home_adapter - new           how good the new base is by itself (w)
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ __all__ = [
     "Witness",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
+_LETTERS = {"x": "gain", "y": "transfer", "u": "served", "w": "alone"}  # what schema 1 called the contrasts
 
 # From the best news to the worst: the order of `--fail-on` and, reversed, of every list.
 VERDICTS = (
@@ -179,13 +180,13 @@ class Probes:
 
 @dataclass(frozen=True)
 class Contrasts:
-    """The four differences in one metric, each with its 95 % interval, and kept = y - (1 - delta) x."""
+    """The four differences in one metric, each with its 95 % interval, and kept = transfer - (1 - delta) gain."""
 
-    x: Interval
-    y: Interval
-    u: Interval
-    w: Interval
-    kept: Interval
+    gain: Interval  # what the adapter gives at home
+    transfer: Interval  # what it gives on the new base
+    served: Interval  # what the user feels
+    alone: Interval  # how good the new base is without it, beside home with it
+    kept: Interval  # negative beyond doubt: the new base already knew part of it
 
 
 @dataclass(frozen=True)
@@ -284,9 +285,14 @@ class Check:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Check:
-        """The inverse of `as_dict`; keys that this version does not know are left out."""
-        kept: Check = _read(cls, data)
-        return kept
+        """The inverse of `as_dict`, also for what schema 1 wrote; keys that this version does not know are left out.
+
+        Raises `ValueError` for another schema, and `KeyError` or `TypeError` for what is not a check.
+        """
+        if data["schema"] not in (1, SCHEMA):
+            raise ValueError(f"it has schema {data['schema']!r}; this version reads 1 to {SCHEMA}")
+        check: Check = _read(cls, {**data, "schema": SCHEMA})
+        return check
 
 
 def _read(kind: Any, data: Any) -> Any:
@@ -303,6 +309,8 @@ def _read(kind: Any, data: Any) -> Any:
         return tuple(_read(arguments[0], value) for value in data)
     if origin is dict:
         return {key: _read(arguments[1], value) for key, value in data.items()}
+    if kind is Contrasts:
+        data = {_LETTERS.get(name, name): interval for name, interval in data.items()}
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return typing.cast(Any, kind)(**{f.name: _read(hints[f.name], data[f.name]) for f in dataclasses.fields(kind) if f.name in data})

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from workbench.rebase.result import ModuleDrift, Weights
+from workbench.words import Words
 from workbench_ui.views.markup import card, esc, facts
-from workbench_ui.words import Words
 
 __all__ = ["drift_card", "drift_sentence", "layer_drift"]
 
