@@ -102,15 +102,15 @@ class Contents:
 
     def pairs(self) -> dict[str, tuple[TensorInfo, TensorInfo]]:
         """Both factors of each module that has any. Raises `IntegrityError` where they are no pair that multiplies."""
-        found = {}
+        multiplying = {}
         for path, parts in self.lora.items():
             if any(part in parts for pair in FACTORS for part in pair):
                 pair = factors(parts)
                 if pair is None or product_shape(parts) is None:
                     hint = "Save the adapter again with PEFT's save_pretrained, or fetch it again."
                     raise IntegrityError(f"The LoRA factors of {path} are no pair that multiplies.", hint=hint)
-                found[path] = pair
-        return found
+                multiplying[path] = pair
+        return multiplying
 
 
 def sort(tensors: Mapping[str, TensorInfo]) -> Contents:

@@ -16,24 +16,7 @@ from workbench.bases.lock import Lock, read_lock
 from workbench.bases.tensors import TensorInfo, floats, raw_pieces, read_header
 from workbench.errors import ImportRefused, IntegrityError, LayoutMissing
 from workbench.peft_layout import (
-    BIAS,
-    COPIES,
-    EMBEDDING_A,
-    EMBEDDING_B,
-    LORA_A,
-    LORA_B,
-    MAGNITUDE,
-    PREFIX,
-    TOKENS,
-    WHOLE,
-    Key,
-    Shape,
-    endings,
-    factors,
-    of_expert,
-    product_shape,
-    sort,
-    targeted,
+    BIAS, COPIES, FACTORS, MAGNITUDE, PREFIX, TOKENS, WHOLE, Key, Shape, endings, of_expert, product_shape, sort, targeted,
 )  # fmt: skip
 from workbench.rebase.factors import product_norm
 from workbench.rebase.roles import EMBEDDINGS, OUTPUTS
@@ -232,11 +215,10 @@ def _misfit(parts: Parts, base: Parameter | None, declared: Declared, key: str, 
     nothing), `key` what PEFT looks up in rank_pattern."""
     if TOKENS in parts:
         return _misfit_tokens(parts, None if quantized or base is None else base.shape, declared, key)
-    pair = factors(parts)
-    if pair is None:
-        names = (EMBEDDING_A, EMBEDDING_B) if {EMBEDDING_A, EMBEDDING_B} & parts.keys() else (LORA_A, LORA_B)
+    names = FACTORS[1] if not parts.keys().isdisjoint(FACTORS[1]) else FACTORS[0]
+    if not set(names) <= parts.keys() <= {*names, MAGNITUDE, BIAS}:
         return f"{names[0]} and {names[1]} come in pairs, found {', '.join(sorted(parts))}"
-    a, b = (factor.shape for factor in pair)
+    a, b = (parts[name].shape for name in names)
     experts = base.experts if base else 1
     rank = declared.scaling.rank_of(key) * experts
     as_stored = product_shape(parts, turned=declared.fan_in_fan_out)

@@ -57,8 +57,7 @@ def read(folder: Path, expect: str | None = None) -> dict[str, Any]:
         well_formed = False
     if not well_formed or len(data) > _MAX_BYTES:
         raise IntegrityError(f"The manifest of {folder} cannot be understood.", hint=_RESTORE)
-    found: dict[str, Any] = manifest
-    return found
+    return dict(manifest)
 
 
 def verify(folder: Path, expect: str | None = None, *, allow_extra: bool = False) -> dict[str, Any]:
