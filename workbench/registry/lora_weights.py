@@ -11,13 +11,11 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from workbench.bases.layout import Layout, Parameter
+from workbench.bases.layout import Layout, Parameter, Shape
 from workbench.bases.lock import Lock, read_lock
 from workbench.bases.tensors import TensorInfo, floats, raw_pieces, read_header
 from workbench.errors import ImportRefused, IntegrityError, LayoutMissing
-from workbench.peft_layout import (
-    BIAS, COPIES, FACTORS, MAGNITUDE, PREFIX, TOKENS, WHOLE, Key, Shape, endings, of_expert, product_shape, sort, targeted,
-)  # fmt: skip
+from workbench.peft_layout import BIAS, COPIES, FACTORS, MAGNITUDE, PREFIX, TOKENS, WHOLE, Key, endings, of_expert, shape_of, sort, targeted
 from workbench.rebase.factors import product_norm
 from workbench.rebase.roles import EMBEDDINGS, OUTPUTS
 from workbench.rebase.writing import load
@@ -175,7 +173,7 @@ def _fit(tensors: Mapping[str, TensorInfo], places: _Places) -> tuple[set[str], 
     contents = sort({name: tensor for name, tensor in tensors.items() if name not in strange})
     quantized = lock.quantization is not None
     for path, parts in contents.lora.items():
-        key, base = places.of(path, like=product_shape(parts, turned=declared.fan_in_fan_out))
+        key, base = places.of(path, like=shape_of(parts, turned=declared.fan_in_fan_out))
         if base is None and not quantized:
             problems.append(f"{path}: the base has no such module")
         elif problem := _misfit(parts, base, declared, key, quantized=quantized and path not in places.experts):
@@ -221,7 +219,7 @@ def _misfit(parts: Parts, base: Parameter | None, declared: Declared, key: str, 
     a, b = (parts[name].shape for name in names)
     experts = base.experts if base else 1
     rank = declared.scaling.rank_of(key) * experts
-    as_stored = product_shape(parts, turned=declared.fan_in_fan_out)
+    as_stored = shape_of(parts, turned=declared.fan_in_fan_out)
     if as_stored is None:
         return f"{_size(a)} and {_size(b)} do not multiply"
     if a[0] != rank:
