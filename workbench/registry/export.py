@@ -7,10 +7,10 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from workbench import manifest
 from workbench.errors import Conflict
 from workbench.files import beside, flush
 from workbench.records import Adapter
-from workbench.registry import manifest
 
 __all__ = ["copy_out", "zip_out"]
 

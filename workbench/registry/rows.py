@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench import paths
+from workbench import manifest, paths
 from workbench.db import reading
 from workbench.db.session import when
 from workbench.errors import IntegrityError, NotFound, UsageError
 from workbench.records import Adapter, AdapterRef, BaseRef, check_name
-from workbench.registry import manifest
 
 __all__ = [
     "Row", "aliases_by_version", "all_rows", "family", "find", "next_version", "number", "only", "page", "place", "record", "ref_of",

@@ -16,13 +16,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import paths
+from workbench import manifest, paths
 from workbench.db import reading
 from workbench.db.session import now, transaction
 from workbench.errors import Conflict, IntegrityError, NotFound, UsageError
 from workbench.files import flush, sha256_of
 from workbench.records import VERSION, Adapter, AdapterRef, Base, Dataset, check_name
-from workbench.registry import manifest, rows
+from workbench.registry import rows
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
