@@ -59,7 +59,7 @@ def test_what_a_recipe_decides_about_a_run() -> None:
 
 def test_the_recipe_beside_an_adapter_is_the_one_it_was_written_from(tmp_path: Path) -> None:
     assert Recipe.beside(tmp_path) is None
-    recipe = Recipe.load({**WHAT, "method": "sft", "lr_scheduler_kwargs": {"num_cycles": 0.5}, "report_to": ["wandb"], "name": "größer"})
+    recipe = Recipe.load({**WHAT, "method": "sft", "lr_scheduler_kwargs": {"num_cycles": 0.5}, "report_to": ["wandb"], "name": "grosser"})
     (tmp_path / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
     assert Recipe.beside(tmp_path) == recipe and recipe.learning_rate == 5e-5
 

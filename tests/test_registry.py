@@ -22,7 +22,7 @@ from sqlalchemy import insert, select
 
 from tests.faults import DiskError, Faults
 from tests.folders import TEMPLATE, adapter_config, adapter_tensors, write_adapter, write_base
-from workbench import paths
+from workbench import manifest, paths
 from workbench.bases.store import Bases
 from workbench.db import reading, session
 from workbench.db.tables import adapter_versions
@@ -30,7 +30,6 @@ from workbench.errors import Conflict, Fenced, IntegrityError, NotFound, UsageEr
 from workbench.evidence import Evidence, summary, write_scores
 from workbench.recipe import Recipe
 from workbench.records import Adapter, Base, BaseRef, Dataset, ItemScore, as_json
-from workbench.registry import manifest
 from workbench.registry.store import Registry
 
 RECIPE = Recipe.load({"base": "tiny@1", "dataset": "orders", "max_steps": 60})

@@ -516,7 +516,7 @@ def test_waiting_in_the_queue_is_no_work(database: str, jobs: Jobs) -> None:
 
 
 def test_a_job_prints_as_one_line_and_in_a_notebook_as_a_table(jobs: Jobs) -> None:
-    job = _add(jobs, title="learn <b>bold</b>")
+    job = _add(jobs, spec=Count(name="learn <b>bold</b>"))
     claim = _claim()
     path = folder.attempt_dir(job.id, 1)
     path.mkdir(parents=True)

@@ -15,7 +15,7 @@ from workbench.recipe import GROUPS, Recipe
 
 __all__ = ["RecipeCommand", "default_text", "given_values", "group_of", "kind_of", "recipe_options"]
 
-# What other tools call the same thing, to be named in the error.
+# Names other tools use for the same thing, by the recipe's own: to be named in the error.
 _ELSEWHERE = {
     "base": "model model-name base-model model-name-or-path model-id",
     "dataset": "dataset-name dataset-path data train-file",
@@ -133,8 +133,9 @@ class RecipeCommand(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             word = error.option_name.lstrip("-").replace("_", "-")
-            known = {name.replace("_", "-"): name for name in _option_names(self)}
-            known |= {other: name for name, others in _ELSEWHERE.items() for other in others.split()}
+            known = {name.replace("_", "-"): name for name in _option_names(self)} | {
+                word: key for key, words in _ELSEWHERE.items() for word in words.split()
+            }
             close = [word] if word in known else difflib.get_close_matches(word, known, n=2)
             near = list(dict.fromkeys(known[name] for name in close))
             told = f" Did you mean {' or '.join('--' + name for name in near)}?" if near else " See them all: workbench train --help"

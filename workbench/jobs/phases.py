@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from workbench import manifest
 from workbench.bases.store import Bases
 from workbench.data.store import Datasets
 from workbench.errors import IntegrityError
 from workbench.jobs.tasks import TaskContext
 from workbench.records import Base, Dataset
-from workbench.registry import manifest
 
 __all__ = ["finished", "frozen_base", "frozen_dataset"]
 

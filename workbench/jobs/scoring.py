@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from workbench import manifest
 from workbench.data.rows import dumps
 from workbench.data.store import Datasets
 from workbench.errors import DataError, WorkbenchError
@@ -15,7 +16,6 @@ from workbench.jobs.phases import finished, frozen_base, frozen_dataset
 from workbench.jobs.tasks import Spec, TaskContext
 from workbench.recipe import Recipe
 from workbench.records import AdapterRef, Base, Dataset
-from workbench.registry import manifest
 from workbench.registry.store import Registry
 
 __all__ = ["EvaluateSpec", "score"]
