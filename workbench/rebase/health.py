@@ -28,7 +28,7 @@ def compare(old: Sequence[Passage] | None, new: Sequence[Passage]) -> Health:
     if old is None:
         return Health(len(new), None, _bits(new), None, False)
     sides = [[ItemScore(str(i), nats, 1, size, False) for i, (nats, size) in enumerate(side)] for side in (old, new)]
-    change = summary(*sides).gain["bits_per_byte"]
+    change = summary(sides[0], sides[1]).gain["bits_per_byte"]
     broken = change.high is not None and change.high < -BROKEN * _bits(old)
     return Health(len(new), _bits(old), _bits(new), change, broken)
 
