@@ -327,7 +327,7 @@ def evil(word: str) -> Check:
     told = checks.verdict(word, because=EVIL)
     found = Structure((Finding(EVIL, "risk", EVIL),), template_diff=EVIL)
     witnesses = tuple(dataclasses.replace(w, prompt=EVIL, expected=EVIL, home=EVIL, new=EVIL) for w in checks.WITNESSES)
-    moved = checks.weights(worst=(EVIL,), sentence=EVIL)
+    moved = checks.weights(worst=(EVIL,))
     return check(word, verdict=told, structure=found, witnesses=witnesses, weights=moved, warnings=(EVIL,), dataset=EVIL, job_id=EVIL)
 
 
