@@ -38,6 +38,7 @@ __all__ = [
     "exact_gain",
     "gain_table",
     "headline",
+    "headline_metric",
     "mcnemar",
     "read_scores",
     "resampled_sums",
@@ -385,6 +386,15 @@ def direction(summary: Summary, key: str) -> int:
     if abs(gain.value) < (0.0005 if key in RATES else 0.005):
         return 0
     return 1 if gain.above_zero else -1 if gain.below_zero else 0
+
+
+def headline_metric(summary: Summary) -> str:
+    """The score to speak of: the dataset's own scorer, else exact match where it says something, else the error per token."""
+    if summary.scorer is not None and "right" in summary.gain:
+        return "right"
+    if summary.scorer == "exact" or direction(summary, "exact_match") > 0:
+        return "exact_match"
+    return "nll_per_token"
 
 
 def headline(summary: Summary) -> str:

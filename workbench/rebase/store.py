@@ -1,6 +1,6 @@
 """Checks on disk, and what they share.
 
-    <home>/checks/<adapter>/v<N>/<family>@<version>/    check.json (written last), scores.jsonl, report.html
+    <home>/checks/<adapter>/v<N>/<family>@<version>/    check.json (written last), scores.jsonl
     <home>/cache/bare/<key>.json                        scores of a bare base, by (its lock, the test rows, how they are scored)
 
 The newest check of an adapter on a base replaces the one before; the job that made it keeps its result.
@@ -27,7 +27,7 @@ from workbench.records import AdapterRef, BaseRef, ItemScore
 
 __all__ = ["Checks", "bare_key", "neutral_passages", "read_bare", "write_bare"]
 
-_CHECK, _SCORES, _REPORT = "check.json", "scores.jsonl", "report.html"
+_CHECK, _SCORES = "check.json", "scores.jsonl"
 
 
 Found = list[Check]  # `list` is a method below
@@ -67,11 +67,6 @@ class Checks:
             raise NotFound(f"The check of {adapter} on {base} scored no test rows.", hint="Check it with the stage 'behaviour'.")
         return read_scores(file)
 
-    def report(self, adapter: str, base: str | BaseRef) -> Path:
-        """The page of a check. Raises `NotFound`."""
-        self.get(adapter, base)
-        return self.folder(adapter, base) / _REPORT
-
     def folder(self, adapter: str, base: str | BaseRef) -> Path:
         """Where a check stands. Both names are parsed again: they become a path here."""
         ref, onto = AdapterRef.parse(adapter), BaseRef.parse(base)
@@ -79,7 +74,7 @@ class Checks:
             raise NotFound(f"{adapter} names no version.", hint=f"Write {ref.name}@1, or whichever version you mean.")
         return self.root / ref.name / f"v{ref.version}" / str(onto)
 
-    def save(self, check: Check, scores: Evidence | None, page: str) -> Path:
+    def save(self, check: Check, scores: Evidence | None) -> Path:
         """Put a check in place of the one before. Whole or not at all: a reader sees the old one or the new one."""
         goal = self.folder(check.adapter, check.base)
         draft, old = (goal.with_name(f".{goal.name}.{end}.{os.getpid()}") for end in ("new", "old"))
@@ -88,7 +83,6 @@ class Checks:
         draft.mkdir(parents=True)
         if scores is not None:
             write_scores(draft / _SCORES, scores)
-        (draft / _REPORT).write_text(page, encoding="utf-8")
         _write_json(draft / _CHECK, check.as_dict())
         if goal.is_dir():
             os.rename(goal, old)
