@@ -18,7 +18,7 @@ from tests.ui.test_views import parse, text
 from workbench.evidence import Interval
 from workbench.rebase import moved, report
 from workbench.rebase.blocks import Section
-from workbench.rebase.figures import difference, score, share_interval
+from workbench.rebase.figures import share_interval
 from workbench.rebase.findings import described
 from workbench.rebase.release import Cell, moving
 from workbench.rebase.result import Check, Finding, Structure
@@ -26,6 +26,7 @@ from workbench.rebase.telling import figures, tell
 from workbench.rebase.verdicts import STATES, VERDICTS
 from workbench.records import BaseRef, JobState, Progress
 from workbench.words import words
+from workbench.worth import difference, score
 from workbench_ui.views import check as detail_views
 from workbench_ui.views import lineage, matrix, prose, rebase
 

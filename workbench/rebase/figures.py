@@ -1,4 +1,4 @@
-"""The numbers of a check as values to be said: scores, differences with their intervals, and why the rule gave the word it gave.
+"""The numbers of a check as values to be said: intervals of single scores, on how many rows, and why the rule gave its word.
 
 Everything here is in no language: `Words.say` makes a sentence of it, `Words.markup` safe markup.
 """
@@ -7,32 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workbench.evidence import RATES, Interval, clopper_pearson
+from workbench.evidence import RATES, clopper_pearson
 from workbench.rebase.contrasts import ARMS
 from workbench.rebase.findings import explained
 from workbench.rebase.result import Finding, Verdict
 from workbench.rebase.rule import epsilon
 from workbench.words import Number, Several, Value, counted, phrase
+from workbench.worth import difference, score, unit
 
-__all__ = ["because", "difference", "questions", "score", "share_interval"]
-
-
-def score(metric: str, value: float | None) -> Value:
-    """`92.5%`, `0.431 nats a token`."""
-    return Number(value, "share") if metric in RATES else phrase(_unit(metric), value=Number(value, "nats"))
-
-
-def difference(metric: str, interval: Interval) -> Value:
-    """`+26 points (95% interval +21 to +31)`; without the interval where one row gives none."""
-    how = "points" if metric in RATES else "change"
-    value = phrase(_unit(metric), value=Number(interval.value, how))
-    if interval.low is None or interval.high is None:
-        return value
-    return phrase("score.interval", value=value, low=Number(interval.low, how), high=Number(interval.high, how))
-
-
-def _unit(metric: str) -> str:
-    return "score.points" if metric in RATES else "score.nats" if metric == "nll_per_token" else "score.bits"
+__all__ = ["because", "questions", "share_interval"]
 
 
 def share_interval(share: float, verdict: Verdict) -> tuple[float, float]:
@@ -55,7 +38,7 @@ def because(verdict: Verdict, breaks: Sequence[Finding] = ()) -> Value:
     scores = {arm: score(metric, verdict.arms[arm][metric]) for arm in ARMS if arm in verdict.arms}
     values: dict[str, Value] = {
         "questions": questions(verdict),
-        "limit": phrase(_unit(metric), value=Number(epsilon(metric, verdict.settings), "limit" if metric in RATES else "plain")),
+        "limit": phrase(unit(metric), value=Number(epsilon(metric, verdict.settings), "limit" if metric in RATES else "plain")),
         "at_home": phrase("rebase.because.at_home", **scores) if scores else "",
         "there": phrase("rebase.because.there", **scores) if "new_adapter" in scores else "",
     }

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workbench.evidence import Summary, headline_metric
+from workbench.evidence import Summary
 from workbench.rebase import verdicts
-from workbench.rebase.figures import score
 from workbench.rebase.telling import says
 from workbench.rebase.verdict import broken, safe_for_all
 from workbench.rebase.verdicts import STATES, State
 from workbench.words import Name, Number, Several, Value, counted, lasting, phrase
+from workbench.worth import metric_of, score
 
 if TYPE_CHECKING:
     from workbench.rebase.result import Check
@@ -56,7 +56,7 @@ class Cell:
         """With the adapter at home and here: `80% → 56%`; at home what it scored there. None where no score holds."""
         if self.state.name == "home" and self.adapter.scores:
             summary = Summary.from_dict(self.adapter.scores)
-            metric = headline_metric(summary)
+            metric = metric_of(summary)
             return score(metric, getattr(summary.adapter, metric))
         verdict = self.check.verdict if self.check is not None and self.state.verdict else None
         if verdict is None or "new_adapter" not in verdict.arms:

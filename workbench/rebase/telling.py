@@ -15,12 +15,13 @@ from workbench.evidence import RATES
 from workbench.rebase import verdicts
 from workbench.rebase.blocks import Bar, Bars, Block, Card, Cards, Code, Facts, Fold, Item, Items, Line, Link, Paragraph, Section, Table
 from workbench.rebase.contrasts import ARMS
-from workbench.rebase.figures import because, difference, questions, score, share_interval
+from workbench.rebase.figures import because, questions, share_interval
 from workbench.rebase.findings import CATALOGUE, explained
 from workbench.rebase.moved import moved
 from workbench.rebase.result import Check, Contrasts, Finding, Health, Probes, Retrained, Verdict, Witness
 from workbench.rebase.verdicts import STATES, State
 from workbench.words import Name, Number, Several, Value, counted, lasting, phrase
+from workbench.worth import difference, score
 
 __all__ = ["Telling", "figures", "says", "tell"]
 

@@ -5,51 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from workbench.evidence import Interval, Summary, direction
+from workbench.evidence import RATES, Summary
 from workbench.words import Words
+from workbench.worth import difference, direction, headline, metric_of, score
 from workbench_ui.icons import ICONS
 from workbench_ui.views.markup import esc
 
-__all__ = ["answers", "gain_text", "measure", "score_bars", "score_sentence", "verdict"]
-
-
-def measure(summary: Summary) -> str:
-    """The score to speak of: the dataset's own scorer, else exact match where it says something, else the error per token."""
-    if summary.scorer is not None and "right" in summary.gain:
-        return "right"
-    if summary.scorer == "exact" or direction(summary, "exact_match") > 0:
-        return "exact_match"
-    return "nll_per_token"
+__all__ = ["answers", "score_bars", "score_sentence", "verdict"]
 
 
 def verdict(summary: Summary) -> str:
-    """`better`, `worse` or `unclear`: the last when the interval of the gain holds zero, or it is shown as +0.00."""
-    return ("unclear", "better", "worse")[direction(summary, measure(summary))]
+    """`better`, `worse` or `unclear`: the last when the interval of the gain holds zero, or it is too small to speak of."""
+    return ("unclear", "better", "worse")[direction(summary, metric_of(summary))]
 
 
 def score_sentence(scores: dict[str, Any], t: Words) -> str:
     """One plain-text sentence with both raw scores; empty without evidence."""
-    if not scores:
-        return ""
-    summary = Summary.from_dict(scores)
-    key = measure(summary)
-    before, after = getattr(summary.base, key), getattr(summary.adapter, key)
-    show = t.number if key == "nll_per_token" else t.percent
-    n = t.n("score.questions", summary.n)
-    return t(f"score.{key}.{verdict(summary)}", before=show(before), after=show(after), questions=n)
-
-
-def gain_text(gain: Interval, key: str, t: Words) -> str:
-    """`+37 points (95% interval +28 to +46)`."""
-    nats = key == "nll_per_token"
-
-    def signed(value: float) -> str:
-        return f"{value:+.2f}" if nats else f"{100 * value:+.1f}".removesuffix(".0")
-
-    value = t("score.nats" if nats else "score.points", value=signed(gain.value))
-    if gain.low is None or gain.high is None:
-        return value
-    return t("score.interval", value=value, low=signed(gain.low), high=signed(gain.high))
+    return t.say(headline(Summary.from_dict(scores))) if scores else ""
 
 
 def score_bars(scores: dict[str, Any], t: Words) -> str:
@@ -57,25 +29,24 @@ def score_bars(scores: dict[str, Any], t: Words) -> str:
     if not scores:
         return f'<p class="wb-quiet">{esc(t("score.none"))}</p>'
     summary = Summary.from_dict(scores)
-    key = measure(summary)
+    key = metric_of(summary)
     gain = summary.gain[key]
     before, after = getattr(summary.base, key), getattr(summary.adapter, key)
-    rate = key != "nll_per_token"
+    rate = key in RATES
     full = 1.0 if rate else max(before, after, 1e-9) * 1.05
     sign = 1 if rate else -1  # a gain in error is a shorter bar
     whisker = ""
     if gain.low is not None and gain.high is not None:
         ends = sorted(min(1.0, max(0.0, (before + sign * end) / full)) for end in (gain.low, gain.high))
         whisker = f'<i class="whisker" style="left:{100 * ends[0]:.1f}%;width:{100 * (ends[1] - ends[0]):.1f}%"></i>'
-    show = t.percent if rate else t.number
     tone = {"better": "good", "worse": "bad", "unclear": "warn"}[verdict(summary)]
-    bars = _bar(t("score.base"), show(before), before / full, "base") + _bar(
-        t("score.adapter"), show(after), after / full, "adapter", whisker
+    bars = _bar(t("score.base"), t.say(score(key, before)), before / full, "base") + _bar(
+        t("score.adapter"), t.say(score(key, after)), after / full, "adapter", whisker
     )
     how = t("score.how", questions=t.n("score.questions", summary.n))
     return (
         f'<div class="wb-bars"><h3>{esc(t(f"score.{key}.title"))}</h3>{bars}'
-        f'<p class="gain wb-{tone}"><strong>{esc(gain_text(gain, key, t))}</strong></p><p class="wb-quiet">{esc(how)}</p></div>'
+        f'<p class="gain wb-{tone}"><strong>{t.markup(difference(key, gain))}</strong></p><p class="wb-quiet">{esc(how)}</p></div>'
     )
 
 
