@@ -176,7 +176,7 @@ def test_errors_are_shown_as_errors(metric: str) -> None:
     [
         (Interval(0.26, 0.21, 0.31, "bootstrap"), "+26 points (95% interval +21 to +31)"),
         (Interval(-0.005, -0.02, 0.0, "exact"), "−0.5 points (95% interval −2 to 0)"),
-        (Interval(0.1, None, None, "none"), "+10 points"),
+        (Interval(0.1, None, None, "none"), "+10 points (one row gives no interval)"),
     ],
 )
 def test_differences_carry_sign_and_interval(interval: Interval, said: str) -> None:

@@ -170,7 +170,7 @@ def test_sample_answers_show_the_first_beside_the_newest() -> None:
     [
         (scores(2, 160), "Right answers rose from 1% to 80% on 200 test questions.", "better"),
         (scores(160, 2), "Right answers fell from 80% to 1% on 200 test questions: it does harm.", "worse"),
-        (scores(100, 101), "Right answers: 50% before, 50% after, on 200 test questions. Too close to tell.", "unclear"),
+        (scores(100, 101), "Right answers: 50% before, 50.5% after, on 200 test questions. Too close to tell.", "unclear"),
         (
             scores(0, 0, scorer=None),
             "Its error on 200 test questions: 1.037 nats a token before, 1.037 nats a token after. Too close to tell.",
