@@ -5,10 +5,11 @@ Every face takes them from here: pages, cards, listings, the command line, and t
 
 from __future__ import annotations
 
+from workbench.blocks import Bar, Bars
 from workbench.evidence import RATES, Interval, Summary
 from workbench.words import Number, Value, counted, phrase
 
-__all__ = ["METRICS", "difference", "direction", "gain", "gain_rows", "headline", "metric_of", "score", "unit"]
+__all__ = ["METRICS", "bars", "difference", "direction", "gain", "gain_rows", "headline", "metric_of", "score", "unit"]
 
 METRICS = ("right", "exact_match", "nll_per_token", "bits_per_byte")
 _DIRECTIONS = {1: "better", -1: "worse", 0: "unclear"}
@@ -64,6 +65,21 @@ def headline(summary: Summary) -> Value:
     before, after = (score(metric, getattr(arm, metric)) for arm in (summary.base, summary.adapter))
     said = f"score.{metric}.{_DIRECTIONS[direction(summary, metric)]}"
     return phrase(said, before=before, after=after, questions=counted("score.questions", summary.n))
+
+
+def bars(summary: Summary) -> Bars:
+    """The base and the base with the adapter in the score to speak of; on the second, how far chance could move the gain."""
+    metric = metric_of(summary)
+    gained, before, after = summary.gain[metric], getattr(summary.base, metric), getattr(summary.adapter, metric)
+    full, sign = (1.0, 1) if metric in RATES else (1.05 * max(before, after, 1e-9), -1)  # a gain in error is a shorter bar
+    low = high = None
+    if gained.low is not None and gained.high is not None:
+        low, high = sorted(min(1.0, max(0.0, (before + sign * end) / full)) for end in (gained.low, gained.high))
+    rows = (
+        Bar(phrase("score.base"), False, before / full, None, None, score(metric, before), None),
+        Bar(phrase("score.adapter"), True, after / full, low, high, score(metric, after), None),
+    )
+    return Bars(phrase(f"score.{metric}.title"), rows)
 
 
 def gain_rows(summary: Summary) -> list[tuple[Value, Value, Value, Value]]:

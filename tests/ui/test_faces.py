@@ -14,9 +14,10 @@ from tests.ui import checks
 from tests.ui.checks import HOME, NEW, check, contrasts, verdict
 from tests.ui.samples import adapter
 from tests.ui.test_views import text
+from workbench import blocks
 from workbench.cli.telling import print_telling
 from workbench.evidence import Interval
-from workbench.rebase import blocks, report
+from workbench.rebase import report
 from workbench.rebase.findings import found
 from workbench.rebase.release import Cell
 from workbench.rebase.result import Check, Health, Structure, Verdict

@@ -15,9 +15,9 @@ from tests.ui import checks
 from tests.ui.checks import ARMS, HOME, NEW, check
 from tests.ui.samples import EVIL, NOW, adapter, base, dataset, job
 from tests.ui.test_views import parse, text
+from workbench.blocks import Section
 from workbench.evidence import Interval
 from workbench.rebase import moved, report
-from workbench.rebase.blocks import Section
 from workbench.rebase.figures import share_interval
 from workbench.rebase.findings import described
 from workbench.rebase.release import Cell, moving

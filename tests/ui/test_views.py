@@ -158,7 +158,7 @@ def test_sample_answers_show_the_first_beside_the_newest() -> None:
         return Progress(1.0, "training", step=step, samples=[{"prompt": "2+2?", "expected": "4", "answer": answer}])
 
     said = text(jobs.job_samples(jobs.series([ask("five", 10), ask("4", 20)]), EN))
-    assert "At the first check five" in said and "Now 4 right" in said and "at step 20" in said
+    assert "At the first check five" in said and "Now 4 ✓ right" in said and "at step 20" in said
     assert jobs.job_samples(jobs.series([]), EN) == ""
 
 

@@ -116,12 +116,11 @@ def _print(check: Check, *, stale: bool = False, full: bool = False) -> None:
 
 def _write(checks: list[Check], json_file: Path | None, report_file: Path | None) -> None:
     from workbench.rebase.report import html
-    from workbench.rebase.store import finite
 
     if str(json_file) == "-":
         print_json([check.as_dict() for check in checks])
     elif json_file is not None:
-        text = json.dumps(finite([check.as_dict() for check in checks]), ensure_ascii=False, indent=1)
+        text = json.dumps([check.as_dict() for check in checks], ensure_ascii=False, indent=1)
         json_file.write_text(text + "\n", encoding="utf-8")
         note(f"Written to {json_file}.")
     if report_file is not None:

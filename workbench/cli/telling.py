@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from workbench.blocks import Bars, Block, Cards, Code, Facts, Fold, Items, Line, Link, Paragraph, Strip, Table
 from workbench.cli.output import fields, say, table
-from workbench.rebase.blocks import Bars, Block, Cards, Code, Facts, Fold, Items, Line, Link, Paragraph, Strip, Table
 from workbench.rebase.telling import Telling
 from workbench.words import Value, Words
 
@@ -42,7 +42,7 @@ def _draw(block: Block, t: Words, full: bool, named: Value | None = None) -> Non
             fields([(f"  {t.say(item.level)}", f"{t.say(item.title)} {item.name}".rstrip()), ("", t.say(item.text))])
             fields(("", t.say(text)) for text in (item.more if full else ()))
     elif isinstance(block, Cards):
-        say(t.say(block.caption))
+        say(t.say(block.caption or ""))
         for card in block.rows:
             fields([(f"  {t('answers.question')}", t.say(card.question)), *((f"  {t.say(n)}", t.say(text)) for n, text, _ in card.answers)])
     elif isinstance(block, Code):

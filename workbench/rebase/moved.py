@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from workbench.rebase.blocks import Block, Facts, Fold, Paragraph, Section, Strip, Table
+from workbench.blocks import Block, Facts, Fold, Paragraph, Section, Strip, Table
 from workbench.rebase.result import ModuleDrift, Weights
 from workbench.words import Number, Several, Value, phrase
 

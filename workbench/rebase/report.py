@@ -1,18 +1,17 @@
-"""A telling as markup: the templates of html/, which draw the page in the browser and the report that opens offline alike."""
+"""Checks as markup: the sections of one for the page in the browser, and the report on one or many that opens offline."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import TYPE_CHECKING
 
+from workbench.drawing import template
 from workbench.rebase.release import moving, safety
 from workbench.rebase.telling import Telling, tell
 from workbench.rebase.verdicts import badness
 from workbench.words import Value, Words, counted, words
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from markupsafe import Markup
 
     from workbench.rebase.result import Check
@@ -20,30 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["document", "html", "sections", "verdict"]
 
 
-@cache
-def _templates() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    loader = PackageLoader("workbench.rebase", "html")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-
-
 def sections(telling: Telling, t: Words) -> Markup:
     """The sections of one check, for a page of the browser."""
-    return _drawn("sections.html", telling=telling, t=t, level=2, links=True)
+    return template("sections.html", telling=telling, t=t, level=2, links=True)
 
 
 def verdict(telling: Telling, t: Words, actions: str = "") -> Markup:
     """One check in one look; `actions` is safe markup of the page."""
     from markupsafe import Markup
 
-    return _drawn("verdict.html", telling=telling, t=t, actions=Markup(actions))
-
-
-def _drawn(name: str, **values: object) -> Markup:
-    from markupsafe import Markup
-
-    return Markup(_templates().get_template(name).render(**values))
+    return template("verdict.html", telling=telling, t=t, actions=Markup(actions))
 
 
 def html(checks: Sequence[Check], t: Words | None = None, *, stale: Sequence[Check] = ()) -> str:
@@ -61,4 +46,4 @@ def html(checks: Sequence[Check], t: Words | None = None, *, stale: Sequence[Che
 
 def document(tellings: Sequence[Telling], t: Words, title: Value, sure: Value | None = None) -> str:
     """The tellings under one title; `sure` is what all of them say together."""
-    return _drawn("report.html", title=title, tellings=tellings, several=len(tellings) != 1, sure=sure, t=t, links=False, actions="")
+    return template("report.html", title=title, tellings=tellings, several=len(tellings) != 1, sure=sure, t=t, links=False, actions="")

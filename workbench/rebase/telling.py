@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from workbench.blocks import Bar, Bars, Block, Card, Cards, Code, Facts, Fold, Item, Items, Line, Link, Paragraph, Section, Table
 from workbench.evidence import RATES
 from workbench.rebase import verdicts
-from workbench.rebase.blocks import Bar, Bars, Block, Card, Cards, Code, Facts, Fold, Item, Items, Line, Link, Paragraph, Section, Table
 from workbench.rebase.contrasts import ARMS
 from workbench.rebase.figures import because, questions, share_interval
 from workbench.rebase.findings import CATALOGUE, explained

@@ -13,12 +13,11 @@ from workbench.words import Words
 from workbench.worth import gain, metric_of
 from workbench_ui.views.jobs import download_link
 from workbench_ui.views.markup import badge, button, card, code_block, empty, esc, facts, stack
-from workbench_ui.views.scores import answers, score_bars, score_sentence, verdict
+from workbench_ui.views.scores import TONES, answers, score_bars, score_sentence, verdict
 
 __all__ = ["adapter_actions", "adapter_answers", "adapter_facts", "adapter_list", "adapter_page", "adapter_score", "adapter_use", "learned"]
 
 _PAGE = 50  # names on one page
-_TONES = {"better": "good", "worse": "bad", "unclear": "warn"}
 
 
 def adapter_list(adapters: Sequence[Adapter], t: Words, *, now: datetime | None = None) -> str:
@@ -84,7 +83,7 @@ def gain_badge(scores: dict[str, Any], t: Words) -> str:
         return badge(t("gain.unknown"), "idle")
     summary = Summary.from_dict(scores)
     says = verdict(summary)
-    return badge(t.say(gain(metric_of(summary), summary)) if says != "unclear" else t("gain.unclear"), _TONES[says])
+    return badge(t.say(gain(metric_of(summary), summary)) if says != "unclear" else t("gain.unclear"), TONES[says])
 
 
 def learned(adapter: Adapter, dataset: Dataset | None, t: Words) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from workbench.evidence import RATES, Summary
-from workbench.words import Words
-from workbench.worth import difference, direction, headline, metric_of, score
-from workbench_ui.icons import ICONS
+from workbench.blocks import Card, Cards
+from workbench.drawing import drawn
+from workbench.evidence import Summary
+from workbench.words import Value, Words, phrase
+from workbench.worth import bars, difference, direction, headline, metric_of
 from workbench_ui.views.markup import esc
 
-__all__ = ["answers", "score_bars", "score_sentence", "verdict"]
+__all__ = ["TONES", "answers", "score_bars", "score_sentence", "verdict"]
+
+TONES = {"better": "good", "worse": "bad", "unclear": "warn"}
 
 
 def verdict(summary: Summary) -> str:
@@ -29,50 +32,23 @@ def score_bars(scores: dict[str, Any], t: Words) -> str:
     if not scores:
         return f'<p class="wb-quiet">{esc(t("score.none"))}</p>'
     summary = Summary.from_dict(scores)
-    key = metric_of(summary)
-    gain = summary.gain[key]
-    before, after = getattr(summary.base, key), getattr(summary.adapter, key)
-    rate = key in RATES
-    full = 1.0 if rate else max(before, after, 1e-9) * 1.05
-    sign = 1 if rate else -1  # a gain in error is a shorter bar
-    whisker = ""
-    if gain.low is not None and gain.high is not None:
-        ends = sorted(min(1.0, max(0.0, (before + sign * end) / full)) for end in (gain.low, gain.high))
-        whisker = f'<i class="whisker" style="left:{100 * ends[0]:.1f}%;width:{100 * (ends[1] - ends[0]):.1f}%"></i>'
-    tone = {"better": "good", "worse": "bad", "unclear": "warn"}[verdict(summary)]
-    bars = _bar(t("score.base"), t.say(score(key, before)), before / full, "base") + _bar(
-        t("score.adapter"), t.say(score(key, after)), after / full, "adapter", whisker
-    )
+    gain = t.markup(difference(metric_of(summary), summary.gain[metric_of(summary)]))
     how = t("score.how", questions=t.n("score.questions", summary.n))
-    return (
-        f'<div class="wb-bars"><h3>{esc(t(f"score.{key}.title"))}</h3>{bars}'
-        f'<p class="gain wb-{tone}"><strong>{t.markup(difference(key, gain))}</strong></p><p class="wb-quiet">{esc(how)}</p></div>'
-    )
-
-
-def _bar(name: str, value: str, share: float, kind: str, extra: str = "") -> str:
-    track = f'<span class="track"><b style="width:{100 * share:.1f}%"></b>{extra}</span>'
-    return f'<div class="bar {kind}"><span class="name">{esc(name)}</span>{track}<span class="value">{esc(value)}</span></div>'
+    told = f'<p class="gain wb-{TONES[verdict(summary)]}"><strong>{gain}</strong></p><p class="wb-quiet">{esc(how)}</p>'
+    return f'<div class="wb-bars">{drawn([bars(summary)], t)}{told}</div>'
 
 
 def answers(rows: Sequence[dict[str, Any]], columns: Sequence[tuple[str, str]], t: Words) -> str:
-    """Questions with the right answer and what was answered: `columns` are (key of the row, heading).
-
-    An answer equal to the expected one gets a tick, in words for screen readers.
-    """
-    cards = []
-    for row in rows:
-        expected = str(row.get("expected") or "").strip()
-        given = "".join(_answer(heading, str(row[key]), expected, t) for key, heading in columns if row.get(key) is not None)
-        wanted = _answer(t("answers.expected"), expected, "", t, kind="expected") if expected else ""
-        question = f'<p class="question"><span>{esc(t("answers.question"))}</span>{esc(row.get("prompt", ""))}</p>'
-        cards.append(f"<li>{question}<dl>{given}{wanted}</dl></li>")
-    return f'<ul class="wb-answers">{"".join(cards)}</ul>' if cards else ""
+    """Questions with the right answer and what was answered: `columns` are (key of the row, heading)."""
+    cards = tuple(Card(str(row.get("prompt", "")), tuple(_answers(row, columns))) for row in rows)
+    return drawn([Cards(None, cards)], t) if cards else ""
 
 
-def _answer(heading: str, text: str, expected: str, t: Words, kind: str = "") -> str:
-    text = text.strip()
-    right = bool(expected) and text == expected
-    mark = f'<span class="tick">{ICONS["ok"]}<span class="wb-sr">{esc(t("answers.right"))}</span></span>' if right else ""
-    shown = esc(text) if text else f'<em class="wb-quiet">{esc(t("answers.nothing"))}</em>'
-    return f'<div class="{kind}{" right" if right else ""}"><dt>{esc(heading)}</dt><dd>{shown}{mark}</dd></div>'
+def _answers(row: dict[str, Any], columns: Sequence[tuple[str, str]]) -> Iterator[tuple[Value, Value, bool]]:
+    expected = str(row.get("expected") or "").strip()
+    for key, heading in columns:
+        if row.get(key) is not None:
+            answer = str(row[key]).strip()
+            yield heading, answer or phrase("answers.nothing"), answer == expected != ""
+    if expected:
+        yield phrase("answers.expected"), expected, False

@@ -1,5 +1,5 @@
-"""What a telling is made of: plain values in no language. Each kind of block is drawn once per face: a macro of html/blocks.html for
-the page and the report, a function of cli/telling.py for the terminal."""
+"""What a check, or a score, is told in: plain values in no language. Each kind of block is drawn once per face: a macro of
+html/blocks.html for the page and the report, a branch of cli/telling.py for the terminal."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Cards:
-    caption: Value
+    caption: Value | None
     rows: tuple[Card, ...]
     kind: ClassVar[str] = "cards"
 
