@@ -170,13 +170,6 @@ class Words:
         """Token counts above ten thousand are rounded to thousands: nobody reads further."""
         return self.number(count) if count < _PLAIN_TOKENS else self("unit.thousand", n=self.number(round(count / 1000)))
 
-    def percent(self, share: float) -> str:
-        """0.784 → `78%`, but never a rounded-up 100 % or a rounded-down 0 %."""
-        percent = round(100 * share)
-        if 0 < share < 1 and percent in (0, 100):
-            return f"{min(99.9, max(0.1, round(100 * share, 1))):g}%"
-        return f"{percent}%"
-
     def bytes(self, count: float) -> str:
         """Decimal units, as disks are sold: `270 MB`, `1.1 GB`."""
         for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):

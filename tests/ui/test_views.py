@@ -17,7 +17,7 @@ from workbench.data.checks import KINDS, Finding, Report
 from workbench.estimate import Estimate
 from workbench.recipe import PRESETS, Recipe, resolve
 from workbench.records import JobState, Progress
-from workbench.words import words
+from workbench.words import Number, words
 from workbench_ui.views import adapters, chart, home, jobs, recipe_form, tokens, train
 from workbench_ui.views import scores as score_views
 
@@ -46,10 +46,10 @@ def test_views_load_without_gradio_or_torch() -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda t: t.percent(0.784), "78%"),
-        (lambda t: t.percent(0.9991), "99.9%"),  # never a hundred that is none
-        (lambda t: t.percent(0.0004), "0.1%"),  # never a nought that is none
-        (lambda t: t.percent(1), "100%"),
+        (lambda t: t.say(Number(0.784, "share")), "78.4%"),
+        (lambda t: t.say(Number(0.9996, "share")), "99.9%"),  # never a hundred that is none
+        (lambda t: t.say(Number(0.0004, "share")), "0.1%"),  # never a nought that is none
+        (lambda t: t.say(Number(1, "share")), "100%"),
         (lambda t: t.bytes(1_100_000_000), "1.1 GB"),
         (lambda t: t.bytes(270_000_000), "270 MB"),
         (lambda t: t.duration(3), "5 s"),

@@ -26,20 +26,10 @@ from workbench.rebase.tokenizers import Loaded, compare_tokenizers
 
 __all__ = ["examine"]
 
-# Kinds of settings with one finding each.
-_SETTINGS = {
-    "activation": "activation_changed",
-    "bias": "bias_changed",
-    "qk_norm": "qk_norm_changed",
-    "rope": "rope_changed",
-    "window": "window_changed",
-    "context": "context_changed",
-    "norm_eps": "norm_eps_changed",
-    "softcap": "softcap_changed",
-    "multiplier": "multiplier_changed",
-    "routing": "routing_changed",
-    "other": "config_changed",
-}
+# Kinds of settings with one finding each, `<kind>_changed`.
+_SETTINGS = (
+    "activation", "bias", "qk_norm", "rope", "window", "context", "norm_eps", "softcap", "multiplier", "routing", "other",
+)  # fmt: skip
 _SIZES = {
     "hidden_size": "hidden_size_changed",
     "layers": "layer_count_changed",
@@ -170,9 +160,9 @@ def _settings(adapted: Adapted, home: Lock, new: Lock, *, fits: bool) -> list[Fi
     for key, pair in changed(home, new).items():
         kinds.setdefault(kind_of(key), {})[key] = pair
     findings = []
-    for kind, name in _SETTINGS.items():
+    for kind in _SETTINGS:
         if kind in kinds:
-            findings.append(found(name, **_details(kinds[kind])))
+            findings.append(found("config_changed" if kind == "other" else f"{kind}_changed", **_details(kinds[kind])))
     for kind, name in _SIZES.items():
         if kind in kinds:
             values = kinds[kind]
