@@ -126,7 +126,7 @@ class Words:
 
     def say(self, value: Value) -> str:
         """A value as plain text."""
-        return self._put(value, str)
+        return str(self._put(value, str))
 
     def markup(self, value: Value) -> Markup:
         """The same for use inside markup: the strings are ours, what fills them is anybody's and gets escaped."""

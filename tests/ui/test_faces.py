@@ -115,7 +115,7 @@ def values(part: object, t: Words) -> Iterator[str]:
 
 
 def numbers(said: str) -> set[str]:
-    return set(re.findall(r"[+\u2212-]?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?%?", said))
+    return set(re.findall(r"[+\u2212-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]\d+)?%?", said))
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)

@@ -91,7 +91,9 @@ def _strip(modules: Iterable[ModuleDrift]) -> list[Block]:
     shades = tuple((_group(group), tuple(_shade(drifts.get(layer), most) for layer in numbers)) for group, drifts in layers.items())
     title = phrase("rebase.drift.strip")
     head = (phrase("rebase.drift.layer_word"), *map(_group, layers))
-    rows = tuple((str(layer), *(Number(drifts.get(layer), "drift") for drifts in layers.values())) for layer in numbers)
+    rows: tuple[tuple[Value, ...], ...] = tuple(
+        (str(layer), *(Number(drifts.get(layer), "drift") for drifts in layers.values())) for layer in numbers
+    )
     picture = Strip(title, phrase("rebase.drift.legend", most=Number(most, "drift")), tuple(numbers), shades)
     return [picture, Fold(phrase("rebase.drift.numbers"), (Table(title, head, rows),))]
 
@@ -131,7 +133,7 @@ def _modules(modules: Iterable[ModuleDrift]) -> Table:
     hows = dict(zip(columns, ("figure", "drift", "drift", "direction"), strict=True))
     head = tuple(phrase(f"rebase.drift.column.{name}") for name in ("module", "drift", *columns))
     worst = sorted(modules, key=lambda module: -module.drift)[:_WORST]
-    rows = tuple(
+    rows: tuple[tuple[Value, ...], ...] = tuple(
         (module.module, Number(module.drift, "drift"), *(Number(getattr(module, name), hows[name]) for name in columns)) for module in worst
     )
     return Table(phrase("rebase.drift.modules"), head, rows)

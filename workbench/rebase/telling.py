@@ -170,9 +170,8 @@ def _differences(check: Check, metric: str, contrasts: Contrasts) -> Table:
     rows = []
     for name, interval in intervals.items():
         tone = "good" if interval.above_zero else "bad" if interval.below_zero else "open"
-        drawn = Line(
-            (interval.value or 0.0) / reach, *(None if end is None else end / reach for end in (interval.low, interval.high)), tone
-        )
+        low, high = (None if end is None else end / reach for end in (interval.low, interval.high))
+        drawn = Line((interval.value or 0.0) / reach, low, high, tone)
         what = phrase(f"rebase.contrast.{name}", home=check.home, base=check.base)
         rows.append((what, difference(metric, interval), interval.method, drawn))
     head = tuple(phrase(f"rebase.differences.{column}") for column in ("what", "value", "method", "line"))

@@ -171,8 +171,8 @@ def _judged(old: Rendering, now: Rendering, changed: bool, ids: dict[str, Any]) 
     differ = [name for name in PROBES if old.texts[name] != now.texts[name]]
     if not differ:
         cut = len(ids.get("ids_differ", ()))
-        said = ("text", "cut_otherwise") if cut else ("text",)
-        return [found("chat_template_text_changed", *said, of=len(PROBES), cut=cut, **ids)], ""
+        more = ["cut_otherwise"] if cut else []
+        return [found("chat_template_text_changed", "text", *more, of=len(PROBES), cut=cut, **ids)], ""
     refused = [name for name in differ if name in now.refused and name not in old.refused]
     said = ["text", *(["refused"] if refused else []), *(["same_template"] if not changed else [])]
     lines: list[str] = []

@@ -122,8 +122,8 @@ def _vocabulary(home: Lock, new: Lock, loaded: Loaded, cut: dict[str, Any], unre
         findings.append(found("token_id_moved", "text", "vocabulary", count=len(known.moved), tokens=listed, had=had, has=has, **cut))
     for name, tokens in (("token_gone", gone), ("tokens_added", added)):
         if tokens:
-            listed = dict(list(tokens.items())[:_LISTED])
-            findings.append(found(name, "text", "vocabulary", count=len(tokens), tokens=listed, had=had, has=has, **cut))
+            some = dict(list(tokens.items())[:_LISTED])
+            findings.append(found(name, "text", "vocabulary", count=len(tokens), tokens=some, had=had, has=has, **cut))
     if renamed:
         findings.append(found("tokens_renamed", count=len(renamed), tokens=dict(list(renamed.items())[:_LISTED])))
     return findings
@@ -199,5 +199,6 @@ def _generation(home: Lock, new: Lock) -> list[Finding]:
     old, now = ({k: v for k, v in lock.generation_config.items() if k not in ids and v} for lock in (home, new))
     keys = [key for key in sorted(old.keys() | now.keys()) if old.get(key) != now.get(key)]
     if keys:
-        findings.append(found("generation_config_changed", **{key: [old.get(key), now.get(key)] for key in keys}))
+        differ: dict[str, Any] = {key: [old.get(key), now.get(key)] for key in keys}
+        findings.append(found("generation_config_changed", **differ))
     return findings
