@@ -143,20 +143,17 @@ class _Handlers:
         return [answer, gr.Accordion(visible=bool(ordered)), table, picture]
 
     def _cell(self, base: str, ref: str) -> list[Any]:
-        found = self.bench.rebase.find(ref, base)
+        check = self.bench.rebase.find(ref, base)
         try:
             adapter = self.bench.adapters.get(ref)
         except NotFound:
-            adapter = None
-        if adapter is None and found is None:
-            self.bench.adapters.get(ref)  # raises, saying what there is
-        if found is None:
-            self.bench.bases.get(base)
-        if adapter is None:
-            assert found is not None
+            if check is None:
+                raise
             gone = panel("warn", self.t.html("rebase.adapter_gone", adapter=ref), icon="warn")
-            kept = Cell(views.adapter_of(found), base, found, stale=True)
+            kept = Cell(views.adapter_of(check), base, check, stale=True)
             return [stack([gone, detail(kept, self.t)]), gr.Accordion(visible=False), "", ""]
+        if check is None:
+            self.bench.bases.get(base)  # says which ones there are
         (cell,) = self.bench.rebase.matrix([adapter], [base])
         return [detail(cell, self.t, datasets=self._datasets([cell])), gr.Accordion(visible=False), "", ""]
 
