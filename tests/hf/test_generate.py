@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from benchmarks.zoo import build
 from tests.hf.tiny_adapter import lively_base, order_rows
 from workbench.errors import JobError
 from workbench.hf.generate import answer, greedy, stop_ids
@@ -98,3 +100,20 @@ def test_common_prefix() -> None:
     assert common_prefix(rows, 4) == 4
     assert common_prefix(rows, 3) == 0, "too short to be worth it"
     assert common_prefix(rows[:1], 100) == 0
+
+
+@pytest.mark.parametrize("window", [None, 16])
+def test_an_answer_that_grows_past_the_switch_of_longrope_is_the_one_given_alone(tmp_path: Path, window: int | None) -> None:
+    """Phi-3 turns all tokens by other angles beyond 48; transformers reads the whole text anew there. With a window, rows cannot leave."""
+    folder = build("phi-3-longrope", tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "sliding_window": window}), encoding="utf-8")
+    model, tokenizer = load_base(folder, dtype=torch.float32), load_tokenizer(folder)
+    text = tokenizer("the quick brown fox jumps over the lazy dog and ships three red lamps to Cairo by Friday")["input_ids"]
+    prompts = [text[:n] for n in (9, 20, 31, 38, 44, 47)] + [(text * 2)[:50]]
+    wanted = [by_transformers(model, prompt, frozenset()) for prompt in prompts]
+    assert greedy(model, prompts, max_new_tokens=NEW, stop=frozenset()) == wanted
+    prefix = Prefix.compute(model, text[:8])
+    assert greedy(model, [p[8:] for p in prompts], max_new_tokens=NEW, stop=frozenset(), prefix=prefix) == wanted
+    stop = frozenset(token for said in wanted[:2] for token in said[2:6])
+    assert greedy(model, prompts, max_new_tokens=NEW, stop=stop) == [by_transformers(model, prompt, stop) for prompt in prompts]
