@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from workbench.data.checks import RowLength
 from workbench.errors import DataError
 
-__all__ = ["IGNORED", "Rendered", "Span", "end_of_turn_id", "measure", "prompt_text", "render"]
+__all__ = ["IGNORED", "Rendered", "Span", "end_of_turn_id", "measure", "prompt_text", "render", "supervised"]
 
 IGNORED = -100  # the label of a token that is not learned, as in PyTorch's cross entropy
 Span = tuple[str, str]  # (text, "template" | "prompt" | "learned" | "cut")
@@ -43,7 +43,7 @@ class Rendered:
     @property
     def supervised(self) -> int:
         """Number of learned tokens."""
-        return sum(label != IGNORED for label in self.labels)
+        return supervised(self.labels)
 
     @property
     def length(self) -> RowLength:
@@ -114,6 +114,11 @@ def render(tokenizer: Any, row: dict[str, Any], *, max_length: int, assistant_on
         _offsets=offsets,
         _contents=contents,
     )
+
+
+def supervised(labels: Sequence[int]) -> int:
+    """Number of learned tokens."""
+    return sum(label != IGNORED for label in labels)
 
 
 def measure(
