@@ -59,8 +59,8 @@ def left(one: Check) -> float | None:
     if metric in ("right", "exact_match"):
         before = verdict.arms["home_adapter"][metric]
         return verdict.arms["new_adapter"][metric] / before if before else None
-    x, y = verdict.contrasts[metric].x.value, verdict.contrasts[metric].y.value
-    return y / x if x else None
+    gain, transfer = verdict.contrasts[metric].gain.value, verdict.contrasts[metric].transfer.value
+    return transfer / gain if gain else None
 
 
 def picture(checks: list[Check]) -> str:

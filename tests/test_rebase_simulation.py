@@ -17,7 +17,7 @@ from workbench.rebase.simulate import loss_intervals, simulate, success_interval
 from workbench.rebase.states import STATES
 from workbench.records import ItemScore
 
-FOUND = {"x", "y", "u", "w", "kept"}
+FOUND = {"gain", "transfer", "served", "alone", "kept"}
 
 
 def scores(values: np.ndarray, exact: np.ndarray) -> list[ItemScore]:

@@ -79,7 +79,7 @@ def test_the_same_base_changes_nothing_and_is_not_called_absorbed() -> None:
         result = verdict(NONE, tuned, NONE, tuned)
         assert (result.word, result.absorbed, result.lost_rows, result.won_rows) == ("works", False, 0, 0)
         c = result.contrasts["exact_match"]
-        assert c.x.value == c.y.value and c.u.value == 0 and c.u.method == "exact"
+        assert c.gain.value == c.transfer.value and c.served.value == 0 and c.served.method == "exact"
         assert c.kept.low is not None and (c.kept.low > 0) is (gain > 80), "a gain of 20 % in 400 rows is too small to prove 90 % kept"
     assert result.lost_share == pytest.approx((0.0, 3.69 / 400), rel=0.01)
 
@@ -115,7 +115,7 @@ def test_success_decides_where_the_adapter_improves_it_and_not_the_loss() -> Non
     new = Evidence(arm([False] * n, 26.0), arm(share(n, 104), 0.4))
     result = judge(home, new, scorer="exact", same_tokenizer=True, settings=QUICK)
     cost = result.contrasts["nll_per_token"]
-    assert cost.y.value > cost.x.value, "more than the whole gain in loss"
+    assert cost.transfer.value > cost.gain.value, "more than the whole gain in loss"
     assert (result.word, result.metric) == ("weaker", "exact_match")
     text = judge(
         dataclasses.replace(home, adapter=arm([False] * n, 0.01)), dataclasses.replace(new, adapter=arm([False] * n, 0.02)),
@@ -145,7 +145,7 @@ def test_a_better_base_does_not_hide_an_adapter_that_may_harm_it() -> None:
         copied[i] = not copied[i]
     arms = Evidence(arm(home, 2.0), arm(tuned, 1.0)), Evidence(arm(new, 1.5), arm(copied, 0.9))
     table = measure(*arms, same_tokenizer=True, settings=QUICK)
-    assert table.contrasts["exact_match"].y.value == pytest.approx(-0.03)
+    assert table.contrasts["exact_match"].transfer.value == pytest.approx(-0.03)
     assert decide(table.contrasts, QUICK, rule="first").word == "works"
     guarded = judge(*arms, scorer="exact", same_tokenizer=True, settings=QUICK)
     assert guarded.word == "too close to tell" and "not ruled out" in guarded.because
@@ -180,7 +180,7 @@ def test_other_tokenizers_are_compared_by_the_byte() -> None:
         scorer=None, same_tokenizer=False, settings=QUICK,
     )  # fmt: skip
     assert "nll_per_token" not in result.contrasts and result.metric == "bits_per_byte"
-    assert result.word == "works" and result.contrasts["bits_per_byte"].u.value == pytest.approx(0)
+    assert result.word == "works" and result.contrasts["bits_per_byte"].served.value == pytest.approx(0)
     assert result.arms["new_adapter"]["bits_per_byte"] == pytest.approx(2.0 / math.log(2) / 10)
 
 
@@ -192,26 +192,26 @@ def test_groups_are_resampled_as_units_and_copies_add_no_certainty() -> None:
     rows = verdict(*tenfold)
     home = Evidence(arm(tenfold[0]), arm(tenfold[1]), groups)
     grouped = judge(home, Evidence(arm(tenfold[2]), arm(tenfold[3])), scorer="exact", same_tokenizer=True, settings=QUICK)
-    wide, narrow = (v.contrasts["exact_match"].u for v in (grouped, rows))
+    wide, narrow = (v.contrasts["exact_match"].served for v in (grouped, rows))
     assert (grouped.groups, rows.groups, grouped.n) == (40, None, 400)
     assert wide.high - wide.low > 2.5 * (narrow.high - narrow.low)
     assert grouped.lost_share[1] - grouped.lost_share[0] > 2 * (rows.lost_share[1] - rows.lost_share[0])
 
 
 def test_one_resample_serves_all_arms() -> None:
-    """w = u - y and kept = y - (1 - delta) x hold draw by draw, so they hold for the draws' means to the last digits."""
+    """alone = served - transfer and kept = transfer - (1 - delta) gain hold draw by draw, to the last digits."""
     rng = np.random.default_rng(0)
     arms = [arm(list(rng.random(300) < p)) for p in (0.2, 0.8, 0.3, 0.7)]
     table = measure(Evidence(arms[0], arms[1]), Evidence(arms[2], arms[3]), same_tokenizer=True, settings=QUICK)
     for metric in ("exact_match", "nll_per_token"):
         draws = table.draws[metric]
-        np.testing.assert_allclose(draws["w"], draws["u"] - draws["y"], atol=1e-12)
-        np.testing.assert_allclose(draws["kept"], draws["y"] - 0.9 * draws["x"], atol=1e-12)
+        np.testing.assert_allclose(draws["alone"], draws["served"] - draws["transfer"], atol=1e-12)
+        np.testing.assert_allclose(draws["kept"], draws["transfer"] - 0.9 * draws["gain"], atol=1e-12)
 
 
 def test_p_worse_is_the_interval_inverted() -> None:
     few = verdict(NONE, ALL, NONE, share(400, 385))
-    assert few.contrasts["exact_match"].u.method == "exact" and few.lost_rows == 15
+    assert few.contrasts["exact_match"].served.method == "exact" and few.lost_rows == 15
     assert exact_gain(0, 15, 400, level=1 - 2 * few.p_worse).high == pytest.approx(-0.02, abs=1e-6)
     many = verdict(NONE, ALL, NONE, share(400, 200))
     assert many.p_worse == pytest.approx(1 / 1001), "never zero"
@@ -301,6 +301,6 @@ def test_published_cells_of_lin_et_al_get_their_words() -> None:
 
 def test_the_independent_interval_is_newcombes() -> None:
     """9 of 10 against 3 of 10 by method 10 of Newcombe 1998 (Statistics in Medicine 17, 873-890): 0.1705 to 0.8090."""
-    x = judge_cells(home=0.3, home_adapter=0.9, new=0.3, new_adapter=0.9, n=10).contrasts["right"].x
-    assert isinstance(x, Interval) and x.value == pytest.approx(0.6)
-    assert (x.low, x.high) == pytest.approx((0.1705, 0.8090), abs=1e-4)
+    gain = judge_cells(home=0.3, home_adapter=0.9, new=0.3, new_adapter=0.9, n=10).contrasts["right"].gain
+    assert isinstance(gain, Interval) and gain.value == pytest.approx(0.6)
+    assert (gain.low, gain.high) == pytest.approx((0.1705, 0.8090), abs=1e-4)

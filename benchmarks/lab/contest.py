@@ -39,7 +39,7 @@ class Entry:
     low: float
     high: float
     within: float | None  # the same over the releases of the one run only
-    served: float  # Spearman with the served change u
+    served: float  # Spearman with the served change
     auc: float | None  # of "broken", each cell ordered among those of its held-out base
 
 
@@ -50,7 +50,7 @@ def counted(cells: Sequence[Cell]) -> list[Cell]:
 
 def _gains(cell: Cell) -> bool:
     assert cell.check.verdict is not None
-    low = cell.check.verdict.contrasts["right"].x.low
+    low = cell.check.verdict.contrasts["right"].gain.low
     return low is not None and low > cell.check.verdict.settings.epsilon
 
 

@@ -105,22 +105,22 @@ def _harm(cells: Sequence[Cell]) -> str:
     away = [cell for cell in cells if not cell.home and cell.check.verdict is not None]
     harmful = [cell for cell in away if cell.check.word == "does harm"]
     if harmful:
-        lines = [f"- {_harm_line(cell)}" for cell in sorted(harmful, key=_worst_y)[:5]]
+        lines = [f"- {_harm_line(cell)}" for cell in sorted(harmful, key=_worst_transfer)[:5]]
         return f"## Does harm\n\n{len(harmful)} of {len(away)} cells. The worst:\n\n" + "\n".join(lines)
     if not away:
         return "## Does harm\n\nThere are no cells away from home."
-    nearest = min(away, key=_worst_y)
+    nearest = min(away, key=_worst_transfer)
     return (
-        "## Why none does harm\n\nHarm means worse than the bare new base beyond doubt: the upper bound of the transfer y below -0.02, "
+        "## Why none does harm\n\nHarm means worse than the bare new base beyond doubt: the upper bound of transfer below -0.02, "
         f"in success or in nats per token. The cell that came nearest: {_harm_line(nearest)}. A bare base "
         f"gets {_mean([c.score('new') for c in away]):.3f} of the rows right on average: in success, no adapter can spoil more than that."
     )
 
 
-def _worst_y(cell: Cell) -> float:
-    """The smallest upper bound of y, in any metric, in units of that metric's epsilon."""
+def _worst_transfer(cell: Cell) -> float:
+    """The smallest upper bound of transfer, in any metric, in units of that metric's epsilon."""
     assert cell.check.verdict is not None
-    bounds = [c.y.high for c in cell.check.verdict.contrasts.values() if c.y.high is not None]
+    bounds = [c.transfer.high for c in cell.check.verdict.contrasts.values() if c.transfer.high is not None]
     return min(bounds, default=1.0)
 
 
@@ -129,11 +129,11 @@ def _harm_line(cell: Cell) -> str:
     parts = []
     for metric in ("right", "nll_per_token"):
         if metric in cell.check.verdict.contrasts:
-            y, arms = cell.check.verdict.contrasts[metric].y, cell.check.verdict.arms
+            transfer, arms = cell.check.verdict.contrasts[metric].transfer, cell.check.verdict.arms
             bare, with_it = arms["new"][metric], arms["new_adapter"][metric]
             unit = "of rows right" if metric == "right" else "nats a token"
-            span = "" if y.low is None or y.high is None else f" ({y.low:+.3f} to {y.high:+.3f})"
-            parts.append(f"{bare:.3f} {unit} bare, {with_it:.3f} with it, y {y.value:+.3f}{span}")
+            span = "" if transfer.low is None or transfer.high is None else f" ({transfer.low:+.3f} to {transfer.high:+.3f})"
+            parts.append(f"{bare:.3f} {unit} bare, {with_it:.3f} with it, transfer {transfer.value:+.3f}{span}")
     return f"{cell.name} from {cell.source} on {cell.target}: {'; '.join(parts)}"
 
 
@@ -155,11 +155,11 @@ def _contest(entries: Sequence[Entry], cells: Sequence[Cell]) -> str:
         ]
         for entry in entries
     ]
-    head = ["signal", "stage", "cells", "rho with kept success (95 %)", "within the run", "rho with u", "AUC of broken, base left out"]
+    head = ["signal", "stage", "cells", "rho with kept success (95 %)", "within the run", "rho with served", "AUC of broken, base left out"]
     return (
         "## Which signal foretells it?\n\nSpearman's rho of each signal with kept success: right on B over right at home, both with the "
         f"adapter, at most 1. {len(cells)} cells on {pairs} pairs of bases (without those whose adapter gains no success at home); "
-        "intervals draw pairs of bases. Beside it the same within the one run, with the served change u, and how well the signal tells "
+        "intervals draw pairs of bases. Beside it the same within the one run, with the served change, and how well the signal tells "
         "broken (weaker, lost, does harm) from sound cells of a base that had no part in learning which way it points.\n\n"
         + _table(head, rows)
     )

@@ -19,10 +19,10 @@ from workbench.evidence import Interval
 from workbench.rebase.findings import CATALOGUE
 from workbench.rebase.result import VERDICTS, Check, Finding, Structure
 from workbench.records import BaseRef, JobState, Progress
+from workbench.words import words
 from workbench_ui.views import check as detail_views
 from workbench_ui.views import drift, lineage, matrix, prose, rebase, verdict
 from workbench_ui.views.verdict import Cell
-from workbench_ui.words import words
 
 EN, ZH = words("en"), words("zh")
 
@@ -174,7 +174,7 @@ def test_differences_carry_sign_and_interval(interval: Interval, said: str) -> N
 
 
 def test_a_number_that_is_none_is_a_dash() -> None:
-    broken = dataclasses.replace(checks.verdict("lost").contrasts["exact_match"].y, value=None)
+    broken = dataclasses.replace(checks.verdict("lost").contrasts["exact_match"].transfer, value=None)
     assert verdict.difference(broken, "exact_match", EN).startswith("– points")  # type: ignore[arg-type]
     assert verdict.show(float("nan"), "right", EN) == "–"
 

@@ -249,7 +249,8 @@ def print_check(found: Check) -> None:
         say("\nWhat differs:")
         fields([(f"  {f.level}  {f.name}", short(f.text, 110)) for f in found.structure.findings])
     if found.weights is not None:
-        say(f"\nWeights: {found.weights.sentence}")
+        drift = found.weights.drift
+        say(f"\nWeights: {found.weights.change}" + ("" if drift is None else f", moved by {100 * drift:.2g} %"))
     if found.health is not None:
         _print_health(found)
     if found.retrained is not None:
@@ -270,7 +271,7 @@ def _print_numbers(found: Check) -> None:
     metrics = shown_metrics(verdict)
     table(("", *metrics), [(label, *(f"{verdict.arms[arm][m]:.3f}" for m in metrics)) for arm, label in names], right=metrics)
     contrasts: tuple[tuple[str, str], ...] = (
-        ("x", "gain at home"), ("y", "gain on the new base"), ("u", "what the user feels"), ("w", "the new base alone"),
+        ("gain", "gain at home"), ("transfer", "gain on the new base"), ("served", "what the user feels"), ("alone", "the new base alone"),
     )  # fmt: skip
     table(("", *metrics), [(label, *(_interval(verdict.contrasts[m], key) for m in metrics)) for key, label in contrasts])
     if verdict.lost_rows is not None and verdict.lost_share is not None:

@@ -1,4 +1,4 @@
-"""Four arms over the same test rows: their scores, and the differences x, y, u, w and kept with intervals (result.Contrasts).
+"""Four arms over the same test rows: their scores, and the differences between them with intervals (result.Contrasts).
 
 One resample of the units serves all arms, all metrics and all differences, so everything stays paired. 0/1 scores with fewer
 than 20 units off the common value get exact bounds instead: a bootstrap of zero flips would claim a certainty that is not there.
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 __all__ = ["ARMS", "PAIRS", "Table", "careful_kept", "is_few", "measure", "scores_of", "weights"]
 
 ARMS = ("home", "home_adapter", "new", "new_adapter")
-PAIRS = {"x": (0, 1), "y": (2, 3), "u": (1, 3), "w": (1, 2)}  # loss of the first arm minus loss of the second
+PAIRS = {"gain": (0, 1), "transfer": (2, 3), "served": (1, 3), "alone": (1, 2)}  # loss of the first arm minus loss of the second
 
 
 def weights(delta: float) -> dict[str, tuple[float, float, float, float]]:
-    """Each difference as weights on the four losses, in the order of ARMS; kept = y - (1 - delta) x."""
+    """Each difference as weights on the four losses, in the order of ARMS; kept = transfer - (1 - delta) gain."""
     pairs = {name: [0.0, 0.0, 0.0, 0.0] for name in PAIRS}
     for name, (first, second) in PAIRS.items():
         pairs[name][first], pairs[name][second] = 1.0, -1.0
-    pairs["kept"] = [y - (1 - delta) * x for x, y in zip(pairs["x"], pairs["y"], strict=True)]
-    return {name: (w[0], w[1], w[2], w[3]) for name, w in pairs.items()}
+    pairs["kept"] = [now - (1 - delta) * before for before, now in zip(pairs["gain"], pairs["transfer"], strict=True)]
+    return {name: (f[0], f[1], f[2], f[3]) for name, f in pairs.items()}
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _exact_where_few(
         if is_few(mean[:, first] - mean[:, second]):
             intervals[name] = exact_gain(*flips[name], n, units=len(sums), level=settings.level)
             draws.pop(name, None)
-    change = mean @ [-1.0, 1.0, 1.0, -1.0]  # y - x, row by row: where nothing varies in it, a resample of kept is too sure
+    change = mean @ [-1.0, 1.0, 1.0, -1.0]  # transfer - gain, row by row: where nothing varies in it, a resample of kept is too sure
     if is_few(change) or is_few(mean @ list(weights(settings.delta)["kept"])):
         draws.pop("kept", None)
         intervals["kept"] = careful_kept(flips, n, len(sums), settings, intervals["kept"].value)
@@ -176,14 +176,14 @@ def is_few(difference: Floats) -> bool:
 
 
 def careful_kept(flips: dict[str, tuple[int, int]], n: int, units: int, settings: Settings, value: float) -> Interval:
-    """Bounds of kept = u + (loss(B) - loss(A)) + delta x, each part by exact bounds at a third of the error (Bonferroni).
+    """Bounds of kept = served + (loss(B) - loss(A)) + delta gain, each part by exact bounds at a third of the error (Bonferroni).
 
     Conservative: made for the case where nearly no row changed, where each part is nearly certain and their sum tells more than
-    the bounds of y and x would.
+    the bounds of transfer and gain would.
     """
     level = 1 - (1 - settings.level) / 3
     low = high = 0.0
-    for name, factor in (("u", 1.0), ("bases", 1.0), ("x", settings.delta)):
+    for name, factor in (("served", 1.0), ("bases", 1.0), ("gain", settings.delta)):
         part = exact_gain(*flips[name], n, units=units, level=level)
         low, high = low + factor * (part.low or 0.0), high + factor * (part.high or 0.0)
     return Interval(value, min(low, value), max(high, value), "exact")

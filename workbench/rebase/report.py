@@ -34,17 +34,18 @@ def sentence(check: Check) -> str:
     c, rows = verdict.contrasts[m], f"{verdict.n:,} test rows"
     verb = {"right": "right on", "exact_match": "exactly right on"}.get(m, "predicting the answers at")
     there = f"{verb} {s['new_adapter']} of {rows}" if m in SUCCESS else f"{verb} {s['new_adapter']} over {rows}"
-    with_both = f"{there}, {s['home_adapter']} on {home} before ({aside(m, c.u)}); without it {base} has {s['new']}"
-    gain = f"{there}, {s['new']} without it ({aside(m, c.y)}); on {home} it took {s['home']} to {s['home_adapter']} ({aside(m, c.x)})"
+    with_both = f"{there}, {s['home_adapter']} on {home} before ({aside(m, c.served)}); without it {base} has {s['new']}"
+    before = f"on {home} it took {s['home']} to {s['home_adapter']} ({aside(m, c.gain)})"
+    gain = f"{there}, {s['new']} without it ({aside(m, c.transfer)}); {before}"
     words = {
         "works": f"{name} works on {base} as it is: {with_both}." + (_absorbed(m, c, base) if verdict.absorbed else ""),
         "not needed": f"{name} is not needed on {base}, which alone has {s['new']} on {rows}; {home} had {s['home_adapter']} with it "
-        f"({aside(m, c.w)}), and here it adds {span(m, c.y)}.",
+        f"({aside(m, c.alone)}), and here it adds {span(m, c.transfer)}.",
         "no gain at home": f"{name} has no gain to carry over: on {rows}, {home} has {s['home_adapter']} with it, {s['home']} without it "
-        f"({aside(m, c.x)}). With it {base} has {s['new_adapter']}, without it {s['new']}.",
+        f"({aside(m, c.gain)}). With it {base} has {s['new_adapter']}, without it {s['new']}.",
         "too close to tell": f"Whether {name} works on {base} is too close to tell: {with_both}. {_needs(verdict)}",
         "weaker": f"{name} still helps on {base}, but less: {with_both}."
-        if (c.y.low or 0.0) > 0
+        if (c.transfer.low or 0.0) > 0
         else f"{name} serves worse on {base}, and {rows} do not tell whether anything of its gain is left: {with_both}.",
         "lost": f"{name} loses its gain on {base}: {gain}.",
         "does harm": f"{name} makes {base} worse: {gain}.",
@@ -58,7 +59,7 @@ def _home(verdict: Verdict) -> str:
 
 
 def _absorbed(metric: str, c: Contrasts, base: str) -> str:
-    return f" {base} already knew part of it: the gain is {span(metric, c.y)}, it was {span(metric, c.x)}."
+    return f" {base} already knew part of it: the gain is {span(metric, c.transfer)}, it was {span(metric, c.gain)}."
 
 
 def _needs(verdict: Verdict) -> str:
@@ -149,10 +150,10 @@ def _section(check: Check, anchor: str, *, headed: bool) -> str:
 
 _ARM_NAMES = {"home": "{home}", "home_adapter": "{home} with {adapter}", "new": "{base}", "new_adapter": "{base} with {adapter}"}
 _DIFFERENCES = {
-    "x": "gain at home: what the adapter gives on {home}",
-    "y": "gain now: what it gives on {base}",
-    "u": "what the user sees: {base} with it, against {home} with it",
-    "w": "{base} alone, against {home} with it",
+    "gain": "gain at home: what the adapter gives on {home}",
+    "transfer": "gain now: what it gives on {base}",
+    "served": "what the user sees: {base} with it, against {home} with it",
+    "alone": "{base} alone, against {home} with it",
     "kept": "gain now, less {share} of the gain at home",
 }
 

@@ -3,10 +3,10 @@
 The four arms have these names everywhere: "home" is the bare base A, "home_adapter" A with the adapter, "new" the bare base B,
 "new_adapter" B with the adapter. Contrasts are losses subtracted, so a positive number is always good news:
 
-    x  gain      home - home_adapter          what the adapter gives at home
-    y  transfer  new - new_adapter            what it gives on the new base
-    u  served    home_adapter - new_adapter   what the user feels
-    w  alone     home_adapter - new           how good the new base is by itself
+    gain      home - home_adapter          what the adapter gives at home (x in the formulas of docs/rebase.md)
+    transfer  new - new_adapter            what it gives on the new base (y)
+    served    home_adapter - new_adapter   what the user feels (u)
+    alone     home_adapter - new           how good the new base is by itself (w)
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from workbench.records import as_json
 __all__ = [
     "BROKEN",
     "CHANGES",
+    "NOTES",
     "SCHEMA",
     "VERDICTS",
     "Check",
@@ -39,7 +40,8 @@ __all__ = [
     "Witness",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
+_LETTERS = {"x": "gain", "y": "transfer", "u": "served", "w": "alone"}  # what schema 1 called the contrasts
 
 # From the best news to the worst: the order of `--fail-on` and, reversed, of every list.
 VERDICTS = (
@@ -48,6 +50,10 @@ VERDICTS = (
 BROKEN = frozenset({"weaker", "lost", "does harm", "cannot load"})
 
 # What happened to the weights between A and B, as stage 1 can tell.
+NOTES = (
+    "order_unknown",  # whether neurons stand in another order was not looked at: how is not known for this kind of model
+    "fused_experts",  # the adapter changes experts that are one tensor on disk: how far they moved was not looked at
+)
 CHANGES = (
     "identical",  # the same bytes
     "recast",  # the same numbers in another dtype
@@ -129,6 +135,7 @@ class ModuleDrift:
     input: float | None  # |D Q_A| / |W_A Q_A|, Q_A = orth(lora_A^T)
     output: float | None  # |Q_B^T D| / |Q_B^T W_A|, Q_B = orth(lora_B)
     alignment: float | None  # <D, dW> / (|D| |dW|): positive, the base went the adapter's way
+    weight: float | None = None  # |W_A|; None in checks of earlier versions
 
 
 @dataclass(frozen=True)
@@ -137,19 +144,19 @@ class Weights:
 
     change: str  # one of CHANGES
     exact: bool  # False: estimated from the lock's sketches
-    error: float | None  # relative standard error of `drift` when it is estimated
-    drift: float | None  # over all adapted modules together
-    ratio: float | None
-    input: float | None
-    output: float | None
-    alignment: float | None
-    embeddings: float | None  # relative drift of the embeddings
-    norms: float | None  # relative drift of the norm weights
-    lineage: Lineage | None
+    error: float | None = None  # relative standard error of `drift` when it is estimated
+    drift: float | None = None  # over all adapted modules together
+    ratio: float | None = None
+    input: float | None = None
+    output: float | None = None
+    alignment: float | None = None
+    embeddings: float | None = None  # relative drift of the embeddings
+    norms: float | None = None  # relative drift of the norm weights
+    lineage: Lineage | None = None
     modules: tuple[ModuleDrift, ...] = ()
     worst: tuple[str, ...] = ()  # the layers that moved most, such as ("layer 24", "layer 29")
     band: str | None = None  # "green" | "amber" | "red", by the lineage lab's calibration; None: the lab says nothing about it
-    sentence: str = ""  # "same lineage, drift 2.1 % (mlp 2.6 %, attention 1.4 %), 3.8 times the adapter's own size, …"
+    notes: tuple[str, ...] = ()  # of NOTES
     bytes_read: int = 0
     seconds: float = 0.0
 
@@ -173,13 +180,13 @@ class Probes:
 
 @dataclass(frozen=True)
 class Contrasts:
-    """The four differences in one metric, each with its 95 % interval, and kept = y - (1 - delta) x."""
+    """The four differences in one metric, each with its 95 % interval, and kept = transfer - (1 - delta) gain."""
 
-    x: Interval
-    y: Interval
-    u: Interval
-    w: Interval
-    kept: Interval
+    gain: Interval  # what the adapter gives at home
+    transfer: Interval  # what it gives on the new base
+    served: Interval  # what the user feels
+    alone: Interval  # how good the new base is without it, beside home with it
+    kept: Interval  # negative beyond doubt: the new base already knew part of it
 
 
 @dataclass(frozen=True)
@@ -278,9 +285,14 @@ class Check:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Check:
-        """The inverse of `as_dict`; keys that this version does not know are left out."""
-        kept: Check = _read(cls, data)
-        return kept
+        """The inverse of `as_dict`, also for what schema 1 wrote; keys that this version does not know are left out.
+
+        Raises `ValueError` for another schema, and `KeyError` or `TypeError` for what is not a check.
+        """
+        if data["schema"] not in (1, SCHEMA):
+            raise ValueError(f"it has schema {data['schema']!r}; this version reads 1 to {SCHEMA}")
+        check: Check = _read(cls, {**data, "schema": SCHEMA})
+        return check
 
 
 def _read(kind: Any, data: Any) -> Any:
@@ -297,6 +309,8 @@ def _read(kind: Any, data: Any) -> Any:
         return tuple(_read(arguments[0], value) for value in data)
     if origin is dict:
         return {key: _read(arguments[1], value) for key, value in data.items()}
+    if kind is Contrasts:
+        data = {_LETTERS.get(name, name): interval for name, interval in data.items()}
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return typing.cast(Any, kind)(**{f.name: _read(hints[f.name], data[f.name]) for f in dataclasses.fields(kind) if f.name in data})

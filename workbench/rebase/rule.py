@@ -3,11 +3,12 @@ so each is a test at 2.5 % and anyone can check it by hand.
 
 Two versions, which `workbench rebase simulate` compares:
 
-    "first"    as it was first written: works when the lower bound of u is above -epsilon; absorbed unless kept is shown to be positive
-    "guarded"  the default. Works also needs that harm is ruled out (lower bound of y above -epsilon): without it a new base that is
-               better by itself hides an adapter that harms it, since the user is still served better than before. And absorbed is
+    "first"    as it was first written: works when the lower bound of served is above -epsilon; absorbed unless kept is shown
+               to be positive
+    "guarded"  the default. Works also needs that harm is ruled out (lower bound of transfer above -epsilon): without it a new base
+               that is better by itself hides an adapter that harms it, since the user is still served better than before. And absorbed is
                said when it is shown (upper bound of kept below 0), not whenever it cannot be ruled out. And lost also needs that the
-               user loses (upper bound of u below -epsilon): without it an adapter that is not needed is called lost on few rows.
+               user loses (upper bound of served below -epsilon): without it an adapter that is not needed is called lost on few rows.
                And weaker is said wherever the user loses beyond doubt, also while it is open whether anything of the gain is
                left: "too close to tell" over a copy that lost 85 points of 100 would let it pass.
 """
@@ -64,37 +65,37 @@ def success_metric(contrasts: Mapping[str, Contrasts]) -> str | None:
 def decide(contrasts: Mapping[str, Contrasts], settings: Settings, *, breaks: bool = False, rule: str = "guarded") -> Decision:
     """The first line that matches. Unknown ends of intervals (one row) match nothing."""
     success, cost = success_metric(contrasts), next((name for name in _COSTS if name in contrasts), None)
-    metric = next((name for name in (success, cost) if name and low(contrasts[name].x) > epsilon(name, settings)), None)
+    metric = next((name for name in (success, cost) if name and low(contrasts[name].gain) > epsilon(name, settings)), None)
     if metric is None:
         return Decision("no gain at home", success or cost or "", "gain")
     if breaks:
         return Decision("cannot load", metric, "break")
     for name in (metric, *(other for other in (success, cost) if other and other != metric)):
-        if high(contrasts[name].y) < -epsilon(name, settings):
+        if high(contrasts[name].transfer) < -epsilon(name, settings):
             return Decision("does harm", name, "harm")
     c, limit = contrasts[metric], epsilon(metric, settings)
-    if low(c.w) > -limit and high(c.y) <= limit:
+    if low(c.alone) > -limit and high(c.transfer) <= limit:
         return Decision("not needed", metric, "alone")
-    if low(c.u) > -limit:
+    if low(c.served) > -limit:
         absorbed = low(c.kept) <= 0 if rule == "first" else high(c.kept) < 0
         # success is no guard where NLL decides: there the adapter never gained in it, and text has none
         guards = {name for name in (metric, cost) if name} if rule == "guarded" else set()
-        if all(low(contrasts[name].y) > -epsilon(name, settings) for name in guards):
+        if all(low(contrasts[name].transfer) > -epsilon(name, settings) for name in guards):
             return Decision("works", metric, "served", absorbed)
         return Decision("too close to tell", metric, "unharmed")
-    loses = rule == "first" or high(c.u) < -limit
-    if high(c.y) < max(limit, 0.1 * low(c.x)) and loses:
+    loses = rule == "first" or high(c.served) < -limit
+    if high(c.transfer) < max(limit, 0.1 * low(c.gain)) and loses:
         return Decision("lost", metric, "lost")
-    if low(c.y) > 0 and high(c.u) < -limit:
+    if low(c.transfer) > 0 and high(c.served) < -limit:
         return Decision("weaker", metric, "weaker")
-    if rule == "guarded" and high(c.u) < -limit:
+    if rule == "guarded" and high(c.served) < -limit:
         return Decision("weaker", metric, "worse")
     return Decision("too close to tell", metric, "open")
 
 
 def points(contrasts: Mapping[str, Contrasts]) -> dict[str, Contrasts]:
     """The same differences as if they were known exactly: what a rule on point estimates looks at."""
-    ends = {name: {k: getattr(c, k).value for k in ("x", "y", "u", "w", "kept")} for name, c in contrasts.items()}
+    ends = {name: {k: getattr(c, k).value for k in ("gain", "transfer", "served", "alone", "kept")} for name, c in contrasts.items()}
     return {name: Contrasts(**{k: Interval(v, v, v, "none") for k, v in values.items()}) for name, values in ends.items()}
 
 
@@ -116,11 +117,11 @@ def rows_needed(table: Table, settings: Settings) -> int | None:
     metric, cost = truth.metric, next((name for name in _COSTS if name in table.contrasts), truth.metric)
     c, limit = table.contrasts[metric], epsilon(metric, settings)
     wanted = {  # word -> [(metric, difference, what to clear, +1 from above or -1 from below)]
-        "works": [(metric, "u", -limit, 1), (metric, "y", -limit, 1), (cost, "y", -epsilon(cost, settings), 1)],
-        "not needed": [(metric, "w", -limit, 1), (metric, "y", limit, -1)],
-        "lost": [(metric, "y", max(limit, 0.1 * c.x.value), -1), (metric, "u", -limit, -1)],
-        "weaker": [(metric, "y", 0.0, 1), (metric, "u", -limit, -1)],
-        "does harm": [(metric, "y", -limit, -1)],
+        "works": [(metric, "served", -limit, 1), (metric, "transfer", -limit, 1), (cost, "transfer", -epsilon(cost, settings), 1)],
+        "not needed": [(metric, "alone", -limit, 1), (metric, "transfer", limit, -1)],
+        "lost": [(metric, "transfer", max(limit, 0.1 * c.gain.value), -1), (metric, "served", -limit, -1)],
+        "weaker": [(metric, "transfer", 0.0, 1), (metric, "served", -limit, -1)],
+        "does harm": [(metric, "transfer", -limit, -1)],
     }
     if truth.word not in wanted:
         return None
@@ -197,20 +198,21 @@ def because(
     home = f"at home {scores['home_adapter']} with the adapter and {scores['home']} without it"
     new = f"the new base scores {scores['new_adapter']} with the adapter and {scores['new']} without it" if "new_adapter" in scores else ""
     lines = {
-        "gain": f"{rows}, {home}: a gain of {span(m, c.x)} is not shown to exceed {limit}, so there is nothing to carry over",
-        "break": f"{rows}, {home}: a gain of {span(m, c.x)}, but it cannot be loaded on the new base",
-        "harm": f"{rows}, {new}: {span(m, c.y)}, so it does harm beyond the limit of {limit}",
-        "alone": f"{rows}, {new}, and {home}: the new base alone is at most {limit} worse than the adapter was ({aside(m, c.w)}), "
-        f"and the adapter adds no more than that to it ({aside(m, c.y)})",
-        "served": f"{rows}, {new}, and {home}: the user sees {span(m, c.u)}, a loss of no more than {limit}{_kept(decision, c)}",
-        "lost": f"{rows}, {new}: {span(m, c.y)}, against {span(m, c.x)} at home, so at most a tenth of its gain, "
-        f"or {limit}, is left, and the user loses more than {limit} ({aside(m, c.u)})",
-        "weaker": f"{rows}, {new}: it still helps ({aside(m, c.y)}), but the user loses more than {limit} against home ({aside(m, c.u)})",
-        "worse": f"{rows}, {new}: the user loses more than {limit} against home ({aside(m, c.u)}), and it takes more rows to say "
-        f"whether anything is left of its gain ({aside(m, c.y)})",
-        "unharmed": f"{rows}, {new}: the user loses no more than {limit} ({aside(m, c.u)}), but that the adapter makes the new base "
+        "gain": f"{rows}, {home}: a gain of {span(m, c.gain)} is not shown to exceed {limit}, so there is nothing to carry over",
+        "break": f"{rows}, {home}: a gain of {span(m, c.gain)}, but it cannot be loaded on the new base",
+        "harm": f"{rows}, {new}: {span(m, c.transfer)}, so it does harm beyond the limit of {limit}",
+        "alone": f"{rows}, {new}, and {home}: the new base alone is at most {limit} worse than the adapter was ({aside(m, c.alone)}), "
+        f"and the adapter adds no more than that to it ({aside(m, c.transfer)})",
+        "served": f"{rows}, {new}, and {home}: the user sees {span(m, c.served)}, a loss of no more than {limit}{_kept(decision, c)}",
+        "lost": f"{rows}, {new}: {span(m, c.transfer)}, against {span(m, c.gain)} at home, so at most a tenth of its gain, "
+        f"or {limit}, is left, and the user loses more than {limit} ({aside(m, c.served)})",
+        "weaker": f"{rows}, {new}: it still helps ({aside(m, c.transfer)}), but the user loses more than {limit} against home "
+        f"({aside(m, c.served)})",
+        "worse": f"{rows}, {new}: the user loses more than {limit} against home ({aside(m, c.served)}), and it takes more rows to say "
+        f"whether anything is left of its gain ({aside(m, c.transfer)})",
+        "unharmed": f"{rows}, {new}: the user loses no more than {limit} ({aside(m, c.served)}), but that the adapter makes the new base "
         f"worse is not ruled out ({_harms(contrasts)})",
-        "open": f"{rows}, {new}, and {home}: the user sees {span(m, c.u)}, the adapter gives {span(m, c.y)}; "
+        "open": f"{rows}, {new}, and {home}: the user sees {span(m, c.served)}, the adapter gives {span(m, c.transfer)}; "
         f"the intervals cross the limit of {limit}",
     }
     text = lines[decision.line]
@@ -219,11 +221,11 @@ def because(
 
 def _kept(decision: Decision, c: Contrasts) -> str:
     m = decision.metric
-    gains = f"its gain is {span(m, c.y)} now, {span(m, c.x)} at home"
+    gains = f"its gain is {span(m, c.transfer)} now, {span(m, c.gain)} at home"
     if decision.absorbed:
         return f"; the new base already knew part of it: {gains}"
     return f"; {gains}" if low(c.kept) > 0 else f"; {gains}, too few rows to say how much of it the new base knew already"
 
 
 def _harms(contrasts: Mapping[str, Contrasts]) -> str:
-    return "; ".join(aside(name, c.y) for name, c in contrasts.items() if name != "exact_match" or "right" not in contrasts)
+    return "; ".join(aside(name, c.transfer) for name, c in contrasts.items() if name != "exact_match" or "right" not in contrasts)

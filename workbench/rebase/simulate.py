@@ -35,7 +35,7 @@ __all__ = ["RULES", "SIZES", "Error", "Outcome", "Table", "loss_intervals", "sim
 SIZES = (50, 100, 400, 1000)
 RULES = ("guarded", "first", "points")
 _SETTINGS = Settings(resamples=1000)
-_CHECKED = ("x", "y", "u", "w", "kept")
+_CHECKED = ("gain", "transfer", "served", "alone", "kept")
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _ideal_bootstrap(flips: Ints, n: int) -> list[Interval]:
 def _kept_intervals(bits: Ints, counts: Ints, flips: dict[str, Ints], n: int) -> list[Interval]:
     import numpy as np
 
-    step = np.array([-1.0, 1.0, 1.0, -1.0]) @ (1 - bits.T)  # y - x of each outcome
+    step = np.array([-1.0, 1.0, 1.0, -1.0]) @ (1 - bits.T)  # transfer - gain of each outcome
     factors = np.array(weights(_SETTINGS.delta)["kept"]) @ (1 - bits.T)
     value = counts @ factors / n
     half = 1.96 * np.sqrt((counts @ factors**2 / n - value**2).clip(0) / n)
@@ -238,7 +238,7 @@ def _kept_intervals(bits: Ints, counts: Ints, flips: dict[str, Ints], n: int) ->
     plain = zip(value.tolist(), half.tolist(), strict=True)
     found = [Interval(v, v - h, v + h, "bootstrap") for v, h in plain]
     for i in np.flatnonzero(few):
-        rows = tuple(tuple(int(c) for c in flips[name][i]) for name in ("u", "bases", "x"))
+        rows = tuple(tuple(int(c) for c in flips[name][i]) for name in ("served", "bases", "gain"))
         found[i] = _careful(rows, n, float(value[i]))
     return found
 
@@ -253,7 +253,7 @@ def _few(values: NDArray[Any], counts: Ints, n: int) -> Any:
 
 @lru_cache(maxsize=200_000)
 def _careful(rows: tuple[tuple[int, ...], ...], n: int, value: float) -> Interval:
-    flips = {name: (pair[0], pair[1]) for name, pair in zip(("u", "bases", "x"), rows, strict=True)}
+    flips = {name: (pair[0], pair[1]) for name, pair in zip(("served", "bases", "gain"), rows, strict=True)}
     return careful_kept(flips, n, n, _SETTINGS, value)
 
 
@@ -302,9 +302,9 @@ def loss_intervals(losses: NDArray[np.float32]) -> list[Contrasts]:
     import numpy as np
 
     n, sets, _ = losses.shape
-    basis = np.stack([losses[:, :, a] - losses[:, :, b] for a, b in (PAIRS["x"], PAIRS["y"], PAIRS["u"])])  # [3, n, sets]
+    basis = np.stack([losses[:, :, a] - losses[:, :, b] for a, b in (PAIRS["gain"], PAIRS["transfer"], PAIRS["served"])])  # [3, n, sets]
     resampled = [_draws(n) @ part for part in basis]
-    parts = {"x": (1, 0, 0), "y": (0, 1, 0), "u": (0, 0, 1), "w": (0, -1, 1), "kept": (-(1 - _SETTINGS.delta), 1, 0)}
+    parts = {"gain": (1, 0, 0), "transfer": (0, 1, 0), "served": (0, 0, 1), "alone": (0, -1, 1), "kept": (-(1 - _SETTINGS.delta), 1, 0)}
     ends: dict[str, list[tuple[float, float, float]]] = {}
     for name, factors in parts.items():
         chosen = [(factor, k) for k, factor in enumerate(factors) if factor]

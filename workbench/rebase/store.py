@@ -22,7 +22,7 @@ from typing import Any
 from workbench import paths
 from workbench.errors import IntegrityError, NotFound
 from workbench.evidence import Evidence, read_scores, write_scores
-from workbench.rebase.result import SCHEMA, Check
+from workbench.rebase.result import Check
 from workbench.records import AdapterRef, BaseRef, ItemScore
 
 __all__ = ["Checks", "bare_key", "neutral_passages", "read_bare", "write_bare"]
@@ -100,10 +100,7 @@ class Checks:
 def _read(file: Path) -> Check | None:
     """A check from disk; None for one that is being replaced at this moment. Raises `IntegrityError` for a damaged one."""
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        if data["schema"] != SCHEMA:
-            raise ValueError(f"it has schema {data['schema']!r}; this version reads {SCHEMA}")
-        return Check.from_dict(data)
+        return Check.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

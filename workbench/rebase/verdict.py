@@ -58,7 +58,7 @@ def judge(
     lost = won = None
     # for text without a scorer an exact match is luck, and a flip of it means nothing
     if success is not None and (success == "right" or scorer is not None or decision.metric == success):
-        won, lost = table.flips[success]["u"]
+        won, lost = table.flips[success]["served"]
     shrink = table.units / table.n
     return Verdict(
         word=decision.word,
@@ -87,7 +87,7 @@ def cannot_load(breaks: Sequence[Finding], home: Evidence | None = None, *, sett
     if home is None:
         text = f"It cannot be used on the new base ({names}): {reasons}."
         return Verdict("cannot load", False, "", text, 0, None, {}, {}, settings=settings)
-    # the new arms stand in as copies; only x is read, and only x is reported
+    # the new arms stand in as copies; only the gain is read and reported
     table = measure(home, Evidence(home.base, home.adapter), same_tokenizer=True, settings=settings)
     decision = decide(table.contrasts, settings, breaks=True)
     text = because(decision, table.contrasts, {arm: table.arms[arm] for arm in ARMS[:2]}, table.n, settings)
@@ -112,12 +112,12 @@ def point_rule(contrasts: Mapping[str, Contrasts], settings: Settings = _DEFAULT
 def _p_worse(table: Table, metric: str, settings: Settings) -> float:
     """One-sided p of "the user loses no more than epsilon": small means worse. The inversion of the interval that is printed."""
     limit = -epsilon(metric, settings)
-    drawn = table.draws.get(metric, {}).get("u")
+    drawn = table.draws.get(metric, {}).get("served")
     if drawn is not None:
         return float(1 + (drawn >= limit).sum()) / (1 + len(drawn))
     if metric not in table.flips:
         return 1.0  # one row: no interval, no evidence
-    up, down = table.flips[metric]["u"]
+    up, down = table.flips[metric]["served"]
     smallest, largest = 0.0, 0.5
     for _ in range(40):  # the smallest tail whose upper bound is below the limit
         tail = (smallest + largest) / 2

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from workbench.evidence import Interval, Summary, direction
+from workbench.words import Words
 from workbench_ui.icons import ICONS
 from workbench_ui.views.markup import esc
-from workbench_ui.words import Words
 
 __all__ = ["answers", "gain_text", "measure", "score_bars", "score_sentence", "verdict"]
 

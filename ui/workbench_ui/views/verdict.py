@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from workbench.evidence import Interval
 from workbench.rebase.result import BROKEN, VERDICTS, Check, Verdict
 from workbench.records import Adapter, Job
+from workbench.words import Words
 from workbench_ui.views.markup import esc
-from workbench_ui.words import Words
 
 __all__ = ["STATES", "Cell", "difference", "figures", "is_rate", "key_of", "look", "questions", "sentence", "show", "word"]
 
@@ -146,7 +146,7 @@ def sentence(cell: Cell, t: Words) -> str:
 def _helps(verdict: Verdict) -> bool:
     """Whether it gives something on the new base beyond doubt."""
     contrasts = verdict.contrasts.get(verdict.metric)
-    return contrasts is not None and contrasts.y.above_zero
+    return contrasts is not None and contrasts.transfer.above_zero
 
 
 def figures(check: Check, t: Words) -> str:
@@ -163,7 +163,7 @@ def figures(check: Check, t: Words) -> str:
         )
         return f"{reasons} {home}".strip()
     told = t(f"rebase.figures.{metric}", base=check.base, home_base=check.home, **scores)
-    return f"{told} {t('rebase.gives', value=difference(verdict.contrasts[metric].y, metric, t), questions=questions(verdict, t))}"
+    return f"{told} {t('rebase.gives', value=difference(verdict.contrasts[metric].transfer, metric, t), questions=questions(verdict, t))}"
 
 
 def questions(verdict: Verdict, t: Words) -> str:
