@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+
+from workbench.files import atomic_write, flush, sha256_of
 
 __all__ = ["CommitCheckpoints", "commit", "fault", "newest_verified", "remove", "step_of"]
 
@@ -28,10 +29,11 @@ def commit(folder: Path, *, of: str = "") -> None:
     files: dict[str, dict[str, Any]] = {}
     (folder / _COMMITTED).unlink(missing_ok=True)
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.stem not in {"manifest", _COMMITTED}):
-        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": _hash_and_flush(path)}
+        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        flush(path)
     text = json.dumps({"of": of, "files": files}, indent=1, sort_keys=True)
-    _write(folder / _MANIFEST, text)
-    _write(folder / _COMMITTED, hashlib.sha256(text.encode()).hexdigest())
+    atomic_write(folder / _MANIFEST, text)
+    atomic_write(folder / _COMMITTED, hashlib.sha256(text.encode()).hexdigest())
 
 
 def fault(folder: Path, *, of: str = "") -> str | None:
@@ -47,7 +49,7 @@ def fault(folder: Path, *, of: str = "") -> str | None:
             path = folder / name
             if not path.is_file() or path.stat().st_size != wanted["size"]:
                 return f"{name} is missing or torn"
-            if _hash(path) != wanted["sha256"]:
+            if sha256_of(path) != wanted["sha256"]:
                 return f"{name} has changed since it was written"
     except FileNotFoundError:
         return "it was never committed"
@@ -89,29 +91,3 @@ class CommitCheckpoints(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         commit(Path(args.output_dir) / f"checkpoint-{state.global_step}", of=self.of)
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _hash_and_flush(path: Path) -> str:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a small file so that after a crash it is there whole or not at all."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
