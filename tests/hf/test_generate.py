@@ -12,8 +12,7 @@ from transformers import GenerationConfig
 
 from benchmarks.zoo import build
 from tests.hf.tiny_adapter import lively_base, order_rows
-from workbench.errors import JobError
-from workbench.hf.generate import answer, greedy, stop_ids
+from workbench.hf.generate import answer, decoded, greedy, stop_ids
 from workbench.hf.load import load_base, load_tokenizer
 from workbench.hf.prefix import Prefix, common_prefix
 from workbench.hf.render import end_of_turn_id, prompt_text
@@ -52,10 +51,8 @@ def test_batched_greedy_equals_transformers_own_one_by_one(model: Any, tokenizer
     assert greedy(model, rest, max_new_tokens=NEW, stop=stop, prefix=prefix, batch_size=8) == wanted
 
 
-def test_answer_takes_rows_messages_and_plain_text(model: Any, tokenizer: Any) -> None:
-    row = order_rows(1)[0]
-    by_row, by_messages, plain = answer(model, tokenizer, [row, row["messages"][:-1], "ship 3 red lamps"], max_new_tokens=8)
-    assert by_row == by_messages
+def test_rows_that_are_no_conversation_are_asked_as_they_stand(model: Any, tokenizer: Any) -> None:
+    [plain] = answer(model, tokenizer, [{"prompt": "ship 3 red lamps", "completion": " to Cairo"}], max_new_tokens=8)
     ids = tokenizer("ship 3 red lamps")["input_ids"]
     assert plain == tokenizer.decode(by_transformers(model, ids, stop_ids(model, tokenizer))[:8], skip_special_tokens=True).strip()
 
@@ -64,8 +61,10 @@ def test_the_answer_leaves_out_the_token_that_ended_it(model: Any, tokenizer: An
     prompt = tokenizer("ship 3 red lamps")["input_ids"]
     said = by_transformers(model, prompt, frozenset())
     assert said[3] not in said[:3]
-    [text] = answer(model, tokenizer, ["ship 3 red lamps"], stop=frozenset({said[3]}), max_new_tokens=8)
-    assert text == tokenizer.decode(said[:3], skip_special_tokens=True).strip()
+    stop = frozenset({said[3]})
+    [tokens] = greedy(model, [prompt], stop=stop, max_new_tokens=8)
+    assert tokens == said[:4]
+    assert decoded(tokenizer, tokens, stop) == tokenizer.decode(said[:3], skip_special_tokens=True).strip()
 
 
 def test_all_ends_stop_an_answer(model: Any, tokenizer: Any) -> None:
@@ -86,12 +85,6 @@ def test_penalties_of_the_base_do_not_change_greedy_answers(model: Any, tokenize
         assert answer(model, tokenizer, [prompt], max_new_tokens=NEW) == before
     finally:
         model.generation_config.repetition_penalty = None
-
-
-def test_generating_stops_on_request(model: Any, tokenizer: Any) -> None:
-    asked = iter([False, True])
-    with pytest.raises(JobError, match="stopped as asked"):
-        answer(model, tokenizer, order_rows(20), max_new_tokens=2, batch_size=8, stopping=lambda: next(asked))
 
 
 def test_common_prefix() -> None:

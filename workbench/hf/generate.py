@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 
-from workbench.errors import JobError, UsageError
+from workbench.errors import UsageError
 from workbench.hf.prefix import Prefix, plain_cache
-from workbench.hf.render import end_of_turn_id, prompt_text
+from workbench.hf.render import end_of_turn_id, prompt_ids
 from workbench.hf.rope import alike, length_kind
 
 __all__ = ["answer", "decode", "decoded", "greedy", "stop_ids"]
 
-Prompt = dict[str, Any] | list[dict[str, Any]] | str
 Ended = Callable[[list[int]], bool]
 
 
@@ -34,38 +33,20 @@ def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 def answer(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[Prompt],
+    rows: Sequence[dict[str, Any]],
     *,
-    max_new_tokens: int = 128,
-    stop: frozenset[int] | None = None,
-    batch_size: int = 16,
-    stopping: Callable[[], bool] | None = None,
+    max_new_tokens: int,
 ) -> list[str]:
-    """The model's greedy answer to each prompt, without its end-of-turn token.
-
-    A prompt is a canonical row (its last answer is not shown), a list of messages, or plain text without chat template.
-    """
-    stop = stop_ids(model, tokenizer) if stop is None else stop
-    ids = [_prompt_ids(tokenizer, prompt) for prompt in prompts]
-    found = greedy(model, ids, max_new_tokens=max_new_tokens, stop=stop, batch_size=batch_size, stopping=stopping)
-    return [decoded(tokenizer, tokens, stop) for tokens in found]
+    """The model's greedy answer to each canonical row, whose last answer is not shown, without its end-of-turn token."""
+    stop = stop_ids(model, tokenizer)
+    answers = greedy(model, [prompt_ids(tokenizer, row) for row in rows], max_new_tokens=max_new_tokens, stop=stop)
+    return [decoded(tokenizer, tokens, stop) for tokens in answers]
 
 
 def decoded(tokenizer: Any, tokens: Sequence[int], stop: frozenset[int]) -> str:
     """The text of generated `tokens`, up to the token that stopped them."""
     kept = tokens[:-1] if tokens and tokens[-1] in stop else tokens
     return str(tokenizer.decode(list(kept), skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
-
-
-def _prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
-    if isinstance(prompt, list):
-        prompt = {"messages": [*prompt, {"role": "assistant", "content": ""}]}
-    text = prompt if isinstance(prompt, str) else prompt_text(tokenizer, prompt)
-    chat = isinstance(prompt, dict) and "messages" in prompt
-    ids: list[int] = list(tokenizer(text, add_special_tokens=not chat)["input_ids"])
-    if not chat and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
-        ids.pop()  # some tokenizers close every text; an answer has to follow here
-    return ids or [tokenizer.eos_token_id]
 
 
 def greedy(
@@ -77,11 +58,10 @@ def greedy(
     batch_size: int = 16,
     prefix: Prefix | None = None,
     ended: Ended | None = None,
-    stopping: Callable[[], bool] | None = None,
 ) -> list[list[int]]:
     """Continue each prompt (token ids, after `prefix` if given) until a token of `stop`, which is included.
 
-    Prompts of like length go together; the result keeps their order. Raises `JobError` when `stopping` says so.
+    Prompts of like length go together; the result keeps their order.
     """
     kind, beginning = length_kind(model), prefix.ids if prefix else []
     answers: list[list[int]] = [[] for _ in prompts]
@@ -98,8 +78,6 @@ def greedy(
             # padding between the prefix and the prompts would use up a sliding window
             start = prefix if prefix and prefix.plain and kind(prefix.length) == of_kind else None
             for at in range(0, len(rows), batch_size):
-                if stopping is not None and stopping():
-                    raise JobError("Generating was stopped as asked.")
                 batch = rows[at : at + batch_size]
                 texts = [[*(() if start else beginning), *prompts[i], *answers[i]] for i in batch]
                 limits = [min(max_new_tokens, len(answers[i]) + alike(kind, length(i))) for i in batch]

@@ -19,7 +19,7 @@ from workbench.errors import DataError
 from workbench.hf.generate import greedy, stop_ids
 from workbench.hf.load import compute_dtype, load_adapter, load_base, load_tokenizer
 from workbench.hf.packed import log_probs, pad
-from workbench.hf.render import IGNORED, prompt_text, render
+from workbench.hf.render import IGNORED, prompt_ids, render
 from workbench.rebase.result import Probes
 
 __all__ = ["DOSES", "Told", "passages_nll", "probe", "tell"]
@@ -105,7 +105,7 @@ def tell(
     """Ask one base, bare and with the adapter. `answers` are the continuations to judge; without them the adapter gives its own."""
     tokenizer = load_tokenizer(base)
     model = load_base(base, dtype=dtype or compute_dtype(None))
-    prompts = [_ids(tokenizer, prompt_text(tokenizer, row), chat="messages" in row)[-max_length:] for row in rows]
+    prompts = [prompt_ids(tokenizer, row)[-max_length:] for row in rows]
     layers, states, log_probs = _read(model, prompts)
     model = load_adapter(model, adapter)
     some = prompts[:EFFECTS]
@@ -116,10 +116,6 @@ def tell(
     effects, divergence = _effects(model, tokenizer, some, answers)
     dose = _dose_curve(model, tokenizer, rows[:DOSE_ROWS], doses, max_length)
     return Told(states, layers, log_probs, list(answers), effects, divergence, dose)
-
-
-def _ids(tokenizer: Any, text: str, *, chat: bool) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=not chat)["input_ids"]) or [int(tokenizer.eos_token_id)]
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -165,7 +161,7 @@ def _effects(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], answe
     """(log p with - without the adapter of each answer, mean KL(with || without) per answer token)."""
     effects: list[float] = [0.0] * len(prompts)
     divergence, tokens = 0.0, 0
-    tails = [_ids(tokenizer, text, chat=True) if text else [int(tokenizer.eos_token_id)] for text in answers]
+    tails = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) or [int(tokenizer.eos_token_id)] for text in answers]
     for batch in _batches([len(p) + len(t) for p, t in zip(prompts, tails, strict=True)]):
         rows = [[*prompts[i], *tails[i]] for i in batch]
         asked = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.bool)
@@ -214,7 +210,7 @@ def _dose_curve(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], dose
 @torch.inference_mode()
 def passages_nll(model: Any, tokenizer: Any, passages: Sequence[str]) -> list[tuple[float, int]]:
     """(nats, UTF-8 bytes) of each passage; its first token, which nothing predicts, is given."""
-    rows = [_ids(tokenizer, passage, chat=False) for passage in passages]
+    rows = [list(tokenizer(passage)["input_ids"]) for passage in passages]
     scores = log_probs(model, [(ids, [IGNORED, *ids[1:]]) for ids in rows], packs=False)
     return [(-float(row.sum()), len(passage.encode())) for row, passage in zip(scores, passages, strict=True)]
 
