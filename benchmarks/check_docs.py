@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from workbench import evidence
+from workbench import stats
 from workbench.rebase import result
 
 __all__ = ["check_page", "check_schema"]
@@ -28,7 +28,7 @@ _RECORDS: tuple[type[Any], ...] = (
     result.Probes,
     result.Verdict,
     result.Contrasts,
-    evidence.Interval,
+    stats.Interval,
     result.Settings,
     result.Witness,
     result.Health,

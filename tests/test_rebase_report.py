@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from workbench.evidence import Evidence, Interval, clopper_pearson
+from workbench.evidence import Evidence
 from workbench.rebase.report import headline, html, sentence
 from workbench.rebase.result import (
     Check,
@@ -26,6 +26,7 @@ from workbench.rebase.result import (
 )  # fmt: skip
 from workbench.rebase.verdict import cannot_load, judge
 from workbench.records import ItemScore
+from workbench.stats import Interval, share_interval
 
 N = 400
 HOSTILE = "<script>alert(1)</script>\" onload='x' & <b>"
@@ -177,5 +178,5 @@ def test_groups_widen_the_bars_too() -> None:
     plain = html(check(WORDS["weaker"]))
     grouped = html(check(dataclasses.replace(WORDS["weaker"], groups=40)))
     assert "47.0 to 57.0 %" in plain and "47.0 to 57.0 %" not in grouped
-    low, high = clopper_pearson(0.52 * 40, 40)
+    low, high = share_interval(0.52 * 40, 40)
     assert f"{100 * low:.1f} to {100 * high:.1f} %" in grouped and high - low > 0.3

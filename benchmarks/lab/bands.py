@@ -14,9 +14,9 @@ import numpy as np
 from benchmarks.lab.cells import Cell
 from benchmarks.lab.contest import Entry, spearman
 from benchmarks.lab.contest import kept as kept_success
-from workbench.evidence import clopper_pearson
 from workbench.rebase.calibration import SCHEMA, SIGNALS, Band, Limit, value
 from workbench.rebase.result import BROKEN
+from workbench.stats import share_interval
 
 __all__ = ["GOOD", "Trial", "calibrate", "fit", "try_out", "write"]
 
@@ -64,7 +64,7 @@ def _limit(xs: np.ndarray, right: np.ndarray, cells: Sequence[Cell], sign: float
         n, k = int(inside.sum()), int(right[inside].sum())
         if n >= FEWEST and k >= SHARE * n:
             pairs = len({cell.pair for cell, yes in zip(cells, inside, strict=True) if yes})
-            return Limit(sign * t, n, k, pairs, clopper_pearson(k * pairs / n, pairs)[0])
+            return Limit(sign * t, n, k, pairs, share_interval(k, n, units=pairs)[0])
     return None
 
 

@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Any
 
 from tests.ui.samples import NOW
-from workbench.evidence import Interval
 from workbench.rebase.result import (
     Check,
     Contrasts,
@@ -21,6 +20,7 @@ from workbench.rebase.result import (
     Weights,
     Witness,
 )  # fmt: skip
+from workbench.stats import Interval
 
 HOME, NEW = "tiny@1", "tiny@2"
 

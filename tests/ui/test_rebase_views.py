@@ -15,10 +15,10 @@ from tests.ui import checks
 from tests.ui.checks import ARMS, HOME, NEW, check
 from tests.ui.samples import EVIL, NOW, adapter, base, dataset, job
 from tests.ui.test_views import parse, text
-from workbench.evidence import Interval
 from workbench.rebase.findings import CATALOGUE
 from workbench.rebase.result import VERDICTS, Check, Finding, Structure
 from workbench.records import BaseRef, JobState, Progress
+from workbench.stats import Interval
 from workbench_ui.views import check as detail_views
 from workbench_ui.views import drift, lineage, matrix, prose, rebase, verdict
 from workbench_ui.views.verdict import Cell

@@ -11,11 +11,10 @@ import workbench_ui
 from workbench.data.checks import KINDS
 from workbench.data.scorers import SCORERS
 from workbench.rebase.findings import LEVELS
-from workbench.rebase.result import CHANGES, VERDICTS
+from workbench.rebase.result import CHANGES, STAGES, VERDICTS
 from workbench.recipe import GROUPS, PRESETS
 from workbench.records import JobState
 from workbench_ui.views.jobs import PHASES
-from workbench_ui.views.rebase import STAGES
 from workbench_ui.views.recipe_form import FIELDS
 from workbench_ui.views.verdict import STATES, key_of
 from workbench_ui.words import LANGUAGES, words

@@ -10,7 +10,6 @@
     result.py         the records of a check, and its JSON
     store.py          checks on disk, and what they share
     report.py         sentences, and the page that opens offline (report_parts.py)
-    simulate.py       how often the rule errs, over the true states.py; published.py: the rule beside published numbers
     recoordinate.py   the same model in other coordinates; controls.py: bases and adapters whose verdict is known (writing.py)
 
 Nothing here imports torch.

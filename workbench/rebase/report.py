@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from workbench.evidence import SUCCESS
 from workbench.rebase import report_parts as parts
 from workbench.rebase.contrasts import ARMS
 from workbench.rebase.report_parts import esc
 from workbench.rebase.result import BROKEN, VERDICTS, Check, Contrasts, Verdict
-from workbench.rebase.rule import SUCCESS, aside, score, span
+from workbench.rebase.rule import aside, score, span
 from workbench.rebase.verdict import broken, safe_for_all
 
 __all__ = ["headline", "html", "sentence", "shown_metrics"]

@@ -6,10 +6,11 @@ import html
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from workbench.evidence import Interval, clopper_pearson
+from workbench.evidence import SUCCESS
 from workbench.rebase.findings import CATALOGUE
 from workbench.rebase.result import Health, Probes, Structure, Verdict, Weights, Witness
-from workbench.rebase.rule import SUCCESS, score
+from workbench.rebase.rule import score
+from workbench.stats import Interval, share_interval
 
 __all__ = [
     "METRICS", "badge", "bars", "drift", "esc", "facts", "findings", "health", "link", "p_value", "page", "plain", "probes", "table",
@@ -92,7 +93,7 @@ def bars(metric: str, arms: Sequence[tuple[str, float]], verdict: Verdict) -> st
 
 def _share_interval(share: float, verdict: Verdict) -> tuple[float, float]:
     units = verdict.groups or verdict.n  # rows of a group count as copies, as everywhere
-    return clopper_pearson(share * units, units, verdict.settings.level)
+    return share_interval(share * units, units, level=verdict.settings.level)
 
 
 def _bar(share: float, ends: tuple[float, float] | None) -> str:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from urllib.parse import urlencode
 
-from workbench.evidence import Interval
 from workbench.rebase.findings import CATALOGUE
 from workbench.rebase.result import Check, Contrasts, Finding, Probes, Verdict, Witness
 from workbench.records import Dataset
+from workbench.stats import Interval
 from workbench_ui.icons import ICONS
 from workbench_ui.views.drift import drift_card
 from workbench_ui.views.markup import badge, bullet_list, button, card, esc, facts, panel, stack

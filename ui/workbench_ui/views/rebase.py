@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from workbench.rebase.result import Check
+from workbench.rebase.result import STAGES, Check
 from workbench.records import Adapter, AdapterRef, Base, BaseRef, Dataset, Job
 from workbench_ui.icons import ICONS
 from workbench_ui.views.jobs import share_done
@@ -15,7 +15,6 @@ from workbench_ui.views.verdict import Cell, figures, look, sentence, word
 from workbench_ui.words import Words
 
 __all__ = [
-    "STAGES",
     "act_button",
     "actions",
     "adapter_of",
@@ -29,9 +28,6 @@ __all__ = [
     "retrain_link",
     "row",
 ]
-
-
-STAGES = ("structure", "weights", "probes", "behaviour")  # of a check: the phases of its job
 
 
 def picker(bases: Sequence[Base], chosen: str, t: Words) -> str:

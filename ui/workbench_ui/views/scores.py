@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from workbench.evidence import Interval, Summary, direction
+from workbench.evidence import Summary, direction
+from workbench.stats import Interval
 from workbench_ui.icons import ICONS
 from workbench_ui.views.markup import esc
 from workbench_ui.words import Words

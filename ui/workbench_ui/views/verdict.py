@@ -6,9 +6,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from workbench.evidence import Interval
 from workbench.rebase.result import BROKEN, VERDICTS, Check, Verdict
 from workbench.records import Adapter, Job
+from workbench.stats import Interval
 from workbench_ui.views.markup import esc
 from workbench_ui.words import Words
 
