@@ -311,7 +311,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     # safetensors
     "weights empty": (lambda at: write_file(write_adapter(at), WEIGHTS, b""), "header"),
     "header longer than the file": (raw_weights(b"{}", length=10_000), "header"),
-    "header of petabytes": (raw_weights(b"{}", length=2**60), "header claims"),
+    "header of petabytes": (raw_weights(b"{}", length=2**60), "its header should be"),
     "header is not JSON": (raw_weights(b"{nope"), "safetensors"),
     "header is a list": (raw_weights(b"[]"), "safetensors"),
     "header nested deeply": (raw_weights(b'{"a":' * 50_000), "safetensors"),

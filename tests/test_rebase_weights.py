@@ -97,8 +97,9 @@ def test_totals_are_roots_of_sums(tmp_path: Path, home: Path, adapter: Path) -> 
     assert found.embeddings == pytest.approx(0.05, rel=0.02)
     assert found.norms == pytest.approx(0.05, rel=0.05)
     assert (found.change, found.exact, found.error) == ("continuation", True, None)
-    assert "same lineage, drift 5.0 %" in found.sentence
-    assert "times the adapter's own size" in found.sentence
+    assert found.notes == () and found.drift == pytest.approx(0.05, rel=0.02)
+    norms = [np.linalg.norm(old[f"{module.module}.weight"]) for module in found.modules]
+    assert [module.weight for module in found.modules] == pytest.approx(norms, rel=1e-4)
     assert set(found.worst) == {"layer 0", "layer 1"}
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "Summary",
     "check_paired",
     "direction",
+    "gain_table",
     "headline",
     "metrics_of",
     "read_scores",
@@ -281,3 +282,18 @@ def _span(gain: Interval, scale: float, digits: int, unit: str) -> str:
     if gain.low is None or gain.high is None:
         return f"{value} (one row gives no interval)"
     return f"{value} (95 % interval {gain.low * scale:+.{digits}f} to {gain.high * scale:+.{digits}f})"
+
+
+_MEASURED = {"right": "right", "exact_match": "exactly right", "nll_per_token": "nats per token", "bits_per_byte": "bits per byte"}
+
+
+def gain_table(summary: Summary) -> list[tuple[str, str, str, str, str]]:
+    """A row for each metric, as text: what is measured, the base's score, the adapter's, the gain and its 95 % interval."""
+    rows = []
+    for key, gain in ((key, summary.gain[key]) for key in _MEASURED if key in summary.gain):
+        scale, digits, unit = (100, 1, " %") if key in SUCCESS else (1, 3, "")
+        base, adapter = (f"{getattr(arm, key) * scale:.{digits}f}{unit}" for arm in (summary.base, summary.adapter))
+        known = gain.low is not None and gain.high is not None
+        interval = f"{gain.low * scale:+.{digits}f} to {gain.high * scale:+.{digits}f}" if known else "one row gives none"
+        rows.append((_MEASURED[key], base, adapter, f"{gain.value * scale:+.{digits}f}", interval))
+    return rows

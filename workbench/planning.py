@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from workbench.errors import RecipeError
 from workbench.foreign import open_regular, read_regular
+from workbench.peft_layout import CONFIG, WEIGHTS, takes_factors, unmatched_targets
 from workbench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -110,27 +111,18 @@ def unknown_targets(recipe: Recipe, layout: Layout) -> list[str]:
         """One row a token: an embedding or the output layer, which no adapter here is put on."""
         return [name for name in modules if (p := layout.weight(name)) is None or p.shape[0] != config.get("vocab_size")]
 
-    found = []
-    targets = [name for name in recipe.lora_target_modules if name != "all-linear"]
-    for modules in (layout.stored_modules, layout.modules) if targets else ():
-        there = have(modules())
-        targets = [t for t in targets if not any(f".{name}".endswith(f".{t}") for name in there)]
-        if not targets:
+    for modules in (layout.stored_modules, layout.modules):  # transformers is asked only where the stored names do not do
+        problem = unmatched_targets("lora_target_modules", recipe.lora_target_modules, have(modules()))
+        if not problem:
             break
-    else:
-        names = ", ".join(sorted({name.rpartition(".")[2] for name in there})) if targets else ""
-        found = [f"lora_target_modules: this base has no {name}; it has {names}; all-linear takes them all." for name in targets]
-    for name in recipe.target_parameters:
-        if not layout.targeted([name]):
-            experts = sorted({".".join(p.name.split(".")[-2:]) for p in layout.parameters.values() if p.experts > 1})
-            found.append(f"target_parameters: this base has no {name}; it has {', '.join(experts) or 'no experts in one parameter'}.")
-    return found
+    parameters = [p.name for p in layout.parameters.values() if takes_factors(p.name, len(p.shape))] if recipe.target_parameters else []
+    return [text for text in (problem, unmatched_targets("target_parameters", recipe.target_parameters, parameters)) if text]
 
 
 def start_file(recipe: Recipe) -> Path:
     """The weights in the folder `resume_from_checkpoint`."""
     folder = Path(recipe.resume_from_checkpoint or "").expanduser().resolve()
-    return folder / ("model.safetensors" if recipe.method == "sft" else "adapter_model.safetensors")
+    return folder / ("model.safetensors" if recipe.method == "sft" else WEIGHTS)
 
 
 def check_start(recipe: Recipe) -> list[str]:
@@ -140,7 +132,7 @@ def check_start(recipe: Recipe) -> list[str]:
         open_regular(file, most=_MOST, error=RecipeError).close()
         if recipe.method == "sft":
             return []
-        config = json.loads(read_regular(file.with_name("adapter_config.json"), most=1_000_000, error=RecipeError))
+        config = json.loads(read_regular(file.with_name(CONFIG), most=1_000_000, error=RecipeError))
         wanted = {"r": recipe.lora_r, "lora_alpha": recipe.lora_alpha, "use_rslora": recipe.use_rslora, "use_dora": recipe.use_dora}
         other = [f"{key} is {config.get(key)} there and {value} here" for key, value in wanted.items() if config.get(key, value) != value]
     except (RecipeError, OSError, ValueError, AttributeError, RecursionError) as error:

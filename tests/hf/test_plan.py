@@ -104,8 +104,6 @@ def test_a_logger_and_a_module_that_are_not_there_block(plan: Any) -> None:
     found = plan(chats(), report_to=["mlflow"], lora_target_modules=["q_proj", "mlp.q_proj", "wqkv", "embed_tokens"])
     assert [text.partition(";")[0] for text in found.problems] == [
         "report_to: mlflow is not installed: pip install mlflow",
-        "lora_target_modules: this base has no mlp.q_proj",
-        "lora_target_modules: this base has no wqkv",
-        "lora_target_modules: this base has no embed_tokens",
+        "lora_target_modules: this base has no mlp.q_proj and no wqkv and no embed_tokens",
     ]
     assert "it has down_proj, gate_proj, k_proj" in found.problems[1]

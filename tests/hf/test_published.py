@@ -79,6 +79,32 @@ def test_the_cards_own_code_gives_the_logits_of_the_model_that_was_saved(pico_ba
         assert torch.allclose(ours, wanted, atol=1e-6), f"{kind}: our loader gives other logits"
 
 
+def test_every_tensor_is_known_for_what_peft_does_with_it(pico_base: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from workbench import peft_layout
+    from workbench.rebase.adapter import read_adapter
+    from workbench.rebase.factors import modules
+
+    kinds = {**KINDS, "embedding": {"target_modules": ["embed_tokens", "q_proj"], "alpha_pattern": {"layers.1.self_attn.q_proj": 3}}}
+    for kind, changed in kinds.items():
+        _peft_folder(pico_base, tmp_path / kind, changed)
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(pico_base), tmp_path / kind)
+        layers = {name.removeprefix(peft_layout.PREFIX): m for name, m in model.named_modules() if hasattr(m, "get_delta_weight")}
+        layers = {name: layer for name, layer in layers.items() if getattr(layer, "scaling", None)}
+        adapted = {module.name: module.read() for module in modules(tmp_path / kind)}
+        assert adapted.keys() == layers.keys(), kind
+        for name, layer in layers.items():
+            ours = torch.from_numpy(adapted[name].left @ adapted[name].right)
+            assert torch.allclose(ours, layer.get_delta_weight("default"), atol=1e-6), (kind, name)
+        found = read_adapter(tmp_path / kind)
+        assert found.adds == {name: tuple(layer.get_delta_weight("default").shape) for name, layer in layers.items()}, kind
+        assert not found.other and list(found.full) == (["lm_head.weight"] if kind == "with the output layer" else []), kind
+        assert list(found.tokens.values()) == ([(2, 64)] if kind == "with single tokens" else []), kind
+
+
 GROWN: dict[str, dict[str, Any]] = {
     "nothing of them trained": {},
     "both tables": {"modules_to_save": ["embed_tokens", "lm_head"]},
@@ -130,6 +156,7 @@ def test_names_mean_what_peft_takes_them_for(ranks: dict[str, int], modules: lis
     """Before and after publishing, which sorts the names, PEFT's own function gives each module the same."""
     from peft.utils.other import get_pattern_key
 
+    from workbench.peft_layout import Scaling
     from workbench.registry.peft_config import Declared
 
     for key in ("rank_pattern", "alpha_pattern"):
@@ -137,7 +164,8 @@ def test_names_mean_what_peft_takes_them_for(ranks: dict[str, int], modules: lis
         written = dict(sorted(declared.published(modules, [])[key].items()))
         for module in modules:
             wanted = ranks.get(get_pattern_key(ranks.keys(), module), 3)
-            assert (declared.rank_of if key == "rank_pattern" else declared.alpha_of)(module) == wanted
+            for scaling in (declared.scaling, Scaling.of({"r": 3, "lora_alpha": 3, key: ranks})):
+                assert (scaling.rank_of if key == "rank_pattern" else scaling.alpha_of)(module) == wanted
             assert written.get(get_pattern_key(written.keys(), module), 3) == wanted
 
 

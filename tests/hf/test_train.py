@@ -357,7 +357,7 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(run: Any, pico_base
     ("given", "message"),
     [
         ({"max_length": 8}, "None of the 60 rows has a token to learn from; 60 lose their whole answer at max_length 8"),
-        ({"lora_target_modules": ("q_proj", "wqkv")}, "this base has no wqkv. It has: .*q_proj"),
+        ({"lora_target_modules": ("q_proj", "wqkv")}, "this base has no wqkv; it has .*q_proj"),
         ({"learning_rate": 1.0, "method": "sft", "max_grad_norm": 1e9, "max_steps": 60}, "diverging|became"),
         ({"learning_rate": 1e-30, "max_steps": 1}, "Training changed nothing"),
         ({"learning_rate": 3e-9, "max_steps": 1}, "rounding alone moves them"),

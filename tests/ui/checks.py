@@ -102,7 +102,6 @@ def weights(layers: int = 12, **changed: Any) -> Weights:
         "modules": tuple(modules),
         "worst": ("layer 10", "layer 11"),
         "band": "amber",
-        "sentence": "same lineage, drift 2.1 %",
     }
     return Weights(**{**values, **changed})
 

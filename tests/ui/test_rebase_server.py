@@ -16,10 +16,10 @@ from workbench import Workbench
 from workbench.rebase.result import Check
 from workbench.rebase.store import Checks
 from workbench.records import Adapter
+from workbench.words import words
 from workbench_ui.access import Access
 from workbench_ui.app import create_app
 from workbench_ui.pages.rebase import _Handlers
-from workbench_ui.words import words
 
 EN = words("en")
 

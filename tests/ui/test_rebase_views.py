@@ -19,10 +19,10 @@ from workbench.rebase.findings import CATALOGUE
 from workbench.rebase.result import VERDICTS, Check, Finding, Structure
 from workbench.records import BaseRef, JobState, Progress
 from workbench.stats import Interval
+from workbench.words import words
 from workbench_ui.views import check as detail_views
 from workbench_ui.views import drift, lineage, matrix, prose, rebase, verdict
 from workbench_ui.views.verdict import Cell
-from workbench_ui.words import words
 
 EN, ZH = words("en"), words("zh")
 

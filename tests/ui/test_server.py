@@ -17,12 +17,12 @@ from starlette.testclient import TestClient
 from tests.folders import write_adapter, write_base
 from workbench import Workbench
 from workbench.records import Adapter
+from workbench.words import words
 from workbench_ui.access import Access
 from workbench_ui.app import create_app
 from workbench_ui.guard import spoken
 from workbench_ui.newest import Newest
 from workbench_ui.shield import HEADERS
-from workbench_ui.words import words
 
 HERE = "http://127.0.0.1:7860"
 PAGES = ["", "train", "jobs", "adapters", "rebase", "why"]

@@ -17,9 +17,9 @@ from workbench.data.checks import KINDS, Finding, Report
 from workbench.estimate import Estimate
 from workbench.recipe import PRESETS, Recipe, resolve
 from workbench.records import JobState, Progress
+from workbench.words import words
 from workbench_ui.views import adapters, chart, home, jobs, recipe_form, tokens, train
 from workbench_ui.views import scores as score_views
-from workbench_ui.words import words
 
 EN = words("en")
 

@@ -7,22 +7,23 @@ import re
 from pathlib import Path
 from string import Formatter
 
+import workbench
 import workbench_ui
 from workbench.data.checks import KINDS
 from workbench.data.scorers import SCORERS
 from workbench.rebase.findings import LEVELS
-from workbench.rebase.result import CHANGES, STAGES, VERDICTS
+from workbench.rebase.result import CHANGES, NOTES, STAGES, VERDICTS
 from workbench.recipe import GROUPS, PRESETS
 from workbench.records import JobState
+from workbench.words import LANGUAGES, words
 from workbench_ui.views.jobs import PHASES
 from workbench_ui.views.recipe_form import FIELDS
 from workbench_ui.views.verdict import STATES, key_of
-from workbench_ui.words import LANGUAGES, words
 
 METRICS = ["right", "exact_match", "nll_per_token", "bits_per_byte"]
-ROOT = Path(workbench_ui.__file__).parent
+ROOTS = [Path(package.__file__).parent for package in (workbench, workbench_ui)]
 TABLES = {lang: words(lang).table for lang in LANGUAGES}
-SOURCE = "\n".join(file.read_text(encoding="utf-8") for file in ROOT.rglob("*.py"))
+SOURCE = "\n".join(file.read_text(encoding="utf-8") for root in ROOTS for file in root.rglob("*.py"))
 
 # Keys made at run time: prefix -> every ending that can occur.
 MADE = {
@@ -44,6 +45,7 @@ MADE = {
     "rebase.says": [key_of(state) for state in STATES],
     "rebase.rule": [key_of(word) for word in VERDICTS],
     "rebase.change": list(CHANGES),
+    "rebase.drift.note": list(NOTES),
     "rebase.band": ["green", "amber", "red"],
     "rebase.level": list(LEVELS),
     "rebase.group": ["attention", "mlp", "embeddings", "other"],
@@ -117,5 +119,5 @@ def test_chinese_is_chinese() -> None:
 
 def test_no_key_is_written_twice() -> None:
     for lang in LANGUAGES:
-        pairs = json.loads((ROOT / "strings" / f"{lang}.json").read_text(encoding="utf-8"), object_pairs_hook=list)
+        pairs = json.loads((ROOTS[0] / "strings" / f"{lang}.json").read_text(encoding="utf-8"), object_pairs_hook=list)
         assert len(pairs) == len(dict(pairs))

@@ -20,13 +20,13 @@ from starlette.types import ASGIApp
 
 from workbench import Workbench
 from workbench.errors import UsageError
+from workbench.words import LANGUAGES, Words, words
 from workbench_ui import chrome, uploads
 from workbench_ui.access import Access
 from workbench_ui.files import downloads
 from workbench_ui.pages import adapters, home, jobs, rebase, train, why
 from workbench_ui.shield import Shield
 from workbench_ui.theme import theme
-from workbench_ui.words import LANGUAGES, Words, words
 
 __all__ = ["PORT", "create_app", "serve"]
 

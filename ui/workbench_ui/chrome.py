@@ -12,8 +12,8 @@ from pathlib import Path
 import gradio as gr
 
 from workbench import __version__
+from workbench.words import LANGUAGES, Words, words
 from workbench_ui.icons import ICONS, MARK
-from workbench_ui.words import LANGUAGES, Words, words
 
 __all__ = ["PAGES", "assets_dir", "frame", "head", "locked_page", "missing_page", "nav"]
 

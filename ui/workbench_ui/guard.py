@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 import gradio as gr
 
 from workbench.errors import WorkbenchError
-from workbench_ui.words import Words
+from workbench.words import Words
 
 __all__ = ["guarded", "spoken"]
 

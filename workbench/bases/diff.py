@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from workbench.bases.configuration import BREAKING, changed, kind_of
 from workbench.bases.lock import Lock, TensorLock
 from workbench.records import Base, as_json
 
-__all__ = ["BaseDiff", "Change", "Drift", "Vocabulary", "compare", "exact_drift", "group_of", "vocabulary"]
+__all__ = ["BaseDiff", "Change", "Drift", "Vocabulary", "compare", "exact_drift", "group_of", "layer_of", "vocabulary"]
 
 _GROUPS = (
     ("embeddings", re.compile(r"embed|wte|wpe|lm_head|word_embeddings")),
@@ -116,9 +115,10 @@ def group_of(name: str) -> str:
     return next((group for group, pattern in _GROUPS if pattern.search(name)), "other")
 
 
-def _layer_of(name: str) -> str | None:
-    found = _LAYER.search(name)
-    return f"layer {found[1]}" if found else None
+def layer_of(name: str) -> int | None:
+    """The number of the layer that a module or tensor belongs to."""
+    match = _LAYER.search(f".{name}.")
+    return int(match[1]) if match else None
 
 
 def compare(a: Lock, b: Lock, first: Base, second: Base, *, exact: bool = False) -> BaseDiff:
@@ -171,12 +171,11 @@ def _grouped(names: list[str], distance: dict[str, float], norms: dict[str, floa
 
 
 def _by_layer(names: list[str], distance: dict[str, float], norms: dict[str, float], exact: bool) -> tuple[Drift, ...]:
-    counts = Counter(layer for n in names if (layer := _layer_of(n)))
-    found = []
-    for layer in sorted(counts, key=lambda text: int(text.split()[1])):
-        members = [n for n in names if _layer_of(n) == layer]
-        found.append(Drift(layer, len(members), _relative(members, distance, norms), exact))
-    return tuple(found)
+    layers: dict[int, list[str]] = {}
+    for name in names:
+        if (layer := layer_of(name)) is not None:
+            layers.setdefault(layer, []).append(name)
+    return tuple(Drift(f"layer {n}", len(layers[n]), _relative(layers[n], distance, norms), exact) for n in sorted(layers))
 
 
 def exact_drift(a: Path, b: Path, names: list[str]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -112,22 +112,6 @@ class Layout:
             ends[int(expert[0])] = start + shape[0]
             found.append(Part(f"{parameter.name}.{expert[0]}.{start}", name, int(expert[0]), start, start + shape[0]))
         return found if ends == dict.fromkeys(range(parameter.experts), parameter.added[0]) and not parameter.turned else []
-
-    def targeted(self, names: Sequence[str]) -> dict[str, Parameter]:
-        """What PEFT's `target_parameters` adapts, by the path under which its factors stand.
-
-        PEFT wraps a module once for each of its parameters that a name means, in their order, so all but the last stand deeper,
-        each with one more `.base_layer` (`BaseTuner._inject_parameters`).
-        """
-        by_module: dict[str, list[Parameter]] = {}
-        for parameter in self.parameters.values():
-            if any(parameter.name == name or parameter.name.endswith(f".{name}") for name in names):
-                by_module.setdefault(parameter.name.rpartition(".")[0], []).append(parameter)
-        return {
-            module + ".base_layer" * (len(held) - 1 - place): parameter
-            for module, held in by_module.items()
-            for place, parameter in enumerate(held)
-        }
 
     def modules(self) -> set[str]:
         """Paths of the modules with a matrix for a weight; as they are stored, where transformers does not know the model."""

@@ -165,24 +165,13 @@ def print_scores(found: Adapter) -> None:
     if not found.scores:
         say(f"No evidence. Score it: workbench adapter evaluate {found.ref} --dataset NAME")
         return
-    from workbench.evidence import Summary, headline
+    from workbench.evidence import Summary, gain_table, headline
 
     summary = Summary.from_dict(found.scores)
     say(headline(summary))
     say()
-    words = {"right": "right", "exact_match": "exactly right", "nll_per_token": "nats per token", "bits_per_byte": "bits per byte"}
-    rows = []
-    for key, word in words.items():
-        gain = summary.gain.get(key)
-        if gain is None:
-            continue
-        share = key in ("right", "exact_match")
-        scale, digits, unit = (100, 1, " %") if share else (1, 3, "")
-        arms = [f"{getattr(arm, key) * scale:.{digits}f}{unit}" for arm in (summary.base, summary.adapter)]
-        span = "" if gain.low is None or gain.high is None else f"{gain.low * scale:+.{digits}f} to {gain.high * scale:+.{digits}f}"
-        rows.append((word, *arms, f"{gain.value * scale:+.{digits}f}", span))
     numbers = ("base", "with adapter", "gain", "95 % interval")
-    table((f"{summary.n} test rows", *numbers), rows, right=numbers)
+    table((f"{summary.n} test rows", *numbers), gain_table(summary), right=numbers)
 
 
 def print_samples(answers: list[dict[str, Any]]) -> None:

@@ -247,7 +247,8 @@ def print_check(found: Check) -> None:
         say("\nWhat differs:")
         fields([(f"  {f.level}  {f.name}", short(f.text, 110)) for f in found.structure.findings])
     if found.weights is not None:
-        say(f"\nWeights: {found.weights.sentence}")
+        drift = found.weights.drift
+        say(f"\nWeights: {found.weights.change}" + ("" if drift is None else f", moved by {100 * drift:.2g} %"))
     if found.health is not None:
         _print_health(found)
     if found.retrained is not None:

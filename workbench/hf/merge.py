@@ -26,6 +26,7 @@ from workbench.data.rows import read_jsonl
 from workbench.errors import Conflict, IntegrityError, UsageError
 from workbench.hf.load import load_adapter, load_base, load_tokenizer
 from workbench.hf.render import render
+from workbench.peft_layout import TEMPLATE, TOKENIZER
 from workbench.recipe import read_yaml
 from workbench.records import Progress
 
@@ -42,17 +43,6 @@ PROBE_TEXTS = (
     "Who wrote Hamlet?",
     "Summarise: The meeting was moved from Monday to Friday.",
     "Say hello.",
-)
-_BESIDE_WEIGHTS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
 )
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -258,11 +248,11 @@ def _name(dtype: torch.dtype) -> str:
 
 def _copy_beside(base: Path, tokenizer: Any, out: Path) -> None:
     """The base's tokenizer and generation files as they are; and the chat template that was trained with."""
-    for name in _BESIDE_WEIGHTS:
+    for name in (*TOKENIZER, "generation_config.json"):
         if (base / name).is_file():
             shutil.copyfile(base / name, out / name)
-    if not (out / "chat_template.jinja").exists():
-        (out / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
+    if not (out / TEMPLATE).exists():
+        (out / TEMPLATE).write_text(tokenizer.chat_template, encoding="utf-8")
 
 
 def _kind_of(model: Any) -> str:

@@ -18,6 +18,7 @@ from workbench.hf.packed import Row, pack, pad, scored, split, trim
 from workbench.hf.proof import Proof, prove
 from workbench.hf.render import IGNORED, end_of_turn_id
 from workbench.hf.rope import length_kind
+from workbench.peft_layout import takes_factors, unmatched_targets
 
 __all__ = [
     "Footprint",
@@ -66,16 +67,10 @@ def check_targets(model: Any, targets: Sequence[str], parameters: Sequence[str] 
     `TrainingError` with those there are."""
     head = model.get_output_embeddings()
     linear = [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head]
-    held = [name for name, parameter in model.named_parameters() if parameter.ndim == 3 or name.endswith("gate.weight")]
-    for key, wanted, have in (("lora_target_modules", targets, linear), ("target_parameters", parameters, held)):
-        unknown = [name for name in wanted if name != "all-linear" and not any(f".{one}".endswith(f".{name}") for one in have)]
-        if unknown:
-            parts = 1 if key == "lora_target_modules" else 2
-            short = ", ".join(sorted({".".join(name.split(".")[-parts:]) for name in have}))
-            raise TrainingError(
-                f"{key}: this base has no {' and no '.join(unknown)}.",
-                hint=f"It has: {short}; all-linear takes them all." if parts == 1 else f"It has: {short or 'none'}.",
-            )
+    held = [name for name, parameter in model.named_parameters() if takes_factors(name, parameter.ndim)]
+    named = {"lora_target_modules": (targets, linear), "target_parameters": (parameters, held)}
+    if problems := [text for key, (wanted, there) in named.items() if (text := unmatched_targets(key, wanted, there))]:
+        raise TrainingError(" ".join(problems), hint="Name others, or use another base.")
 
 
 def beside_all_linear(model: Any) -> list[str]:

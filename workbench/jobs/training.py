@@ -24,10 +24,11 @@ from workbench.evidence import Evidence, summary, write_scores
 from workbench.foreign import open_regular
 from workbench.jobs import progress
 from workbench.jobs.tasks import TaskContext
+from workbench.peft_layout import CONFIG, WEIGHTS
 from workbench.recipe import Recipe
 from workbench.records import Base, BaseRef, Dataset, Progress
 from workbench.registry import manifest
-from workbench.registry.staging import CONFIG, WEIGHTS, check_adapter
+from workbench.registry.lora_weights import check_adapter
 from workbench.registry.store import Registry
 
 __all__ = ["evaluate", "frozen_base", "frozen_dataset", "merge", "run"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,20 +12,10 @@ from workbench.bases.layout import Layout
 from workbench.bases.lock import Lock
 from workbench.bases.tensors import read_header
 from workbench.errors import IntegrityError
+from workbench.peft_layout import CONFIG, PREFIX, PROMPTS, TOKENS, WEIGHTS, Shape, product_shape, sort, targeted
 from workbench.rebase.roles import EMBEDDINGS, OUTPUTS
 
-__all__ = ["PROMPTS", "Adapted", "base_shapes", "layer_of", "read_adapter"]
-
-PROMPTS = frozenset({"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT", "CARTRIDGE"})
-_PREFIX = "base_model.model."
-_LORA = re.compile(r"(.+?)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)(?:\.weight)?")
-_TOKENS = re.compile(r"(.+?)\.(?:token_adapter\.)?trainable_tokens_delta")
-# What other methods call their tensors, behind the path of the module: ia3_l, oft_r, hada_w1_a, vera_lambda_b, …
-_OTHER = re.compile(
-    r"(.+?)\.(?:lora|ia3|oft|boft|hra|hada|lokr|vera|vblora|fourierft|randlora|miss|bone|shira|c3a|road|delora|gralora|waveft)_\w+(?:\.\w+)*"
-)
-_LAYER = re.compile(r"\.(\d+)\.")
-Shape = tuple[int, ...]
+__all__ = ["Adapted", "base_shapes", "read_adapter"]
 
 
 @dataclass(frozen=True)
@@ -63,46 +52,22 @@ class Adapted:
 
 def read_adapter(folder: Path) -> Adapted:
     """Read a PEFT folder without its numbers. Raises `IntegrityError` when it is none or damaged."""
-    config = read_json(folder / "adapter_config.json")
-    if not config:
-        raise IntegrityError(f"{folder} has no adapter_config.json.", hint="An adapter is a folder saved by PEFT's save_pretrained.")
-    file = folder / "adapter_model.safetensors"
-    if not file.is_file():
-        raise IntegrityError(f"{folder} has no adapter_model.safetensors.", hint="Save the adapter again with PEFT's save_pretrained.")
-    parts: dict[str, dict[str, Shape]] = {}
-    full: dict[str, Shape] = {}
-    tokens: dict[str, Shape] = {}
-    prompts: dict[str, Shape] = {}
-    other: set[str] = set()
-    for name, info in read_header(file).items():
-        rest = name.removeprefix(_PREFIX)
-        if match := _LORA.fullmatch(rest):
-            parts.setdefault(match[1], {})[match[2].rpartition("_")[2]] = info.shape
-            if "embedding" in match[2]:
-                parts[match[1]]["embedding"] = ()
-        elif match := _TOKENS.fullmatch(rest):
-            tokens[match[1]] = info.shape
-        elif match := _OTHER.fullmatch(rest):
-            other.add(match[1])
-        elif rest == name and str(config.get("peft_type")).upper() in PROMPTS:
-            prompts[name] = info.shape
-        else:
-            full[rest.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = info.shape
+    config, file = read_json(folder / CONFIG), folder / WEIGHTS
+    if missing := [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]:
+        raise IntegrityError(f"{folder} has no {missing[0]}.", hint="An adapter is a folder saved by PEFT's save_pretrained.")
+    tensors = read_header(file)
+    vectors = {n for n in tensors if not n.startswith(PREFIX)} if str(config.get("peft_type")).upper() in PROMPTS else set()
+    contents = sort({name: info for name, info in tensors.items() if name not in vectors})
     turned = bool(config.get("fan_in_fan_out"))
-    adds = {module: _product(module, shapes, turned) for module, shapes in parts.items()}
-    if not (adds or other or full or tokens or prompts):
-        raise IntegrityError(f"{file.name} holds no weights of an adapter.", hint="Save the adapter again with PEFT's save_pretrained.")
-    return Adapted(config, adds, frozenset(other - adds.keys()), full, tokens, prompts)
-
-
-def _product(module: str, shapes: dict[str, Shape], turned: bool) -> Shape:
-    """Shape of lora_B lora_A as it is added to the stored weight. Embeddings are stored as vocabulary x width."""
-    a, b = shapes.get("A"), shapes.get("B")
-    if a is None or b is None or len(a) != 2 or len(b) != 2 or a[0] != b[1]:
-        raise IntegrityError(
-            f"The LoRA weights of {module} are no pair that multiplies.", hint="Save the adapter again, or fetch it again."
-        )
-    return (a[1], b[0]) if turned or "embedding" in shapes else (b[0], a[1])
+    adds = {module: product_shape(contents.lora[module], turned=turned) or () for module in contents.pairs()}
+    return Adapted(
+        config,
+        adds,
+        other=frozenset(contents.other.keys() - adds.keys()),
+        full={name: info.shape for name, info in contents.whole.items()},
+        tokens={module: parts[TOKENS].shape for module, parts in contents.lora.items() if TOKENS in parts},
+        prompts={name: tensors[name].shape for name in vectors},
+    )
 
 
 def base_shapes(lock: Lock, modules: Mapping[str, Shape | None], experts: Sequence[str] = ()) -> dict[str, Shape | None]:
@@ -112,20 +77,14 @@ def base_shapes(lock: Lock, modules: Mapping[str, Shape | None], experts: Sequen
     `experts` are an adapter's `target_parameters`; the shape of theirs is that of one expert.
     """
     packed, layout = {name.rpartition(".")[0] for name in lock.tensors}, Layout(lock)
-    targeted = layout.targeted(experts) if experts else {}
-    found: dict[str, Shape | None] = {}
+    of_experts = targeted(layout, experts)
+    shapes: dict[str, Shape | None] = {}
     for module, added in modules.items():
-        parameter = targeted.get(module) or layout.weight(module, like=added)
+        parameter = of_experts.get(module) or layout.weight(module, like=added)
         if parameter is None:
-            found[module] = () if module in packed else None
+            shapes[module] = () if module in packed else None
         elif any("float" not in lock.tensors[name].dtype for name in parameter.tensors):
-            found[module] = ()
+            shapes[module] = ()
         else:
-            found[module] = parameter.added if parameter.added == added else parameter.shape
-    return found
-
-
-def layer_of(name: str) -> int | None:
-    """The number of the layer a module or tensor belongs to."""
-    match = _LAYER.search(f".{name}.")
-    return int(match[1]) if match else None
+            shapes[module] = parameter.added if parameter.added == added else parameter.shape
+    return shapes

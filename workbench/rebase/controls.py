@@ -15,6 +15,8 @@ from workbench.bases.diff import group_of
 from workbench.bases.files import read_json
 from workbench.bases.tensors import TensorInfo, folder_tensors
 from workbench.errors import IntegrityError, UsageError
+from workbench.peft_layout import FACTORS
+from workbench.rebase.factors import product_norm
 from workbench.rebase.writing import adapter_tensors, encode, load, rewrite_adapter, rewrite_base
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["add_noise", "independent", "random_adapter", "requantise"]
 
 _LINEAR = re.compile(r".*\.(layers|h)\.\d+\..+\.weight")
-_PAIRS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
 _ROUNDS = 6  # of matching the noise's size after rounding to the stored type
 _CLOSE = 0.002
 
@@ -120,7 +121,7 @@ def _random_pair(info: TensorInfo, tensors: dict[str, TensorInfo], seed: int) ->
     """Both factors of the module that `info` belongs to, by the names of their tensors."""
     import numpy as np
 
-    for first, second in _PAIRS:
+    for first, second in ((f".{a}", f".{b}") for a, b in FACTORS):
         stem = info.name.removesuffix(first).removesuffix(second)
         if stem == info.name:
             continue
@@ -134,14 +135,6 @@ def _random_pair(info: TensorInfo, tensors: dict[str, TensorInfo], seed: int) ->
         f"{info.name} is no factor of plain LoRA, so no random adapter can be as large.",
         hint="Use an adapter without DoRA or modules_to_save.",
     )
-
-
-def product_norm(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
-    """|B A| (Frobenius) from the r x r matrices A A^T and B^T B, for a (r, in) and b (out, r)."""
-    import numpy as np
-
-    first, second = a.astype(np.float64), b.astype(np.float64)
-    return float(np.sqrt(max(np.sum((second.T @ second) * (first @ first.T)), 0.0)))
 
 
 def independent(source: Path, out: Path, *, seed: int = 0) -> Path:

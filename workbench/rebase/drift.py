@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["Sums", "measure_pair", "module_drift", "total", "unmoved"]
+__all__ = ["Sums", "pair_sums", "module_drift", "total", "unmoved"]
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def total(sums: Iterable[Sums]) -> Sums:
 
 def module_drift(module: Module, sums: Sums) -> ModuleDrift:
     """The record of one module."""
-    found = sums.relative, sums.ratio, sums.input, sums.output, sums.alignment
-    return ModuleDrift(module.name, module.group, module.layer, *found)
+    shares = sums.relative, sums.ratio, sums.input, sums.output, sums.alignment
+    return ModuleDrift(module.name, module.group, module.layer, *shares, weight=sums.weight**0.5)
 
 
 def unmoved(factors_norm: float, weight_norm: float) -> Sums:
@@ -82,16 +82,16 @@ def unmoved(factors_norm: float, weight_norm: float) -> Sums:
     return Sums(weight=size, update=factors_norm**2, weight_in=size, weight_out=size)
 
 
-def measure_pair(one: TensorInfo, two: TensorInfo, factors: Factors) -> Sums:
+def pair_sums(before: TensorInfo, after: TensorInfo, factors: Factors) -> Sums:
     """Read one weight matrix of both bases, piece by piece. Raises `IntegrityError` naming a tensor that is not finite."""
     import numpy as np
 
     weight = drift = weight_in = drift_in = 0.0
-    rank, columns = factors.left_basis.shape[1], one.shape[1]
+    rank, columns = factors.left_basis.shape[1], before.shape[1]
     seen: npt.NDArray[np.float32] = np.zeros((2, rank, columns), np.float32)  # Q_B^T W_A and Q_B^T D
     at = 0
     with np.errstate(over="ignore", invalid="ignore"):
-        for x, y in pairs(one, two):
+        for x, y in pairs(before, after):
             np.subtract(y, x, out=y)
             weight += _square(x)
             drift += _square(y)
@@ -102,7 +102,7 @@ def measure_pair(one: TensorInfo, two: TensorInfo, factors: Factors) -> Sums:
             drift_in += _square(y @ factors.right_basis)
             at += len(x)
     if not (np.isfinite(drift) and np.isfinite(weight)):
-        refuse_not_finite(one, two)
+        refuse_not_finite(before, after)
     along = float(np.sum((factors.back.T @ seen[1]) * factors.right, dtype=np.float64))
     return Sums(weight, drift, factors.norm**2, weight_in, drift_in, _square(seen[0]), _square(seen[1]), along)
 

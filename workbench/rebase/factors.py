@@ -1,23 +1,20 @@
 """The update of a LoRA adapter, module by module, without ever building it: dW = scale * B A as the two factors and small products.
 
-Names and scales follow PEFT (https://huggingface.co/docs/peft/package_reference/lora): scale = alpha / r, or alpha / sqrt(r) with
-`use_rslora`; `alpha_pattern` gives single modules another alpha, and a module's rank is that of its factors.
+How the factors are named, shaped and scaled is in `peft_layout`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from workbench.bases.diff import group_of
+from workbench.bases.diff import group_of, layer_of
 from workbench.bases.files import read_json
 from workbench.bases.tensors import TensorInfo
 from workbench.errors import IntegrityError
-from workbench.rebase.controls import product_norm
-from workbench.rebase.writing import ADAPTER_CONFIG, adapter_tensors, load
+from workbench.peft_layout import CONFIG, EMBEDDING_A, Scaling, of_expert, sort, targeted
+from workbench.rebase.writing import adapter_tensors, load
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,11 +22,7 @@ if TYPE_CHECKING:
 
     from workbench.bases.layout import Layout, Part
 
-__all__ = ["Factors", "Module", "modules"]
-
-_PREFIX = "base_model.model."
-_PAIRS = {".lora_A.weight": ".lora_B.weight", ".lora_embedding_A": ".lora_embedding_B"}
-_LAYER = re.compile(r"\.(\d+)\.")
+__all__ = ["Factors", "Module", "modules", "product_norm"]
 
 
 @dataclass(frozen=True)
@@ -63,13 +56,12 @@ class Module:
 
     @property
     def group(self) -> str:
-        found = group_of(self.name)
-        return found if found in {"attention", "mlp", "embeddings"} else "other"
+        group = group_of(self.name)
+        return group if group in {"attention", "mlp", "embeddings"} else "other"
 
     @property
     def layer(self) -> int | None:
-        found = _LAYER.search(self.name)
-        return int(found[1]) if found else None
+        return layer_of(self.name)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -86,8 +78,8 @@ class Module:
             if not np.isfinite(values).all():
                 raise IntegrityError(f"Tensor {info.name} of {info.file.name} holds values that are not finite.", hint="Train it again.")
         if self.part:
-            a = a.reshape(self.experts, -1, a.shape[1])[self.part.expert]
-            b = b.reshape(len(b), -1, self.experts)[self.part.start : self.part.end, :, self.part.expert]
+            a, b = of_expert(a, b, self.part.expert, self.experts)
+            b = b[self.part.start : self.part.end]
         left, right = (a.T, b.T) if self.transposed else (b, a)
         left = np.ascontiguousarray(left * np.float32(self.scale))
         left_basis, right_basis = _basis(left), _basis(right.T)
@@ -100,36 +92,30 @@ def modules(adapter: Path, layout: Layout | None = None) -> list[Module]:
     With the layout of its base the experts of `target_parameters` are taken apart into the tensors they are made of; those that are
     one tensor on disk are left out.
     """
-    tensors, config = adapter_tensors(adapter), read_json(adapter / ADAPTER_CONFIG)
-    experts = layout.targeted(config.get("target_parameters") or []) if layout else {}
-    found = []
-    for key, info in tensors.items():
-        ending = next((e for e in _PAIRS if key.endswith(e)), None)
-        if ending is None:
-            continue
-        name = key.removesuffix(ending).removeprefix(_PREFIX)
-        second = tensors.get(key.removesuffix(ending) + _PAIRS[ending])
-        if second is None or len(info.shape) != 2 or len(second.shape) != 2 or info.shape[0] != second.shape[1]:
-            raise IntegrityError(f"The LoRA factors of {name} do not multiply.", hint="Save the adapter again with PEFT's save_pretrained.")
-        parameter = experts.get(name)
+    config, contents = read_json(adapter / CONFIG), sort(adapter_tensors(adapter))
+    scaling, turned = Scaling.of(config), bool(config.get("fan_in_fan_out"))
+    experts = targeted(layout, config.get("target_parameters") or []) if layout else {}
+    adapted: list[Module] = []
+    for path, (a, b) in contents.pairs().items():
+        parameter = experts.get(path)
         if layout and parameter and parameter.experts > 1:
-            scale = _scale(config, parameter.name, info.shape[0] // parameter.experts)
-            found += [Module(part.name, scale, info, second, False, part, parameter.experts) for part in layout.parts(parameter)]
+            scale = scaling.scale_of(parameter.name)
+            adapted += [Module(part.name, scale, a, b, False, part, parameter.experts) for part in layout.parts(parameter)]
             continue
-        transposed = bool(config.get("fan_in_fan_out")) or ending == ".lora_embedding_A"
-        known = layout.parameters.get(f"{name}.weight") if layout else None
-        found.append(Module(name, _scale(config, name, info.shape[0]), info, second, transposed or bool(known and known.turned)))
-    if not found and not experts:
+        known = layout.parameters.get(f"{path}.weight") if layout else None
+        transposed = turned or EMBEDDING_A in contents.lora[path] or bool(known and known.turned)
+        adapted.append(Module(path, scaling.scale_of(path), a, b, transposed))
+    if not adapted and not experts:
         raise IntegrityError(f"{adapter.name} holds no LoRA factors.", hint="Only LoRA adapters can be compared with what a base did.")
-    return found
+    return adapted
 
 
-def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    alphas = config.get("alpha_pattern") or {}
-    # Keys are names, as the workbench publishes them; PEFT takes the first that is the end of the module's path.
-    matching = [alphas[key] for key in alphas if module == key or module.endswith(f".{key}")]
-    alpha = float(matching[0] if matching else config.get("lora_alpha", 8))
-    return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+def product_norm(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
+    """|B A| (Frobenius) from the r x r matrices A A^T and B^T B, for a (r, in) and b (out, r)."""
+    import numpy as np
+
+    first, second = a.astype(np.float64), b.astype(np.float64)
+    return float(np.sqrt(max(np.sum((second.T @ second) * (first @ first.T)), 0.0)))
 
 
 def _basis(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

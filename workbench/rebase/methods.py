@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from workbench.bases.configuration import changed, kind_of
 from workbench.bases.lock import Lock
-from workbench.rebase.adapter import PROMPTS, Adapted, Shape, base_shapes
+from workbench.peft_layout import COUPLED, PROMPTS, Shape
+from workbench.rebase.adapter import Adapted, base_shapes
 from workbench.rebase.findings import found
 from workbench.rebase.result import Finding
 
 __all__ = ["compare_methods"]
 
-# init_lora_weights that change the frozen base as well: arXiv 2404.02948, 2406.01775, 2406.05223, 2407.05000, 2310.08659.
-_COUPLED = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "lora_ga": "LoRA-GA", "loftq": "LoftQ"}
 _LORA = frozenset({"LORA", "ADALORA", "XLORA"})
 _MULTIPLIES = frozenset({"IA3", "OFT", "BOFT", "HRA", "ROAD", "LN_TUNING", "HIRA"})
 
@@ -21,7 +20,7 @@ def compare_methods(adapted: Adapted, home: Lock, new: Lock) -> list[Finding]:
     config = adapted.config
     findings = []
     init = config.get("init_lora_weights")
-    name = next((word for start, word in _COUPLED.items() if isinstance(init, str) and init.lower().startswith(start)), None)
+    name = next((word for start, word in COUPLED.items() if isinstance(init, str) and init.lower().startswith(start)), None)
     if name:
         text = f"The adapter was initialised by {name} from the old base's weights and not converted, so its factors fit that base alone."
         findings.append(found("coupled_initialisation", text, details={"init_lora_weights": init}))

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from workbench.bases.files import read_json
 from workbench.bases.tensors import FLOAT_DTYPES, TensorInfo, folder_tensors, raw_pieces
 from workbench.errors import UsageError
+from workbench.peft_layout import BIAS, LORA_A, LORA_B, MAGNITUDE, WHOLE, Key
 from workbench.rebase.roles import FAMILIES, Family, Place, family_of
 from workbench.rebase.writing import rewrite_adapter, rewrite_base
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Coordinates", "Heads", "Move"]
 
-_PEFT = "base_model.model."
 _SIGN = {1: 0x80, 2: 0x8000, 4: 0x8000_0000, 8: 0x8000_0000_0000_0000}
 _HINT = "What is known of each family of models is in workbench/rebase/roles.py."
 _DRAWN = frozenset("nesx")  # any order will do
@@ -168,18 +168,16 @@ class Coordinates:
         return found
 
     def _factor_moves(self, info: TensorInfo) -> _Moves:
-        name = info.name.removeprefix(_PEFT)
-        for ending in (".lora_A.weight", ".lora_B.weight", ".lora_B.bias", ".lora_magnitude_vector"):
-            if name.endswith(ending):
-                module = name.removesuffix(ending)
-                ends, place = self.family.ends_of(module), self.family.place(f"{module}.weight")
-                if ends is None or place is None:
-                    raise UsageError(f"Tensor {info.name} belongs to no module that is known here.", hint=_HINT)
-                out, into = (self._move(role, place) for role in ends)
-                if ending == ".lora_magnitude_vector":
-                    return [out and out.unsigned]
-                return [None, into] if "lora_A" in ending else [out, *[None] * (ending == ".lora_B.weight")]
-        return self._moves(name, info.shape)  # modules_to_save hold weights of the base in full
+        path, part, _ = Key.of(info.name)
+        if part == WHOLE:
+            return self._moves(path, info.shape)  # modules_to_save hold weights of the base in full
+        ends, place = self.family.ends_of(path), self.family.place(f"{path}.weight")
+        if ends is None or place is None or part not in {LORA_A, LORA_B, BIAS, MAGNITUDE}:
+            raise UsageError(f"Tensor {info.name} belongs to no module that is known here.", hint=_HINT)
+        out, into = (self._move(role, place) for role in ends)
+        if part == MAGNITUDE:
+            return [out and out.unsigned]
+        return [None, into] if part == LORA_A else [out, *[None] * (part == LORA_B)]
 
 
 @dataclass(frozen=True, order=True)

@@ -111,7 +111,7 @@ def _bar(share: float, ends: tuple[float, float] | None) -> str:
 
 
 def drift(weights: Weights) -> str:
-    """The sentence, how far each layer moved as a strip of bars, and the figures below it."""
+    """How far each layer moved as a strip of bars, and the figures below it."""
     shown = {
         "change": weights.change,
         "measured": "exactly" if weights.exact else f"from the lock's sketches, relative error {_percent(weights.error)}",
@@ -128,7 +128,7 @@ def drift(weights: Weights) -> str:
     }
     layers = _layers(weights)
     strip = _strip(layers) if layers else ""
-    return f"<p>{esc(weights.sentence)}</p>\n{strip}\n{facts(shown)}\n<p>Weights explain a verdict; they never make one.</p>"
+    return f"{strip}\n{facts(shown)}\n<p>Weights explain a verdict; they never make one.</p>"
 
 
 def _percent(value: float | None) -> str | None:

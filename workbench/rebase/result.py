@@ -23,6 +23,7 @@ __all__ = [
     "BROKEN",
     "CHANGES",
     "DEFAULT_STAGES",
+    "NOTES",
     "SCHEMA",
     "STAGES",
     "VERDICTS",
@@ -54,6 +55,10 @@ STAGES = ("structure", "weights", "probes", "behaviour")  # of a check, in their
 DEFAULT_STAGES = tuple(stage for stage in STAGES if stage != "probes")
 
 # What happened to the weights between A and B, as stage 1 can tell.
+NOTES = (
+    "order_unknown",  # whether neurons stand in another order was not looked at: how is not known for this kind of model
+    "fused_experts",  # the adapter changes experts that are one tensor on disk: how far they moved was not looked at
+)
 CHANGES = (
     "identical",  # the same bytes
     "recast",  # the same numbers in another dtype
@@ -135,6 +140,7 @@ class ModuleDrift:
     input: float | None  # |D Q_A| / |W_A Q_A|, Q_A = orth(lora_A^T)
     output: float | None  # |Q_B^T D| / |Q_B^T W_A|, Q_B = orth(lora_B)
     alignment: float | None  # <D, dW> / (|D| |dW|): positive, the base went the adapter's way
+    weight: float | None = None  # |W_A|; None in checks of earlier versions
 
 
 @dataclass(frozen=True)
@@ -143,19 +149,19 @@ class Weights:
 
     change: str  # one of CHANGES
     exact: bool  # False: estimated from the lock's sketches
-    error: float | None  # relative standard error of `drift` when it is estimated
-    drift: float | None  # over all adapted modules together
-    ratio: float | None
-    input: float | None
-    output: float | None
-    alignment: float | None
-    embeddings: float | None  # relative drift of the embeddings
-    norms: float | None  # relative drift of the norm weights
-    lineage: Lineage | None
+    error: float | None = None  # relative standard error of `drift` when it is estimated
+    drift: float | None = None  # over all adapted modules together
+    ratio: float | None = None
+    input: float | None = None
+    output: float | None = None
+    alignment: float | None = None
+    embeddings: float | None = None  # relative drift of the embeddings
+    norms: float | None = None  # relative drift of the norm weights
+    lineage: Lineage | None = None
     modules: tuple[ModuleDrift, ...] = ()
     worst: tuple[str, ...] = ()  # the layers that moved most, such as ("layer 24", "layer 29")
     band: str | None = None  # "green" | "amber" | "red", by the lineage lab's calibration; None: the lab says nothing about it
-    sentence: str = ""  # "same lineage, drift 2.1 % (mlp 2.6 %, attention 1.4 %), 3.8 times the adapter's own size, …"
+    notes: tuple[str, ...] = ()  # of NOTES
     bytes_read: int = 0
     seconds: float = 0.0
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from workbench.bases.configuration import changed, kind_of
-from workbench.bases.diff import group_of
+from workbench.bases.diff import group_of, layer_of
 from workbench.bases.files import read_json
 from workbench.bases.lock import Lock, read_lock
 from workbench.errors import IntegrityError
 from workbench.foreign import GIB, Limits
-from workbench.rebase.adapter import Adapted, Shape, base_shapes, layer_of, read_adapter
+from workbench.peft_layout import Shape
+from workbench.rebase.adapter import Adapted, base_shapes, read_adapter
 from workbench.rebase.findings import found, ordered
 from workbench.rebase.methods import compare_methods
 from workbench.rebase.result import Finding, Structure

@@ -10,9 +10,8 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TypeVar
 
 from workbench.bases.diff import group_of
 from workbench.bases.layout import Layout
@@ -20,7 +19,7 @@ from workbench.bases.lock import Lock
 from workbench.bases.stream import distance, in_file_order
 from workbench.bases.tensors import FLOAT_DTYPES, TensorInfo, folder_tensors
 from workbench.rebase import change, lineage
-from workbench.rebase.drift import Sums, measure_pair, module_drift, total, unmoved
+from workbench.rebase.drift import Sums, module_drift, pair_sums, total, unmoved
 from workbench.rebase.factors import Module, modules
 from workbench.rebase.result import Lineage, Weights
 from workbench.rebase.roles import OUTPUTS, embeddings
@@ -29,32 +28,20 @@ __all__ = ["measure"]
 
 _WORST = 3
 _READINGS = {"same": "continuation", "permuted": "permuted", "independent": "independent"}
-_WORDS = {
-    "identical": "the same weights, byte for byte",
-    "recast": "the same weights in another dtype",
-    "requantised": "the same weights rounded to fewer levels",
-    "low_rank": "same lineage, a patch of low rank merged in",
-    "continuation": "same lineage",
-    "permuted": "the same model in permuted coordinates",
-    "independent": "another training run of the same shapes",
-    "other_shape": "other shapes: the weights cannot be compared one by one",
-    "unknown": "the old weights are gone and their sketches do not tell what kind of change it is",
-}
-
-
-_TOO_FAR = "the weights moved so far that they do not tell what kind of change it is"
-_NOT_LOOKED_AT = "whether its neurons stand in another order was not looked at: how is not known for this kind of model"
-_EXPERTS = "the adapter changes experts that are one tensor on disk: how far they moved was not looked at"
-T = TypeVar("T")
 
 
 @dataclass
-class _Found:
+class _Gathered:
     """What the pass over the weights gathered."""
 
-    sums: dict[str, Sums] = field(default_factory=dict)  # by module
+    modules: dict[str, Sums] = field(default_factory=dict)  # by path
     others: dict[str, Sums] = field(default_factory=dict)  # by tensor: embeddings and norms
     bytes_read: int = 0
+
+    def drift_of(self, group: str) -> float | None:
+        """Relative drift of the tensors of a group beside the adapted modules."""
+        sums = [s for name, s in self.others.items() if group_of(name) == group]
+        return total(sums).relative if sums else None
 
 
 def measure(
@@ -66,56 +53,92 @@ def measure(
     """
     started = time.perf_counter()
     say = report or (lambda text: None)
-    adapted, names = modules(adapter), _as_they_are
-    if home.tensors.keys() != new.tensors.keys() or not all(_fits(module, home, new) for module in adapted):
-        # stored under other names than those in memory, which adapters use
-        layouts = {id(lock): Layout(lock) for lock in (home, new)}
-        adapted, names = modules(adapter, layouts[id(home)]), lambda tensors, lock: layouts[id(lock)].named(tensors)
-    stored = home, new
-    home, new = (dataclasses.replace(lock, tensors=names(lock.tensors, lock)) for lock in stored)
-    moved = [
-        n for n, t in home.tensors.items() if n in new.tensors and (t.sha256, t.dtype) != (new.tensors[n].sha256, new.tensors[n].dtype)
-    ]
-    same = not moved and home.tensors.keys() == new.tensors.keys()
-    if not adapted:
-        kind, sentence = ("identical", _WORDS["identical"]) if same else ("unknown", _EXPERTS)
-        return _finish(dataclasses.replace(_other_shape(exact=False), change=kind, sentence=sentence), started)
-    if not all(_fits(module, home, new) for module in adapted):
-        return _finish(_other_shape(exact=home_folder is not None), started)
-    if home_folder is None:
-        found, kind, relatives = _estimate(adapted, home, new), _kind_from_locks(home, new, moved), None
+    pair = _Pair.of(adapter, home, new)
+    if not pair.adapted or not all(_fits(module, pair.home, pair.new) for module in pair.adapted):
+        kind = "other_shape" if pair.adapted else "identical" if pair.same else "unknown"
+        record = Weights(kind, home_folder is not None and bool(pair.adapted), notes=pair.notes if not pair.adapted else ())
+    elif home_folder is None:
+        gathered = _estimate(pair.adapted, pair.home, pair.new)
+        record = _record(pair, _kind_from_locks(pair), None, gathered, error=_error(gathered))
     else:
-        first, second = names(folder_tensors(home_folder), stored[0]), names(folder_tensors(new_folder), stored[1])
-        found = _read(adapted, home, moved, first, second, say)
+        first, second = pair.tensors(home_folder, new_folder)
+        gathered = _read(pair, first, second, say)
         kind, relatives = "identical", None
-        if not same:
+        if not pair.same:
             say("Weights: comparing neurons")
             relatives = _relatives(home_folder, new_folder, home.weights_sha256, new.weights_sha256)
-            kind = _kind(relatives, first, second, [n for n in in_file_order(moved, first) if _same_shape(n, home, new)], found)
-    record = _record(kind, home_folder is not None, relatives, adapted, found)
-    left_out = not same and len(adapted) < len(modules(adapter)) and not any(module.part for module in adapted)
-    unknown = relatives is not None and relatives.reading == "not looked at" and kind in {"continuation", "unknown"}
-    more = [text for text, holds in ((_NOT_LOOKED_AT, unknown), (_EXPERTS, left_out)) if holds]
-    return _finish(dataclasses.replace(record, sentence="; ".join([record.sentence, *more])), started)
+            kind = _kind(relatives, pair, first, second, gathered)
+        record = _record(pair, kind, relatives, gathered)
+    return dataclasses.replace(record, seconds=time.perf_counter() - started)
 
 
-def _as_they_are(tensors: dict[str, T], lock: Lock) -> dict[str, T]:
-    return tensors
+@dataclass
+class _Pair:
+    """Both bases under the names that the adapter uses, and what it adds to them."""
+
+    home: Lock
+    new: Lock
+    adapted: list[Module]
+    layouts: list[Layout]  # of both; none where the names on disk are those in memory
+    fused: bool  # the adapter changes experts that are one tensor on disk, which `adapted` leaves out
+
+    @classmethod
+    def of(cls, adapter: Path, home: Lock, new: Lock) -> _Pair:
+        stored = modules(adapter)
+        if home.tensors.keys() == new.tensors.keys() and all(_fits(module, home, new) for module in stored):
+            return cls(home, new, stored, [], False)
+        layouts = [Layout(home), Layout(new)]
+        adapted = modules(adapter, layouts[0])
+        fused = len(adapted) < len(stored) and not any(module.part for module in adapted)
+        first, second = (dataclasses.replace(layout.lock, tensors=layout.named(layout.lock.tensors)) for layout in layouts)
+        return cls(first, second, adapted, layouts, fused)
+
+    def tensors(self, *folders: Path) -> list[dict[str, TensorInfo]]:
+        """Those of both folders."""
+        stored = [folder_tensors(folder) for folder in folders]
+        return [layout.named(tensors) for layout, tensors in zip(self.layouts, stored, strict=True)] if self.layouts else stored
+
+    @cached_property
+    def moved(self) -> list[str]:
+        """The tensors of both whose bytes or dtype differ."""
+        pairs = ((n, t, self.new.tensors[n]) for n, t in self.home.tensors.items() if n in self.new.tensors)
+        return [name for name, before, after in pairs if (before.sha256, before.dtype) != (after.sha256, after.dtype)]
+
+    @property
+    def same(self) -> bool:
+        return not self.moved and self.home.tensors.keys() == self.new.tensors.keys()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ("fused_experts",) if self.fused and not self.same else ()
+
+
+def _record(pair: _Pair, kind: str, relatives: Lineage | None, gathered: _Gathered, *, error: float | None = None) -> Weights:
+    unlike = relatives is not None and relatives.reading == "not looked at" and kind in {"continuation", "unknown"}
+    everything = total(gathered.modules.values())
+    return Weights(
+        change=kind,
+        exact=error is None,
+        error=error,
+        drift=everything.relative,
+        ratio=everything.ratio,
+        input=everything.input,
+        output=everything.output,
+        alignment=everything.alignment,
+        embeddings=gathered.drift_of("embeddings"),
+        norms=gathered.drift_of("norms"),
+        lineage=relatives,
+        modules=tuple(module_drift(m, gathered.modules[m.name]) for m in pair.adapted),
+        worst=_worst(pair.adapted, gathered),
+        notes=(*(("order_unknown",) if unlike else ()), *pair.notes),
+        bytes_read=gathered.bytes_read,
+    )
 
 
 @lru_cache(maxsize=8)
 def _relatives(a: Path, b: Path, *weights_sha256: str) -> Lineage:
     """The lineage test of two bases; adapters that are checked one after the other on the same pair share it."""
     return lineage.compare(a, b)
-
-
-def _other_shape(*, exact: bool) -> Weights:
-    return Weights("other_shape", exact, None, None, None, None, None, None, None, None, None, sentence=_WORDS["other_shape"])
-
-
-def _finish(weights: Weights, started: float) -> Weights:
-    """The last step of every record: how long it took. Its colour is for the caller to add (calibration.py)."""
-    return dataclasses.replace(weights, seconds=time.perf_counter() - started)
 
 
 def _same_shape(name: str, home: Lock, new: Lock) -> bool:
@@ -138,38 +161,35 @@ def _fits(module: Module, home: Lock, new: Lock) -> bool:
     )
 
 
-def _read(
-    adapted: Sequence[Module], home: Lock, moved: Sequence[str], first: dict[str, TensorInfo], second: dict[str, TensorInfo],
-    say: Callable[[str], None],
-) -> _Found:  # fmt: skip
+def _read(pair: _Pair, first: dict[str, TensorInfo], second: dict[str, TensorInfo], say: Callable[[str], None]) -> _Gathered:
     """One pass over both bases, in the order of the files; tensors whose bytes did not change are not read."""
     by_tensor: dict[str, list[Module]] = {}
-    for module in adapted:
-        by_tensor.setdefault(_tensor(module, home), []).append(module)
-    changed, found = set(moved), _Found()
+    for module in pair.adapted:
+        by_tensor.setdefault(_tensor(module, pair.home), []).append(module)
+    changed, gathered = set(pair.moved), _Gathered()
     wanted = [n for n in first if n in by_tensor or (group_of(n) in {"embeddings", "norms"} and _readable(n, first, second))]
     for place, name in enumerate(in_file_order(wanted, first)):
         if place % 50 == 0:
             say(f"Weights: tensor {place + 1} of {len(wanted)}")
-        size, pair = home.tensors[name].norm or 0.0, (first[name], second[name])
+        size, both = pair.home.tensors[name].norm or 0.0, (first[name], second[name])
         for module in by_tensor.get(name, ()):
             factors = module.read()
-            found.sums[module.name] = measure_pair(*pair, factors) if name in changed else unmoved(factors.norm, size)
+            gathered.modules[module.name] = pair_sums(*both, factors) if name in changed else unmoved(factors.norm, size)
         if group_of(name) in {"embeddings", "norms"}:
-            drift, weight = distance(*pair) if name in changed else (0.0, size**2)
-            found.others[name] = Sums(weight=weight, drift=drift)
+            drift, weight = distance(*both) if name in changed else (0.0, size**2)
+            gathered.others[name] = Sums(weight=weight, drift=drift)
         if name in changed:
-            found.bytes_read += sum(info.nbytes for info in pair)
-    return found
+            gathered.bytes_read += sum(info.nbytes for info in both)
+    return gathered
 
 
 def _readable(name: str, first: dict[str, TensorInfo], second: dict[str, TensorInfo]) -> bool:
     return name in second and first[name].shape == second[name].shape and {first[name].dtype, second[name].dtype} <= FLOAT_DTYPES
 
 
-def _kind(relatives: Lineage, first: dict[str, TensorInfo], second: dict[str, TensorInfo], moved: Sequence[str], found: _Found) -> str:
+def _kind(relatives: Lineage, pair: _Pair, first: dict[str, TensorInfo], second: dict[str, TensorInfo], gathered: _Gathered) -> str:
     """The class of change, from samples of what moved and from the lineage."""
-    seen = change.samples(first, second, moved)
+    seen = change.samples(first, second, [n for n in in_file_order(pair.moved, first) if _same_shape(n, pair.home, pair.new)])
     if change.is_recast(seen):
         return "recast"
     if relatives.reading not in {"permuted", "independent"}:
@@ -180,24 +200,19 @@ def _kind(relatives: Lineage, first: dict[str, TensorInfo], second: dict[str, Te
     if relatives.reading in _READINGS:
         return _READINGS[relatives.reading]
     # A kind of model that is not known, or too little to tell: half of the weights' own size is far from the sqrt(2) of two strangers.
-    return "continuation" if total(found.sums.values()).relative < 0.5 else "unknown"
+    return "continuation" if total(gathered.modules.values()).relative < 0.5 else "unknown"
 
 
-def _estimate(adapted: Sequence[Module], home: Lock, new: Lock) -> _Found:
+def _estimate(adapted: Sequence[Module], home: Lock, new: Lock) -> _Gathered:
     """|D| from sketches; an equal hash is exactly no drift."""
-    found = _Found()
+    gathered = _Gathered()
     for module in adapted:
-        factors, sums = module.read(), _sketched(_tensor(module, home), home, new)
-        found.sums[module.name] = Sums(sums.weight, sums.drift, factors.norm**2, None, None, None, None, None)
+        sums = _sketched(_tensor(module, home), home, new)
+        gathered.modules[module.name] = Sums(sums.weight, sums.drift, module.read().norm ** 2, None, None, None, None, None)
     for name in home.tensors:
-        if (
-            group_of(name) in {"embeddings", "norms"}
-            and _same_shape(name, home, new)
-            and home.tensors[name].sketch
-            and new.tensors[name].sketch
-        ):
-            found.others[name] = _sketched(name, home, new)
-    return found
+        if group_of(name) in {"embeddings", "norms"} and _has_sketches(name, home, new):
+            gathered.others[name] = _sketched(name, home, new)
+    return gathered
 
 
 def _has_sketches(name: str, home: Lock, new: Lock) -> bool:
@@ -212,11 +227,12 @@ def _sketched(name: str, home: Lock, new: Lock) -> Sums:
     return Sums(weight=(old.norm or 0.0) ** 2, drift=moved**2)
 
 
-def _kind_from_locks(home: Lock, new: Lock, moved: Sequence[str]) -> str:
+def _kind_from_locks(pair: _Pair) -> str:
     """Identical, or re-cast (another dtype and a drift that rounding explains); anything else needs the weights."""
-    if not moved and home.tensors.keys() == new.tensors.keys():
+    if pair.same:
         return "identical"
-    sketched = [n for n in moved if _has_sketches(n, home, new)]
+    home, new = pair.home, pair.new
+    sketched = [n for n in pair.moved if _has_sketches(n, home, new)]
     step = max(_ROUNDING.get(lock.tensors[n].dtype, 0.0) for lock in (home, new) for n in sketched) if sketched else 0.0
     recast = bool(sketched) and all(home.tensors[n].dtype != new.tensors[n].dtype for n in sketched)
     return "recast" if recast and total(_sketched(n, home, new) for n in sketched).relative <= step else "unknown"
@@ -226,76 +242,20 @@ def _kind_from_locks(home: Lock, new: Lock, moved: Sequence[str]) -> str:
 _ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "float8_e4m3": 2.0**-4, "float8_e5m2": 2.0**-3}
 
 
-def _error(found: _Found) -> float:
+def _error(gathered: _Gathered) -> float:
     """Relative standard error of the total drift: each sketch's |D|^2 has a variance of (2 / 64) |D|^4 (bases/sketch.py)."""
     from workbench.bases.sketch import NUMBERS
 
-    squares = [sums.drift for sums in found.sums.values()]
+    squares = [sums.drift for sums in gathered.modules.values()]
     whole = sum(squares)
     return 0.5 * (2 / NUMBERS * sum(s * s for s in squares)) ** 0.5 / whole if whole else 0.0
 
 
-def _record(kind: str, exact: bool, relatives: Lineage | None, adapted: Sequence[Module], found: _Found) -> Weights:
-    everything = total(found.sums.values())
-    drifts = tuple(module_drift(m, found.sums[m.name]) for m in adapted)
-    return Weights(
-        change=kind,
-        exact=exact,
-        error=None if exact else _error(found),
-        drift=everything.relative,
-        ratio=everything.ratio,
-        input=everything.input,
-        output=everything.output,
-        alignment=everything.alignment,
-        embeddings=_of_group(found, "embeddings"),
-        norms=_of_group(found, "norms"),
-        lineage=relatives,
-        modules=drifts,
-        worst=_worst(adapted, found),
-        sentence=_sentence(kind, exact, everything, adapted, found),
-        bytes_read=found.bytes_read,
-    )
-
-
-def _of_group(found: _Found, group: str) -> float | None:
-    sums = [s for name, s in found.others.items() if group_of(name) == group]
-    return total(sums).relative if sums else None
-
-
-def _by(adapted: Iterable[Module], found: _Found, key: Callable[[Module], str | None]) -> dict[str, float]:
-    """Relative drift of the modules that share a key."""
-    parts: dict[str, list[Sums]] = {}
+def _worst(adapted: Iterable[Module], gathered: _Gathered) -> tuple[str, ...]:
+    """The layers that moved most."""
+    layers: dict[int, list[Sums]] = {}
     for module in adapted:
-        name = key(module)
-        if name is not None:
-            parts.setdefault(name, []).append(found.sums[module.name])
-    return {name: total(sums).relative for name, sums in parts.items()}
-
-
-def _worst(adapted: Iterable[Module], found: _Found) -> tuple[str, ...]:
-    layers = _by(adapted, found, lambda m: None if m.layer is None else f"layer {m.layer}")
-    return tuple(name for name, size in sorted(layers.items(), key=lambda item: -item[1])[:_WORST] if size > 0)
-
-
-def _sentence(kind: str, exact: bool, everything: Sums, adapted: Sequence[Module], found: _Found) -> str:
-    """ "same lineage, drift 2.1 % (mlp 2.6 %, attention 1.4 %), 3.8 times the adapter's own size, most in layers 24, 29 and 25" """
-    if kind == "identical":
-        return _WORDS[kind]
-    error = "" if exact else f" ± {_share(1.96 * _error(found) * everything.relative)}"
-    groups = _by(adapted, found, lambda m: m.group)
-    parts = ", ".join(f"{name} {_share(size)}" for name, size in sorted(groups.items(), key=lambda item: -item[1]))
-    words = [
-        _TOO_FAR if kind == "unknown" and exact else _WORDS[kind],
-        f"drift {'' if exact else 'about '}{_share(everything.relative)}{error}" + (f" ({parts})" if len(groups) > 1 else ""),
-    ]
-    if everything.ratio is not None:
-        words.append(f"{everything.ratio:.2g} times the adapter's own size")
-    layers = [name.removeprefix("layer ") for name in _worst(adapted, found)]
-    if len(layers) > 1:
-        words.append(f"most in layers {', '.join(layers[:-1])} and {layers[-1]}")
-    return ", ".join(words)
-
-
-def _share(value: float) -> str:
-    """Two digits that say something: 2.1 %, 0.016 %."""
-    return f"{100 * value:.1f} %" if value >= 0.01 or not value else f"{100 * value:.2g} %"
+        if module.layer is not None:
+            layers.setdefault(module.layer, []).append(gathered.modules[module.name])
+    drifts = sorted(((total(sums).relative, -layer) for layer, sums in layers.items()), reverse=True)
+    return tuple(f"layer {-layer}" for drift, layer in drifts[:_WORST] if drift > 0)

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 from workbench.bases.files import place, wanted
 from workbench.bases.tensors import FLOAT_DTYPES, TensorInfo, floats, folder_tensors, raw_pieces, read_header
 from workbench.errors import Conflict, NotFound, UsageError
+from workbench.peft_layout import WEIGHTS
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
 __all__ = [
-    "ADAPTER_CONFIG",
-    "ADAPTER_WEIGHTS",
     "adapter_tensors",
     "encode",
     "exact",
@@ -28,8 +27,6 @@ __all__ = [
     "write_tensors",
 ]
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 # What an adapter folder holds about its own base or its own results: untrue of an adapter with other weights.
 _ABOUT_ITSELF = frozenset({"manifest.json", "base.lock.json", "README.md", "recipe.yaml"})
 
@@ -38,9 +35,9 @@ Change = Callable[[TensorInfo], "npt.NDArray[np.generic]"]
 
 def adapter_tensors(adapter: Path) -> dict[str, TensorInfo]:
     """The tensors of a PEFT folder by name. Raises `NotFound` without weights, `IntegrityError` for a broken file."""
-    file = adapter / ADAPTER_WEIGHTS
+    file = adapter / WEIGHTS
     if not file.is_file():
-        raise NotFound(f"{adapter.name} holds no {ADAPTER_WEIGHTS}.", hint="An adapter is a folder that PEFT's save_pretrained wrote.")
+        raise NotFound(f"{adapter.name} holds no {WEIGHTS}.", hint="An adapter is a folder that PEFT's save_pretrained wrote.")
     return read_header(file)
 
 
@@ -85,9 +82,9 @@ def rewrite_adapter(source: Path, out: Path, change: Change) -> Path:
     """The same for a PEFT folder. Its manifest, lock and evidence stay behind: they speak of other weights."""
     tensors = adapter_tensors(source)
     out.mkdir(parents=True, exist_ok=True)
-    write_tensors(tensors, out / ADAPTER_WEIGHTS, change)
+    write_tensors(tensors, out / WEIGHTS, change)
     for file in sorted(source.iterdir()):
-        if file.is_file() and file.name != ADAPTER_WEIGHTS and file.name not in _ABOUT_ITSELF:
+        if file.is_file() and file.name != WEIGHTS and file.name not in _ABOUT_ITSELF:
             place(file, out / file.name, link=False)
     return out
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from workbench.errors import Conflict, UsageError
+from workbench.files import flush
 from workbench.records import Adapter
 from workbench.registry import manifest
 
@@ -26,7 +27,7 @@ def copy_out(adapter: Adapter, out: Path) -> Path:
         manifest.verify(part, adapter.manifest_sha256)
         manifest.sync_tree(part)
         os.rename(part, out)
-        manifest.sync_folder(out.parent)
+        flush(out.parent)
     return out
 
 
@@ -40,9 +41,9 @@ def zip_out(adapter: Adapter, out: Path) -> Path:
                 info.file_size = (adapter.path / name).stat().st_size  # decides whether 64-bit sizes are needed
                 with (adapter.path / name).open("rb") as source, archive.open(info, "w") as target:
                     shutil.copyfileobj(source, target, 1024 * 1024)
-        manifest.sha256_file(part, sync=True)
+        flush(part)
         _place(part, out)
-        manifest.sync_folder(out.parent)
+        flush(out.parent)
     return out
 
 

@@ -21,18 +21,21 @@ from typing import Any
 from workbench.bases.lock import LOCK_FILE, Lock, read_lock
 from workbench.bases.store import Bases
 from workbench.errors import ImportRefused, IntegrityError, NotFound, UsageError
+from workbench.files import sha256_of
 from workbench.foreign import GIB, MIB, Limits, open_regular
+from workbench.peft_layout import CONFIG, TEMPLATE, WEIGHTS
 from workbench.rebase.writing import exact, write_tensors
 from workbench.records import Adapter, Base, BaseRef, check_name
-from workbench.registry import archive, manifest
+from workbench.registry import archive
+from workbench.registry.facts import base_identity
 from workbench.registry.lora_weights import read_weights, without_copies
 from workbench.registry.peft_config import MAX_BYTES, Declared, parse, strict_json
-from workbench.registry.staging import CONFIG, LOCK, WEIGHTS, base_identity, room
+from workbench.registry.staging import LOCK, room
 from workbench.registry.store import Registry
 
 __all__ = ["import_adapter"]
 
-_TOKENIZER, _TOKENIZER_CONFIG, _TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+_TOKENIZER, _TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 # What is read, and the most bytes it may have.
 READ: dict[str, int] = {
     CONFIG: MAX_BYTES,
@@ -40,7 +43,7 @@ READ: dict[str, int] = {
     LOCK: 64 * MIB,
     _TOKENIZER: 64 * MIB,
     _TOKENIZER_CONFIG: 16 * MIB,
-    _TEMPLATE: 64 * 1024,
+    TEMPLATE: 64 * 1024,
 }
 # What trainers leave beside an adapter: it stays behind, unread. The pickles among it are named one by one.
 _LEFT_FILES = re.compile(
@@ -297,7 +300,7 @@ def _vocabulary(file: Path) -> dict[str, int]:
 
 def _take_template(draft: Path, lock: Lock) -> list[str]:
     """Keep the chat template it was trained with as chat_template.jinja; it may stand in tokenizer_config.json instead."""
-    file = draft / _TEMPLATE
+    file = draft / TEMPLATE
     if not file.is_file() and (draft / _TOKENIZER_CONFIG).is_file():
         config = strict_json((draft / _TOKENIZER_CONFIG).read_bytes(), _TOKENIZER_CONFIG, max_bytes=READ[_TOKENIZER_CONFIG])
         template = config.get("chat_template") if isinstance(config, dict) else None
@@ -312,7 +315,7 @@ def _take_template(draft: Path, lock: Lock) -> list[str]:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         text = "\0"
-    if "\0" in text or len(data) > READ[_TEMPLATE]:
+    if "\0" in text or len(data) > READ[TEMPLATE]:
         raise ImportRefused("Its chat template is not plain text of at most 64 kB.", hint="Leave it out: the base's will be used.")
     if text.strip() == (lock.chat_template or "").strip():
         file.unlink()
@@ -324,8 +327,8 @@ def _origin(path: Path, draft: Path, declared: Declared, notes: list[str]) -> di
     """What the manifest remembers of where it came from; no folder of this machine."""
     return {
         "file": _quoted(path.resolve().name).strip("`"),
-        "weights_sha256": manifest.sha256_file(draft / WEIGHTS),
-        "config_sha256": manifest.sha256_file(draft / CONFIG),
+        "weights_sha256": sha256_of(draft / WEIGHTS),
+        "config_sha256": sha256_of(draft / CONFIG),
         "declared_base": declared.base_model_name_or_path,
         "declared_revision": declared.revision,
         "peft_version": declared.peft_version,

@@ -5,38 +5,55 @@ value is finite, and what they add changes the base. Without torch; nothing here
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from workbench.bases.layout import Layout, Parameter
+from workbench.bases.lock import Lock, read_lock
 from workbench.bases.tensors import TensorInfo, floats, raw_pieces, read_header
 from workbench.errors import ImportRefused, IntegrityError, LayoutMissing
-from workbench.rebase.controls import product_norm
+from workbench.peft_layout import (
+    BIAS,
+    COPIES,
+    EMBEDDING_A,
+    EMBEDDING_B,
+    LORA_A,
+    LORA_B,
+    MAGNITUDE,
+    PREFIX,
+    TOKENS,
+    WHOLE,
+    Key,
+    Shape,
+    endings,
+    factors,
+    of_expert,
+    product_shape,
+    sort,
+    targeted,
+)  # fmt: skip
+from workbench.rebase.factors import product_norm
 from workbench.rebase.roles import EMBEDDINGS, OUTPUTS
 from workbench.rebase.writing import load
-from workbench.registry.peft_config import endings
+from workbench.registry.peft_config import Declared, parse
 
 if TYPE_CHECKING:
-    from workbench.bases.lock import Lock, TensorLock
-    from workbench.registry.peft_config import Declared
+    from workbench.bases.lock import TensorLock
 
-__all__ = ["Fit", "Values", "fit", "read_weights", "values", "without_copies"]
+__all__ = ["Checked", "check_adapter", "read_weights", "without_copies"]
 
 MAX_HEADER = 16 * 1024 * 1024  # bytes: a hundred thousand tensors
 MAX_TENSORS = 100_000
-_PREFIX = "base_model.model."
-_KINDS = ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "lora_embedding_B", "token_adapter.trainable_tokens_delta")
-_LORA = re.compile(rf"(?P<module>.+?)\.(?P<kind>{'|'.join(re.escape(k) for k in _KINDS)}|lora_magnitude_vector)(?P<tail>\.weight)?")
-Shape = tuple[int, ...]
+Parts = dict[str, TensorInfo]
+Number = TypeVar("Number", int, float)
 _TABLES = (*EMBEDDINGS, *OUTPUTS)
 _ADD_TOKENS = (
     "Make a base that has them (add them to its tokenizer, resize_token_embeddings, save both) and add it: "
     "workbench base add NAME@VERSION --source folder:PATH"
 )
-_COPY = re.compile(r"(?P<module>.+)\.(?P<kind>modules_to_save|original_module|token_adapter\.base_layer)\.weight")
 _PIECE = 1_000_000  # values looked at together
 _ROUNDED = 2.0**-24  # the share of a number that float32 may round away
 _SAME_MAGNITUDE = 2.0**-8  # half precision rounds each magnitude by less
@@ -44,36 +61,60 @@ _LARGEST = 1e18  # of a factor or an update: beyond it products in float32 overf
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How a file of weights fits a base: what is wrong with it, and which modules it adds to."""
+class Checked:
+    """What an adapter is, after the rules were applied."""
 
-    problems: list[str]
-    modules: list[str]  # full paths, such as model.layers.0.self_attn.q_proj; of experts the parameter's
-    targets: list[str]  # the shortest list of names that means exactly these modules on this base
-    parameters: list[str]  # those of target_parameters that mean something on this base
-
-
-@dataclass(frozen=True)
-class Values:
-    """What the numbers themselves say."""
-
-    problems: list[str]  # what no adapter should hold: NaN, infinity, products that overflow, or nothing at all
-    change: tuple[float, float] | None  # |scale B A| / |W| (Frobenius), the smallest and the largest module; None without the base's
+    config: dict[str, Any]  # the adapter_config.json to publish, but for its base
+    ranks: tuple[int, int]  # the smallest and the largest module
+    alphas: tuple[float, float]
+    scales: tuple[float, float]  # what PEFT multiplies B A with
+    change: tuple[float, float] | None  # |scale B A| / |W| (Frobenius); None where the base does not tell its norms
 
 
-@dataclass
-class _Module:
-    """The tensors of one module, by kind."""
+def check_adapter(config: bytes, weights: Path, lock_file: Path, base: str, *, trained: bool = True) -> Checked:
+    """The one gate for everything that enters the registry.
 
-    parts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    Raises `IntegrityError` naming every weight that has no place on the base of `lock_file`, is not finite, or changes nothing; the
+    last two only when it is `trained`.
+    """
+    try:
+        declared, tensors = parse(config), read_weights(weights)
+    except ImportRefused as error:
+        raise IntegrityError(error.message, hint=error.hint) from None
+    places = _Places(read_lock(lock_file), declared)
+    modules, misfits = _fit(tensors, places)
+    useless, change = _values(tensors, places) if trained and not misfits else ([], None)
+    if problems := misfits or useless:
+        more = [f"and {len(problems) - 8} more"] if len(problems) > 8 else []
+        listed = "".join(f"\n  - {problem[:300]}" for problem in [*problems[:8], *more])
+        what = f"do not fit adapter_config.json or the base {base}" if misfits else f"are of no use on {base}"
+        raise IntegrityError(f"The weights {what}:{listed}", hint="\nNothing was published.")
+    adapted = sorted(places.of(path)[0] for path in modules)
+    scaling = declared.scaling
+    return Checked(
+        declared.published(adapted, _shortest(sorted(modules - places.experts.keys()), places.layout), places.parameters),
+        _range(map(scaling.rank_of, adapted)),
+        _range(map(scaling.alpha_of, adapted)),
+        _range(map(scaling.scale_of, adapted)),
+        change,
+    )
+
+
+def _range(values: Iterable[Number]) -> tuple[Number, Number]:
+    ordered = sorted(values)
+    return ordered[0], ordered[-1]
 
 
 class _Places:
     """Where the weights of an adapter belong in a base."""
 
     def __init__(self, lock: Lock, declared: Declared) -> None:
+        self.declared = declared
         self.layout = Layout(lock)
-        self.experts = self.layout.targeted(declared.target_parameters) if declared.target_parameters else {}
+        wanted = declared.target_parameters or []
+        self.experts = targeted(self.layout, wanted)
+        # Those of target_parameters that mean something on this base: PEFT adds names that only some bases have.
+        self.parameters = [name for name in wanted if any(name in endings(p.name) for p in self.experts.values())]
 
     def of(self, path: str, *, like: Shape | None = None) -> tuple[str, Parameter | None]:
         """What PEFT looks up in rank_pattern and alpha_pattern for the factors at `path`, and what they are added to."""
@@ -83,17 +124,11 @@ class _Places:
 
 def read_weights(file: Path) -> dict[str, TensorInfo]:
     """The tensors of a .safetensors file. Raises `ImportRefused` for a file that is not whole, plain and of floats."""
-    hint = "Save the adapter again with PEFT's save_pretrained, or fetch it again."
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-    if length > MAX_HEADER:
-        raise ImportRefused(f"{file.name} is not a safetensors file of an adapter: its header claims {length:,} bytes.", hint=hint)
     try:
         tensors = read_header(file)
-    except (IntegrityError, OverflowError) as error:
-        raise ImportRefused(error.message if isinstance(error, IntegrityError) else f"{file.name} is broken.", hint=hint) from None
-    if len(tensors) > MAX_TENSORS:
-        raise ImportRefused(f"{file.name} lists {len(tensors):,} tensors; an adapter has at most {MAX_TENSORS:,}.", hint=hint)
+    except IntegrityError as error:
+        hint = "Save the adapter again with PEFT's save_pretrained, or fetch it again."
+        raise ImportRefused(error.message, hint=hint) from None
     odd = [
         f"{t.name} ({t.dtype}, {len(t.shape)} dimensions)"
         for t in tensors.values()
@@ -116,25 +151,24 @@ def without_copies(tensors: Mapping[str, TensorInfo], declared: Declared, lock: 
     kept: dict[str, TensorInfo] = {}
     saved = list(declared.modules_to_save or [])
     for name, tensor in tensors.items():
-        rest = name.removeprefix(_PREFIX)
-        copy = _COPY.fullmatch(rest)
-        if copy and copy["kind"] != "token_adapter.base_layer" and f"{_PREFIX}{copy['module']}.weight" in tensors:
+        path, part, _ = Key.of(name)
+        if part in {"modules_to_save", "original_module"} and f"{PREFIX}{path}" in tensors:
             continue
-        if copy and copy["kind"] == "token_adapter.base_layer" and not _differs(tensor, _stored(lock, copy["module"])):
+        if part == "token_adapter.base_layer" and not _differs(tensor, _stored(lock, path)):
             continue
-        if tied and rest == "lm_head.token_adapter.trainable_tokens_delta":
+        if tied and (path, part) == ("lm_head", TOKENS):
             continue  # the same rows as those of the embedding
         kept[name] = tensor
-        module = rest.removesuffix(".weight")
-        if module != rest and module.endswith(_TABLES) and set(saved).isdisjoint(endings(module)):
+        module = path.removesuffix(".weight")
+        if part == WHOLE and module != path and module.endswith(_TABLES) and set(saved).isdisjoint(endings(module)):
             saved.append(module.rpartition(".")[2])
     return kept, saved
 
 
-def _stored(lock: Lock, module: str) -> TensorLock | None:
-    """The tensor of a module, as far as that is known without asking transformers."""
+def _stored(lock: Lock, name: str) -> TensorLock | None:
+    """The tensor of a parameter, as far as that is known without asking transformers."""
     try:
-        return lock.tensors.get(Layout(lock).stored(f"{module}.weight"))
+        return lock.tensors.get(Layout(lock).stored(name))
     except LayoutMissing:
         return None
 
@@ -146,172 +180,90 @@ def _differs(tensor: TensorInfo, base: TensorLock | None) -> bool:
     return base is None or digest.hexdigest() != base.sha256
 
 
-def fit(tensors: Mapping[str, TensorInfo], declared: Declared, lock: Lock) -> Fit:
-    """Compare names and shapes with what the configuration declares and with the base's lock. Never raises: see `problems`."""
-    found = _Places(lock, declared)
-    modules, full, problems = _sort(tensors, declared)
+# ---------------------------------------------------------------- names and shapes
+
+
+def _fit(tensors: Mapping[str, TensorInfo], places: _Places) -> tuple[set[str], list[str]]:
+    """The paths of the modules that have factors, and all that does not fit: names and shapes beside what the configuration declares
+    and what the base has."""
+    declared, lock = places.declared, places.layout.lock
+    strange = {name: why for name in tensors if (why := _strange(name, declared))}
+    problems = [f"{name}: {why}" for name, why in strange.items()]
+    contents = sort({name: tensor for name, tensor in tensors.items() if name not in strange})
     quantized = lock.quantization is not None
-    for path, module in modules.items():
-        key, base = found.of(path, like=_as_stored(module.parts, declared))
+    for path, parts in contents.lora.items():
+        key, base = places.of(path, like=product_shape(parts, turned=declared.fan_in_fan_out))
         if base is None and not quantized:
             problems.append(f"{path}: the base has no such module")
-        elif problem := _misfit(module.parts, base, declared, key, quantized=quantized and path not in found.experts):
+        elif problem := _misfit(parts, base, declared, key, quantized=quantized and path not in places.experts):
             problems.append(f"{path}: {problem}")
-    for name, shape in full.items():
-        own = lock.tensors.get(found.layout.stored(name))
-        if own is None or shape != own.shape:
-            more = shape[0] - own.shape[0] if own and name.rpartition(".")[0].endswith(_TABLES) else 0
+    for name, tensor in contents.whole.items():
+        own = lock.tensors.get(places.layout.stored(name))
+        if own is None or tensor.shape != own.shape:
+            more = tensor.shape[0] - own.shape[0] if own and name.rpartition(".")[0].endswith(_TABLES) else 0
             lacks = f": it lacks {more} tokens that were added. {_ADD_TOKENS}" if more > 0 else ""
-            problems.append(f"{name} is {_size(shape)}, the base has {_size(own.shape) if own else 'no such tensor'}{lacks}")
-    lora = {path for path, module in modules.items() if "token_adapter.trainable_tokens_delta" not in module.parts}
-    if not lora and not problems:
+            problems.append(f"{name} is {_size(tensor.shape)}, the base has {_size(own.shape) if own else 'no such tensor'}{lacks}")
+    modules = {path for path, parts in contents.lora.items() if TOKENS not in parts}
+    if not modules and not problems:
         problems.append("there is no lora_A and lora_B in it")
-    wanted = declared.target_parameters or []
-    parameters = [name for name in wanted if any(name in endings(p.name) for p in found.experts.values())]
-    if wanted and not parameters:  # PEFT itself adds names that only some bases have, and passes over those that mean nothing
-        problems.append(f"target_parameters names what the base does not have: {_some(wanted)}")
-    if left := [parameter.name for path, parameter in found.experts.items() if path not in lora]:
+    if declared.target_parameters and not places.parameters:
+        problems.append(f"target_parameters names what the base does not have: {_some(declared.target_parameters)}")
+    if left := [parameter.name for path, parameter in places.experts.items() if path not in modules]:
         problems.append(f"target_parameters names parameters that have no weights here: {_some(left)}")
-    plain = lora - found.experts.keys()
-    problems += _coverage(plain, set(full), declared, found.layout)
-    return Fit(problems, sorted(found.of(path)[0] for path in lora), _shortest(sorted(plain), found.layout), parameters)
+    problems += _coverage(modules - places.experts.keys(), set(contents.whole), declared, places.layout)
+    return modules, problems
 
 
-def values(tensors: Mapping[str, TensorInfo], declared: Declared, lock: Lock) -> Values:
-    """Read every number once, one module in memory at a time. The tensors must fit (see `fit`)."""
-    problems = [f"{name} holds NaN or infinity" for name, tensor in tensors.items() if not _is_finite(tensor)]
-    if problems:
-        return Values(problems, None)
-    changes: list[float] = []
-    silent = True
-    found = _Places(lock, declared)
-    for a, b in _pairs(tensors):
-        path = a.name.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")[0]
-        key, base = found.of(path)
-        sizes, update = _sizes(a, b, declared.scale_of(key), base.experts if base else 1)
-        if not max(*sizes, update) < _LARGEST:
-            problems.append(f"{path}: its numbers are so large ({max(*sizes, update):.0e}) that their product is infinite or NaN")
-        weight = found.layout.norm(base) if base else 0.0
-        silent = silent and update <= _ROUNDED * weight
-        if weight:
-            changes.append(update / weight)
-    if silent and not problems and not any(_changes(tensor, found) for tensor in tensors.values()):
-        most = max(changes, default=0.0)
-        problems.append(f"what it adds to the weights (at most {most:.0e} of them) is less than float32 rounds away: it changes nothing")
-    return Values(problems, (min(changes), max(changes)) if changes else None)
+def _strange(name: str, declared: Declared) -> str | None:
+    """Why a tensor of that name is none that PEFT would load; None for a LoRA weight or one of modules_to_save."""
+    path, part, plain = Key.of(name)
+    if not name.startswith(PREFIX):
+        return f"the name does not start with {PREFIX}, as PEFT writes it"
+    if part in COPIES:
+        return "a copy of the base's own weights; save again with save_embedding_layers=False"
+    whole = part == WHOLE and path.endswith((".weight", ".bias"))
+    if whole and not set(declared.modules_to_save or []).isdisjoint(endings(path.rpartition(".")[0])):
+        return None
+    return None if plain and part != WHOLE else "neither a LoRA weight nor in modules_to_save"
 
 
-def _pairs(tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[TensorInfo, TensorInfo]]:
-    for name, tensor in tensors.items():
-        if name.endswith((".lora_A.weight", ".lora_embedding_A")):
-            stem, a, tail = name.rpartition("_A")
-            yield tensor, tensors[f"{stem}_B{tail}"]
-
-
-def _sizes(a: TensorInfo, b: TensorInfo, scale: float, experts: int) -> tuple[tuple[float, float], float]:
-    """|A|, |B| and |scale B A|, exact from Gram matrices in double precision. Factors that cancel to within rounding give 0.
-
-    Those of several experts stand in one matrix each: A [experts * r, in], B [out, r * experts], as `peft.tuners.lora.ParamWrapper`
-    takes them apart.
-    """
-    import numpy as np
-
-    first, second = load(a), load(b)
-    sizes = float(np.linalg.norm(first.astype(np.float64))), float(np.linalg.norm(second.astype(np.float64)))
-    each = first.reshape(experts, -1, first.shape[1]), second.reshape(len(second), -1, experts)
-    product = float(np.sqrt(sum(product_norm(each[0][n], each[1][:, :, n]) ** 2 for n in range(experts))))
-    return sizes, scale * (0.0 if product <= 2 * _ROUNDED * sizes[0] * sizes[1] else product)
-
-
-def _is_finite(tensor: TensorInfo) -> bool:
-    import numpy as np
-
-    return all(bool(np.isfinite(floats(raw, tensor.dtype)).all()) for raw in raw_pieces(tensor, _PIECE))
-
-
-def _changes(tensor: TensorInfo, found: _Places) -> bool:
-    """Whether a tensor beside the factors changes the base: trained tokens do, a bias of zeros or a copy of the base's does not,
-    and the magnitudes of DoRA are at rest while they are the norms of the base's own rows (arXiv 2402.09353)."""
-    import numpy as np
-
-    name = tensor.name.removeprefix(_PREFIX)
-    match = _LORA.fullmatch(name)
-    if match and match["kind"] == "lora_magnitude_vector":
-        _, base = found.of(match["module"])
-        weight = found.layout.norm(base) if base else 0.0
-        return not weight or abs(float(np.linalg.norm(load(tensor))) / weight - 1) > _SAME_MAGNITUDE
-    if match:
-        return match["kind"] in {"lora_B.bias", "token_adapter.trainable_tokens_delta"} and bool(load(tensor).any())
-    return _differs(tensor, found.layout.lock.tensors.get(found.layout.stored(name)))
-
-
-def _sort(tensors: Mapping[str, TensorInfo], declared: Declared) -> tuple[dict[str, _Module], dict[str, tuple[int, ...]], list[str]]:
-    """LoRA weights by module, weights trained in full by the base's name for them, and names that are neither."""
-    modules: dict[str, _Module] = {}
-    full: dict[str, tuple[int, ...]] = {}
-    problems: list[str] = []
-    saved = set(declared.modules_to_save or [])
-    for name, tensor in tensors.items():
-        rest = name.removeprefix(_PREFIX)
-        match = _LORA.fullmatch(rest)
-        if rest == name or ".." in name or name.endswith("."):
-            problems.append(f"{name}: the name does not start with {_PREFIX}, as PEFT writes it" if rest == name else f"{name} is no name")
-        elif match and not (match["tail"] and match["kind"] != "lora_magnitude_vector"):
-            modules.setdefault(match["module"], _Module()).parts[match["kind"]] = tensor.shape
-        elif rest.endswith(".base_layer.weight"):
-            problems.append(f"{name}: a copy of the base's own weights; save again with save_embedding_layers=False")
-        elif not saved.isdisjoint(endings(rest.rpartition(".")[0])) and rest.endswith((".weight", ".bias")):
-            full[rest] = tensor.shape
-        else:
-            problems.append(f"{name}: neither a LoRA weight nor in modules_to_save")
-    return modules, full, problems
-
-
-def _misfit(parts: dict[str, Shape], base: Parameter | None, declared: Declared, key: str, *, quantized: bool) -> str | None:
+def _misfit(parts: Parts, base: Parameter | None, declared: Declared, key: str, *, quantized: bool) -> str | None:
     """What is wrong with one module's weights; None when they fit. `base` is what they add to (the shape of a quantised one says
     nothing), `key` what PEFT looks up in rank_pattern."""
-    if "token_adapter.trainable_tokens_delta" in parts:
+    if TOKENS in parts:
         return _misfit_tokens(parts, None if quantized or base is None else base.shape, declared, key)
-    embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
-    names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
-    if not set(names) <= parts.keys():
+    pair = factors(parts)
+    if pair is None:
+        names = (EMBEDDING_A, EMBEDDING_B) if {EMBEDDING_A, EMBEDDING_B} & parts.keys() else (LORA_A, LORA_B)
         return f"{names[0]} and {names[1]} come in pairs, found {', '.join(sorted(parts))}"
-    a, b = parts[names[0]], parts[names[1]]
+    a, b = (factor.shape for factor in pair)
     experts = base.experts if base else 1
-    rank = declared.rank_of(key) * experts
-    if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
+    rank = declared.scaling.rank_of(key) * experts
+    as_stored = product_shape(parts, turned=declared.fan_in_fan_out)
+    if as_stored is None:
         return f"{_size(a)} and {_size(b)} do not multiply"
     if a[0] != rank:
         return f"its rank is {a[0]}, adapter_config.json says {rank}" + (f" for {experts} experts" if experts > 1 else "")
-    if declared.use_dora != ("lora_magnitude_vector" in parts):
+    if declared.use_dora != (MAGNITUDE in parts):
         return "it has a magnitude vector but use_dora is off" if not declared.use_dora else "use_dora is on but it has no magnitude vector"
-    if declared.lora_bias != ("lora_B.bias" in parts):
+    if declared.lora_bias != (BIAS in parts):
         return "lora_bias and the weights disagree"
-    added = (b[0], a[1])
-    if any(part in parts and max(parts[part]) != _elements(parts[part]) for part in ("lora_magnitude_vector", "lora_B.bias")):
+    vectors = [parts[part].shape for part in (MAGNITUDE, BIAS) if part in parts]
+    if any(max(shape) != prod(shape) for shape in vectors):
         return "its vectors are no vectors"
-    if any(part in parts and _elements(parts[part]) != b[0] for part in ("lora_magnitude_vector", "lora_B.bias")):
+    if any(prod(shape) != b[0] for shape in vectors):
         return f"its vectors should have {b[0]:,} numbers"
-    if base is None or quantized:
+    if base is None or quantized or (b[0], a[1]) == base.added or as_stored == base.shape:
         return None
-    fits = added == base.added or _as_stored(parts, declared) == base.shape
-    return None if fits else f"it adds {_size(added)}, the base has {_size(base.added)}"
+    return f"it adds {_size((b[0], a[1]))}, the base has {_size(base.added)}"
 
 
-def _as_stored(parts: Mapping[str, Shape], declared: Declared) -> Shape | None:
-    """Shape of the matrix that the pair of factors adds to, as the configuration says it is stored."""
-    a = parts.get("lora_A.weight") or parts.get("lora_embedding_A") or ()
-    b = parts.get("lora_B.weight") or parts.get("lora_embedding_B") or ()
-    turned = declared.fan_in_fan_out or "lora_embedding_A" in parts
-    return ((a[1], b[0]) if turned else (b[0], a[1])) if len(a) == len(b) == 2 else None
-
-
-def _misfit_tokens(parts: dict[str, tuple[int, ...]], base: tuple[int, ...] | None, declared: Declared, path: str) -> str | None:
+def _misfit_tokens(parts: Parts, base: Shape | None, declared: Declared, path: str) -> str | None:
     """Rows of the embedding that were trained one by one (trainable_token_indices)."""
     given = declared.trainable_token_indices
     if isinstance(given, dict):
         given = next((ids for name, ids in given.items() if name in endings(path)), None)
-    shape = parts["token_adapter.trainable_tokens_delta"]
+    shape = parts[TOKENS].shape
     if given is None or len(parts) > 1:
         return "it has trained tokens that trainable_token_indices does not name"
     if base is None:
@@ -364,11 +316,64 @@ def _meant(names: set[str], wanted: set[str], layout: Layout) -> set[str]:
     return meant
 
 
-def _elements(shape: Iterable[int]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
+# ---------------------------------------------------------------- values
+
+
+def _values(tensors: Mapping[str, TensorInfo], places: _Places) -> tuple[list[str], tuple[float, float] | None]:
+    """Read every number once, one module in memory at a time: what no adapter should hold (NaN, infinity, products that overflow,
+    or nothing at all), and `Checked.change`. The tensors must fit."""
+    problems = [f"{name} holds NaN or infinity" for name, tensor in tensors.items() if not _is_finite(tensor)]
+    if problems:
+        return problems, None
+    changes: list[float] = []
+    silent = True
+    for path, (a, b) in sort(tensors).pairs().items():
+        key, base = places.of(path)
+        sizes, update = _sizes(a, b, places.declared.scaling.scale_of(key), base.experts if base else 1)
+        if not max(*sizes, update) < _LARGEST:
+            problems.append(f"{path}: its numbers are so large ({max(*sizes, update):.0e}) that their product is infinite or NaN")
+        weight = places.layout.norm(base) if base else 0.0
+        silent = silent and update <= _ROUNDED * weight
+        if weight:
+            changes.append(update / weight)
+    if silent and not problems and not any(_changes(tensor, places) for tensor in tensors.values()):
+        most = max(changes, default=0.0)
+        problems.append(f"what it adds to the weights (at most {most:.0e} of them) is less than float32 rounds away: it changes nothing")
+    return problems, _range(changes) if changes else None
+
+
+def _sizes(a: TensorInfo, b: TensorInfo, scale: float, experts: int) -> tuple[tuple[float, float], float]:
+    """|A|, |B| and |scale B A|, exact from Gram matrices in double precision. Factors that cancel to within rounding give 0."""
+    import numpy as np
+
+    first, second = load(a), load(b)
+    sizes = float(np.linalg.norm(first.astype(np.float64))), float(np.linalg.norm(second.astype(np.float64)))
+    product = float(np.sqrt(sum(product_norm(*of_expert(first, second, n, experts)) ** 2 for n in range(experts))))
+    return sizes, scale * (0.0 if product <= 2 * _ROUNDED * sizes[0] * sizes[1] else product)
+
+
+def _is_finite(tensor: TensorInfo) -> bool:
+    import numpy as np
+
+    return all(bool(np.isfinite(floats(raw, tensor.dtype)).all()) for raw in raw_pieces(tensor, _PIECE))
+
+
+def _changes(tensor: TensorInfo, places: _Places) -> bool:
+    """Whether a tensor beside the factors changes the base: trained tokens do, a bias of zeros or a copy of the base's does not,
+    and the magnitudes of DoRA are at rest while they are the norms of the base's own rows (arXiv 2402.09353)."""
+    import numpy as np
+
+    path, part, _ = Key.of(tensor.name)
+    if part == MAGNITUDE:
+        _, base = places.of(path)
+        weight = places.layout.norm(base) if base else 0.0
+        return not weight or abs(float(np.linalg.norm(load(tensor))) / weight - 1) > _SAME_MAGNITUDE
+    if part == WHOLE:
+        return _differs(tensor, places.layout.lock.tensors.get(places.layout.stored(path)))
+    return part in {BIAS, TOKENS} and bool(load(tensor).any())
+
+
+# ---------------------------------------------------------------- words
 
 
 def _size(shape: Iterable[int]) -> str:

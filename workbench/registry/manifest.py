@@ -1,25 +1,24 @@
 """The manifest of a folder: the size and SHA-256 of every file in it, written last.
 
 A folder without its manifest is unfinished and counts as absent. `write` makes every file durable before it names it:
-files, then folders, then the manifest under a temporary name, then its final name. A crash leaves no manifest or a true one.
+files, then folders, then the manifest itself, in one step. A crash leaves no manifest or a true one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import IntegrityError
+from workbench.files import atomic_write, flush, sha256_of
 
-__all__ = ["NAME", "read", "sha256_file", "sync_folder", "sync_tree", "verify", "write"]
+__all__ = ["NAME", "read", "sync_tree", "verify", "write"]
 
 NAME = "manifest.json"
 SCHEMA = 1
-_PARTIAL = NAME + ".partial"
 _MAX_BYTES = 4 * 1024 * 1024  # a manifest of ours has some kilobytes
 _RESTORE = "Restore the folder from a backup or an export, or make the adapter again."
 
@@ -30,20 +29,12 @@ def write(folder: Path, about: Mapping[str, Any] | None = None) -> str:
     `about` is any JSON data that should be sealed together with the files. Raises `IntegrityError` when the folder holds
     something that is neither a file nor a folder.
     """
-    (folder / _PARTIAL).unlink(missing_ok=True)
-    files: dict[str, dict[str, Any]] = {}
-    for path, name in _walk(folder):
-        if name != NAME:
-            files[name] = {"sha256": sha256_file(path, sync=True), "size": path.stat().st_size}
-    _sync_folders(folder)
+    for abandoned in folder.glob(f".{NAME}.*"):  # by a writer that was killed
+        abandoned.unlink()
+    sync_tree(folder)
+    files = {name: {"sha256": sha256_of(path), "size": path.stat().st_size} for path, name in _walk(folder) if name != NAME}
     data = json.dumps({"schema": SCHEMA, "about": dict(about or {}), "files": files}, sort_keys=True, indent=1, ensure_ascii=False)
-    partial = folder / _PARTIAL
-    with partial.open("wb") as file:
-        file.write(data.encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder / NAME)
-    sync_folder(folder)
+    atomic_write(folder / NAME, data)
     return hashlib.sha256(data.encode("utf-8")).hexdigest()
 
 
@@ -85,7 +76,7 @@ def verify(folder: Path, expect: str | None = None, *, allow_extra: bool = False
         size = here[name].stat().st_size
         if size != wanted[name]["size"]:
             problems.append(f"{name} has {size:,} bytes instead of {wanted[name]['size']:,}")
-        elif sha256_file(here[name]) != wanted[name]["sha256"]:
+        elif sha256_of(here[name]) != wanted[name]["sha256"]:
             problems.append(f"{name} was changed")
     if problems:
         listed = "".join(f"\n  - {problem}" for problem in problems)
@@ -93,35 +84,11 @@ def verify(folder: Path, expect: str | None = None, *, allow_extra: bool = False
     return manifest
 
 
-def sha256_file(path: Path, *, sync: bool = False) -> str:
-    """SHA-256 of a file, read in pieces; with `sync` the file is made durable first."""
-    with path.open("rb") as file:
-        if sync and os.name != "nt":  # Windows flushes only what is open for writing
-            os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def sync_tree(folder: Path) -> None:
     """Make every file and name below `folder` durable."""
-    for path, _ in _walk(folder):
-        sha256_file(path, sync=True)
-    _sync_folders(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable. Systems that cannot open a folder (Windows) need no such step."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sync_folders(folder: Path) -> None:
-    for inner in sorted({path.parent for path, _ in _walk(folder)} | {folder}):
-        sync_folder(inner)
+    files = [path for path, _ in _walk(folder)]
+    for path in [*files, *sorted({file.parent for file in files} | {folder})]:
+        flush(path)
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, str]]:

@@ -8,21 +8,20 @@ names are names, and the file that is published holds only keys written by us (`
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from workbench.errors import ImportRefused
+from workbench.peft_layout import COUPLED, Scaling, plain_name
 
-__all__ = ["Declared", "endings", "parse", "strict_json"]
+__all__ = ["Declared", "parse", "strict_json"]
 
 MAX_BYTES = 512 * 1024
 T = TypeVar("T", int, float)
-Patterns: TypeAlias = list[tuple[re.Pattern[str], T]]
 
 # A dotted name. Rust's regex engine runs in linear time and its `$` does not match before a final newline.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_length=256)]
@@ -31,11 +30,6 @@ Pattern = Annotated[str, StringConstraints(max_length=8192)]  # never evaluated
 Rank = Annotated[int, Field(ge=1, le=4096)]
 Alpha = Annotated[float, Field(gt=0, le=1_000_000)]
 Index = Annotated[int, Field(ge=0, lt=100_000_000)]
-
-# How PEFT itself writes "wherever it stands" before the name of fused experts (`_convert_peft_config_moe`).
-_ANYWHERE = re.compile(r"\.\*\\\.(\w+)", re.ASCII)
-# Initialisations that also change the frozen base, so that the saved factors mean nothing on the base itself.
-_COUPLED = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class Declared(BaseModel):
@@ -100,10 +94,9 @@ class Declared(BaseModel):
     @field_validator("rank_pattern", "alpha_pattern", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
-        r"""`.*\.gate_up_proj` is the name gate_up_proj: PEFT allows any path before a key. Nothing else of a pattern is a name."""
         if not isinstance(value, dict):
             return value
-        plain = {found[1] if (found := _ANYWHERE.fullmatch(str(key))) else key: entry for key, entry in value.items()}
+        plain = {plain_name(str(key)): entry for key, entry in value.items()}
         if len(plain) != len(value):
             raise ValueError("two of its keys mean the same name")
         return plain
@@ -111,7 +104,7 @@ class Declared(BaseModel):
     @field_validator("init_lora_weights")
     @classmethod
     def _not_coupled(cls, value: bool | str | None) -> bool | str | None:
-        if isinstance(value, str) and value.lower().startswith(_COUPLED):
+        if isinstance(value, str) and value.lower().startswith(tuple(COUPLED)):
             raise ValueError(
                 f"{value} changes the base as well as adding to it. Save the adapter again with path_initial_model_for_weight_conversion"
             )
@@ -127,26 +120,9 @@ class Declared(BaseModel):
         """The pattern that stood in place of names, for the report. It is never evaluated."""
         return self.target_modules if isinstance(self.target_modules, str) and self.target_modules != "all-linear" else None
 
-    def rank_of(self, module: str) -> int:
-        """The rank that PEFT gives `module`."""
-        return _first(self._ranks, module, self.r)
-
-    def alpha_of(self, module: str) -> float:
-        """The alpha that PEFT gives `module`."""
-        return _first(self._alphas, module, self.lora_alpha)
-
-    def scale_of(self, module: str) -> float:
-        """What PEFT multiplies B A of `module` with: alpha / r, with rsLoRA alpha / sqrt(r) (arXiv 2312.03732)."""
-        rank = self.rank_of(module)
-        return self.alpha_of(module) / (rank**0.5 if self.use_rslora else rank)
-
     @cached_property
-    def _ranks(self) -> Patterns[int]:
-        return _patterns(self.rank_pattern)
-
-    @cached_property
-    def _alphas(self) -> Patterns[float]:
-        return _patterns(self.alpha_pattern)
+    def scaling(self) -> Scaling:
+        return Scaling(self.r, self.lora_alpha, self.use_rslora, self.rank_pattern or {}, self.alpha_pattern or {})
 
     def published(self, modules: list[str], target_modules: list[str], target_parameters: Sequence[str] = ()) -> dict[str, Any]:
         """The adapter_config.json to publish for an adapter of `modules`, but for its base: plain values under keys that every
@@ -156,8 +132,8 @@ class Declared(BaseModel):
             "task_type": "CAUSAL_LM",
             "inference_mode": True,
             "target_modules": target_modules,
-            "rank_pattern": _by_name({module: self.rank_of(module) for module in modules}, self.r),
-            "alpha_pattern": _by_name({module: _whole(self.alpha_of(module)) for module in modules}, _whole(self.lora_alpha)),
+            "rank_pattern": _by_name({module: self.scaling.rank_of(module) for module in modules}, self.r),
+            "alpha_pattern": _by_name({module: _whole(self.scaling.alpha_of(module)) for module in modules}, _whole(self.lora_alpha)),
             "init_lora_weights": True,
             "lora_alpha": _whole(self.lora_alpha),
             **{key: getattr(self, key) for key in ("r", "lora_dropout", "bias", "fan_in_fan_out", "use_rslora", "use_dora")},
@@ -169,16 +145,6 @@ class Declared(BaseModel):
         return values
 
 
-def _patterns(given: Mapping[str, T] | None) -> Patterns[T]:
-    """Compiled as `peft.utils.other.get_pattern_key` does, where a dot in a name stands for any character. Names hold nothing else
-    that a regular expression repeats, so each match takes linear time."""
-    return [(re.compile(rf"(.*\.)?({name})$"), value) for name, value in (given or {}).items()]
-
-
-def _first(patterns: Patterns[T], module: str, default: T) -> T:
-    return next((value for pattern, value in patterns if pattern.match(module)), default)
-
-
 def _by_name(values: Mapping[str, T], default: T) -> dict[str, T]:
     """{name: value} for the modules whose value is not the default: by last name where all of that name share it, else by full path."""
     shared: dict[str, set[T]] = {}
@@ -186,12 +152,6 @@ def _by_name(values: Mapping[str, T], default: T) -> dict[str, T]:
         shared.setdefault(module.rpartition(".")[2], set()).add(value)
     named = {m: m.rpartition(".")[2] if len(shared[m.rpartition(".")[2]]) == 1 else m for m in values}
     return {named[module]: value for module, value in values.items() if value != default}
-
-
-def endings(path: str) -> list[str]:
-    """Every name that means the module at `path`: the whole path and each of its ends."""
-    parts = path.split(".")
-    return [".".join(parts[start:]) for start in range(len(parts))]
 
 
 def parse(data: bytes) -> Declared:

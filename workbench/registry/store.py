@@ -20,6 +20,7 @@ from workbench import paths
 from workbench.db import reading
 from workbench.db.session import now, transaction
 from workbench.errors import Conflict, IntegrityError, NotFound, UsageError
+from workbench.files import flush, sha256_of
 from workbench.records import VERSION, Adapter, AdapterRef, Base, Dataset, check_name
 from workbench.registry import manifest, rows
 
@@ -76,11 +77,6 @@ class Registry:
         (manifest.verify if verify else manifest.read)(found.path, row["manifest_sha256"])
         return found
 
-    def by_job(self, job_id: str) -> Adapter | None:
-        """What a job published, if it did."""
-        made = reading.rows("SELECT * FROM adapter_versions WHERE job_id = :job_id ORDER BY version DESC", job_id=job_id)
-        return rows.record(made[0], rows.aliases_by_version()) if made else None
-
     def evidence(self, ref: str | AdapterRef) -> Evidence:
         """The scores of base and base + adapter on each row of the frozen test part. Raises `NotFound` without any."""
         from workbench.evidence import read_scores
@@ -130,12 +126,13 @@ class Registry:
         Raises `IntegrityError` when the adapter does not fit the base or holds values that are not finite.
         """
         from workbench.registry import staging
+        from workbench.registry.facts import Facts
 
         check_name(name, "adapter name")
         made_from = [self.get(parent) for parent in parents]
         if method == "imported" and origin is None and made_from:  # the same weights, scored: they still come from outside
             origin = manifest.read(made_from[0].path, made_from[0].manifest_sha256)["about"].get("origin")
-        facts = staging.Facts(
+        facts = Facts(
             name=name,
             base=base,
             dataset=dataset,
@@ -148,7 +145,7 @@ class Registry:
         )
         for place, about in rows.unentered(name) if job_id else ():
             if about.get("job_id") == job_id:  # this job was killed between the rename and the commit
-                return _enter(about, manifest.sha256_file(place / manifest.NAME), token=token)
+                return _enter(about, sha256_of(place / manifest.NAME), token=token)
         with staging.room() as draft:
             checked = staging.fill(draft, folder, facts)
             for _ in range(_RACES):
@@ -167,7 +164,7 @@ class Registry:
         damaged: Texts = []
         for home in sorted(paths.adapters_dir().glob("[a-z0-9]*")):
             for place, about in rows.unentered(home.name, damaged):
-                entered.append(_enter(about, manifest.sha256_file(place / manifest.NAME), token=None))
+                entered.append(_enter(about, sha256_of(place / manifest.NAME), token=None))
         if damaged:
             raise IntegrityError(
                 f"Recovered {len(entered)}, but these are damaged: {', '.join(damaged)}.", hint="Restore them from a backup."
@@ -293,8 +290,8 @@ def _enter(about: Mapping[str, Any], sha256: str, *, token: str | None, draft: P
                     raise _Taken
                 os.rename(draft, place)
                 moved = True
-                manifest.sync_folder(place.parent)
-                manifest.sync_folder(place.parent.parent)
+                flush(place.parent)
+                flush(place.parent.parent)
         return rows.record(row, {})
     except Duplicate:
         raise _Taken from None
@@ -350,8 +347,8 @@ def _move(target: Adapter, *, to_trash: bool) -> None:
     if source.is_dir() and not goal.exists():
         goal.parent.mkdir(parents=True, exist_ok=True)
         os.rename(source, goal)
-        manifest.sync_folder(goal.parent)
-        manifest.sync_folder(source.parent)
+        flush(goal.parent)
+        flush(source.parent)
 
 
 def _log_alias(connection: Connection, name: str, alias: str, old: int | None, new: int | None) -> None:

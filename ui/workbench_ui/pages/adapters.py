@@ -8,12 +8,12 @@ import gradio as gr
 
 from workbench import Workbench
 from workbench.records import Adapter
+from workbench.words import Words
 from workbench_ui.chrome import head, nav
 from workbench_ui.guard import spoken
 from workbench_ui.views import adapters as views
 from workbench_ui.views.markup import esc, panel, stack
 from workbench_ui.widgets.view import QUIET, view
-from workbench_ui.words import Words
 
 __all__ = ["build"]
 

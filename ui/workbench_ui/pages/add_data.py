@@ -9,6 +9,7 @@ import gradio as gr
 
 from workbench import Workbench
 from workbench.data.formats import Recognised
+from workbench.words import Words
 from workbench_ui import uploads
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.views import train as views
@@ -16,7 +17,6 @@ from workbench_ui.views.markup import panel
 from workbench_ui.widgets.choice import choice
 from workbench_ui.widgets.file_drop import chosen, file_drop
 from workbench_ui.widgets.view import BUSY, QUIET, view
-from workbench_ui.words import Words
 
 __all__ = ["add_data"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gradio as gr
 
 from workbench import Workbench
+from workbench.words import Words
 from workbench_ui.guard import guarded
 from workbench_ui.views import train as views
 from workbench_ui.widgets.choice import choice
 from workbench_ui.widgets.view import BUSY, QUIET, view
-from workbench_ui.words import Words
 
 __all__ = ["fetch_base"]
 

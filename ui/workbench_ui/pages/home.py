@@ -5,12 +5,12 @@ from __future__ import annotations
 import gradio as gr
 
 from workbench import Workbench
+from workbench.words import Words
 from workbench_ui.chrome import nav
 from workbench_ui.guard import spoken
 from workbench_ui.views.home import home
 from workbench_ui.views.markup import panel
 from workbench_ui.widgets.view import QUIET, view
-from workbench_ui.words import Words
 
 __all__ = ["build"]
 

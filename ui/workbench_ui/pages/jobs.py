@@ -11,13 +11,13 @@ import gradio as gr
 
 from workbench import Workbench
 from workbench.records import Job, JobState
+from workbench.words import Words
 from workbench_ui.chrome import head, nav
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.views import jobs as views
 from workbench_ui.views.markup import code_block, esc, panel
 from workbench_ui.widgets.confirm import ask, confirm
 from workbench_ui.widgets.view import QUIET, view
-from workbench_ui.words import Words
 
 __all__ = ["build"]
 

@@ -13,6 +13,7 @@ import gradio as gr
 from workbench import Workbench
 from workbench.errors import NotFound
 from workbench.records import Adapter, Base, Dataset, Job
+from workbench.words import Words
 from workbench_ui.chrome import head, nav
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.views import rebase as views
@@ -22,7 +23,6 @@ from workbench_ui.views.markup import card, esc, panel, stack
 from workbench_ui.views.matrix import matrix
 from workbench_ui.views.verdict import Cell
 from workbench_ui.widgets.view import QUIET, view
-from workbench_ui.words import Words
 
 __all__ = ["build"]
 

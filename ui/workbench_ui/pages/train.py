@@ -14,6 +14,7 @@ import gradio as gr
 from workbench import Workbench
 from workbench.api import Plan
 from workbench.recipe import PRESETS
+from workbench.words import Words
 from workbench_ui.chrome import head, nav
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.newest import Newest
@@ -26,7 +27,6 @@ from workbench_ui.views.tokens import Span, row_preview
 from workbench_ui.widgets.choice import choice
 from workbench_ui.widgets.recipe_form import recipe_controls, show_values
 from workbench_ui.widgets.view import BUSY, QUIET, view
-from workbench_ui.words import Words
 
 __all__ = ["build"]
 

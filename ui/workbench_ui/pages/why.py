@@ -5,11 +5,11 @@ from __future__ import annotations
 import gradio as gr
 
 from workbench import Workbench
+from workbench.words import Words
 from workbench_ui.chrome import head, nav
 from workbench_ui.views.markup import esc, panel
 from workbench_ui.views.prose import read_text
 from workbench_ui.widgets.view import view
-from workbench_ui.words import Words
 
 __all__ = ["build"]
 

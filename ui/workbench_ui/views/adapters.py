@@ -9,10 +9,10 @@ from typing import Any
 
 from workbench.evidence import Summary
 from workbench.records import Adapter, Base, Dataset
+from workbench.words import Words
 from workbench_ui.views.jobs import download_link
 from workbench_ui.views.markup import badge, button, card, code_block, empty, esc, facts, stack
 from workbench_ui.views.scores import answers, gain_text, measure, score_bars, score_sentence, verdict
-from workbench_ui.words import Words
 
 __all__ = ["adapter_actions", "adapter_answers", "adapter_facts", "adapter_list", "adapter_page", "adapter_score", "adapter_use", "learned"]
 

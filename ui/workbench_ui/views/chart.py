@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from workbench.words import Words
 from workbench_ui.views.markup import esc
-from workbench_ui.words import Words
 
 __all__ = ["MAX_POINTS", "Point", "downsample", "loss_chart", "nice_ticks", "smooth"]
 

@@ -10,13 +10,13 @@ from workbench.rebase.findings import CATALOGUE
 from workbench.rebase.result import Check, Contrasts, Finding, Probes, Verdict, Witness
 from workbench.records import Dataset
 from workbench.stats import Interval
+from workbench.words import Words
 from workbench_ui.icons import ICONS
 from workbench_ui.views.drift import drift_card
 from workbench_ui.views.markup import badge, bullet_list, button, card, esc, facts, panel, stack
 from workbench_ui.views.rebase import actions, row
 from workbench_ui.views.scores import answers
 from workbench_ui.views.verdict import Cell, difference, figures, is_rate, key_of, look, questions, sentence, show, word
-from workbench_ui.words import Words
 
 __all__ = ["detail", "report_link", "wilson"]
 

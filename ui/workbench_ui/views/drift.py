@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from workbench.rebase.result import ModuleDrift, Weights
+from workbench.words import Words
 from workbench_ui.views.markup import card, esc, facts
-from workbench_ui.words import Words
 
 __all__ = ["drift_card", "drift_sentence", "layer_drift"]
 
@@ -18,8 +18,9 @@ _SHADES = 6
 def drift_sentence(weights: Weights, t: Words) -> str:
     """`Trained further in the same coordinates: the adapted weights moved by 2.1% (attention 1.4%, MLP 2.6%), …`"""
     change = t(f"rebase.change.{weights.change}")
+    notes = "".join(" " + t(f"rebase.drift.note.{note}") for note in weights.notes)
     if weights.drift is None:
-        return change + t("rebase.head.end")
+        return change + t("rebase.head.end") + notes
     moved = t("rebase.drift.moved", drift=_percent(weights.drift, t))
     groups = layer_drift(weights.modules)
     by_group = [t("rebase.drift.group", group=t.term("rebase.group", g), drift=_percent(_joint(groups[g].values()), t)) for g in groups]
@@ -31,7 +32,7 @@ def drift_sentence(weights: Weights, t: Words) -> str:
     if not weights.exact:
         error = _percent(weights.error, t) if weights.error is not None else "?"
         parts.append(t("rebase.drift.estimated", error=error))
-    return t("rebase.drift.sentence", change=change, parts=t("rebase.head.join").join(parts))
+    return t("rebase.drift.sentence", change=change, parts=t("rebase.head.join").join(parts)) + notes
 
 
 def layer_drift(modules: Sequence[ModuleDrift]) -> dict[str, dict[int, float]]:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from workbench.records import Adapter, Job
+from workbench.words import Words
 from workbench_ui.icons import ICONS
 from workbench_ui.views.adapters import adapter_list
 from workbench_ui.views.jobs import job_list
 from workbench_ui.views.markup import button, esc
-from workbench_ui.words import Words
 
 __all__ = ["home"]
 

@@ -9,11 +9,11 @@ from datetime import datetime
 from typing import Any
 
 from workbench.records import Job, JobState, Progress
+from workbench.words import Words
 from workbench_ui.icons import ICONS
 from workbench_ui.views.chart import Point, loss_chart
 from workbench_ui.views.markup import badge, bullet_list, button, card, empty, esc, facts, panel, stack, tiles
 from workbench_ui.views.scores import answers, score_sentence
-from workbench_ui.words import Words
 
 __all__ = ["Series", "frozen_settings", "job_list", "job_live", "job_samples", "job_title", "job_what", "phase_of", "series", "share_done"]
 

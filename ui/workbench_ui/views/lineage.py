@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workbench.records import Adapter, Base
+from workbench.words import Words
 from workbench_ui.views.markup import esc
-from workbench_ui.words import Words
 
 __all__ = ["bases_in_order", "lineage", "retrained_from"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from workbench.records import Adapter
+from workbench.words import Words
 from workbench_ui.icons import ICONS
 from workbench_ui.views.markup import esc
 from workbench_ui.views.rebase import detail_link
 from workbench_ui.views.verdict import Cell, look, show, word
-from workbench_ui.words import Words
 
 __all__ = ["matrix"]
 

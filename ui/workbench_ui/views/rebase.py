@@ -8,11 +8,11 @@ from pathlib import Path
 
 from workbench.rebase.result import STAGES, Check
 from workbench.records import Adapter, AdapterRef, Base, BaseRef, Dataset, Job
+from workbench.words import Words
 from workbench_ui.icons import ICONS
 from workbench_ui.views.jobs import share_done
 from workbench_ui.views.markup import button, empty, esc, panel
 from workbench_ui.views.verdict import Cell, figures, look, sentence, word
-from workbench_ui.words import Words
 
 __all__ = [
     "act_button",

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from workbench.recipe import GROUPS, PRESETS, Recipe
-from workbench_ui.words import Words
+from workbench.words import Words
 
 __all__ = [
     "FIELDS",

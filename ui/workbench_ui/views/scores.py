@@ -7,9 +7,9 @@ from typing import Any
 
 from workbench.evidence import Summary, direction
 from workbench.stats import Interval
+from workbench.words import Words
 from workbench_ui.icons import ICONS
 from workbench_ui.views.markup import esc
-from workbench_ui.words import Words
 
 __all__ = ["answers", "gain_text", "measure", "score_bars", "score_sentence", "verdict"]
 

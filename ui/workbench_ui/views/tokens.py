@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from workbench.words import Words
 from workbench_ui.views.markup import esc
-from workbench_ui.words import Words
 
 __all__ = ["Span", "row_preview"]
 

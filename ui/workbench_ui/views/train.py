@@ -11,8 +11,8 @@ from workbench.bases.catalogue import Entry
 from workbench.data.checks import LISTED, Finding, Report
 from workbench.recipe import PRESETS
 from workbench.records import Base, Dataset
+from workbench.words import Words
 from workbench_ui.views.markup import bullet_list, code_block, esc, facts, panel
-from workbench_ui.words import Words
 
 __all__ = [
     "as_code",

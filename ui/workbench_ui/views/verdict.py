@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from workbench.rebase.result import BROKEN, VERDICTS, Check, Verdict
 from workbench.records import Adapter, Job
 from workbench.stats import Interval
+from workbench.words import Words
 from workbench_ui.views.markup import esc
-from workbench_ui.words import Words
 
 __all__ = ["STATES", "Cell", "difference", "figures", "is_rate", "key_of", "look", "questions", "sentence", "show", "word"]
 

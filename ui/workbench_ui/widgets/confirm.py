@@ -6,7 +6,7 @@ import time
 
 import gradio as gr
 
-from workbench_ui.words import Words
+from workbench.words import Words
 
 __all__ = ["ask", "confirm"]
 

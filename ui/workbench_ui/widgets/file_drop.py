@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gradio as gr
 
+from workbench.words import Words
 from workbench_ui.uploads import TYPES
-from workbench_ui.words import Words
 
 __all__ = ["chosen", "file_drop"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
+from workbench.words import Words
 from workbench_ui.views.recipe_form import FIELDS, Field, help_text, preset_values, to_form
-from workbench_ui.words import Words
 
 __all__ = ["recipe_controls", "show_values"]
 

@@ -1,6 +1,6 @@
-"""What the pages say, in one language: the strings of `strings/<lang>.json`, and numbers, times and sizes in words.
+"""What every face says, in one language: the strings of `strings/<lang>.json`, and numbers, times and sizes in words.
 
-One `Words` per language is handed to every page and view, so a page holds plain Python strings and nothing is
+One `Words` per language is handed to every page, view and report, so those hold plain Python strings and nothing is
 translated in the browser.
 """
 
@@ -110,5 +110,5 @@ class Words:
 @cache
 def words(lang: str) -> Words:
     """The words of one of `LANGUAGES`."""
-    text = resources.files("workbench_ui").joinpath("strings", f"{lang}.json").read_text(encoding="utf-8")
+    text = resources.files("workbench").joinpath("strings", f"{lang}.json").read_text(encoding="utf-8")
     return Words(lang, json.loads(text))

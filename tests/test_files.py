@@ -1,0 +1,47 @@
+"""What `workbench.files` promises: whole or not there, durable, and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workbench import files
+
+
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_a_process_that_dies_while_writing_leaves_the_old_file(tmp_path: Path, moment: str) -> None:
+    path = tmp_path / "a.json"
+    files.atomic_write(path, "old")
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom workbench import files\n"
+        f"os.{moment} = lambda *given: os._exit(9)\nfiles.atomic_write(Path(sys.argv[1]), b'new')"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 9
+    assert path.read_text() == "old"
+    assert all(other.name.startswith(".a.json.") for other in tmp_path.iterdir() if other != path)
+
+
+def test_a_write_that_fails_takes_its_half_away(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        files.atomic_write(tmp_path / "folder", "text")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+def test_text_is_utf8_and_the_mode_holds_from_the_first_byte(tmp_path: Path) -> None:
+    files.atomic_write(tmp_path / "secret", "größer", mode=0o600)
+    assert (tmp_path / "secret").read_bytes() == "größer".encode()
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_hash_is_that_of_every_byte(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 5000  # several pieces
+    (tmp_path / "data").write_bytes(data)
+    assert files.sha256_of(tmp_path / "data") == hashlib.sha256(data).hexdigest()
+    with (tmp_path / "data").open("ab") as file:
+        file.write(b"!")
+    assert files.sha256_of(tmp_path / "data") == hashlib.sha256(data + b"!").hexdigest()
