@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from workbench.errors import IntegrityError, UsageError
@@ -39,21 +38,6 @@ def test_no_flips_never_give_a_zero_width_interval() -> None:
         assert 0.0195 < gain.high < 0.02, "183 rows without a flip rule out a loss of 2 points (3.69 / n)"
 
 
-def test_every_row_flipped_is_not_certainty_either() -> None:
-    gain = summary(arm([False] * 400), arm([True] * 400)).gain["exact_match"]
-    assert gain.method == "exact" and gain.value == 1
-    assert 0.97 < gain.low < 1 and gain.high == 1
-
-
-def test_few_flips_use_the_exact_interval_and_many_the_bootstrap() -> None:
-    base = arm([False] * 200)
-    assert summary(base, arm([True] * 19 + [False] * 181)).gain["exact_match"].method == "exact"
-    many = summary(base, arm([True] * 40 + [False] * 160)).gain["exact_match"]
-    assert many.method == "bootstrap"
-    normal = 1.96 * math.sqrt(0.2 * 0.8 / 200)
-    assert many.low == pytest.approx(0.2 - normal, abs=0.012) and many.high == pytest.approx(0.2 + normal, abs=0.012)
-
-
 def test_one_resample_serves_both_arms() -> None:
     """Arms that differ by a constant have a gain without noise, however noisy the rows are."""
     rng = random.Random(1)
@@ -62,18 +46,6 @@ def test_one_resample_serves_both_arms() -> None:
     gain = summary(base, better).gain["nll_per_token"]
     assert gain.method == "bootstrap"
     assert gain.low == pytest.approx(0.01) and gain.high == pytest.approx(0.01) and gain.value == pytest.approx(0.01)
-
-
-def test_bootstrap_intervals_cover_about_95_percent() -> None:
-    rng = np.random.default_rng(5)
-    hits = {20: 0, 120: 0}  # one below the limit for BCa, one above
-    for n in hits:
-        for _ in range(200):
-            saved = rng.exponential(1.0, n)  # skewed, mean 1
-            base = arm([False] * n, [float(5 + s) * 4 for s in saved])
-            gain = summary(base, arm([False] * n, [20.0] * n), resamples=400).gain["nll_per_token"]
-            hits[n] += gain.low <= 1.0 <= gain.high
-    assert hits[20] / 200 > 0.85 and hits[120] / 200 > 0.9, hits  # 0.92 and 0.94 over 2,000 tries; rows this skewed are the hard case
 
 
 def test_rows_of_one_group_are_resampled_as_one() -> None:

@@ -179,7 +179,7 @@ def metrics_of(arms: Sequence[Sequence[ItemScore]]) -> dict[str, Metric]:
     metrics["exact_match"] = Metric(1 - column("exact"))
     metrics["nll_per_token"] = Metric(losses, column("tokens"))
     if (sizes.sum(axis=0) > 0).all():
-        metrics["bits_per_byte"] = Metric(losses / math.log(2), sizes)
+        metrics["bits_per_byte"] = Metric(losses * (1 / math.log(2)), sizes)
     return metrics
 
 

@@ -9,6 +9,7 @@ scipy computes what it can. What it cannot is written here once, and held agains
     share_interval   scipy's binomtest takes whole counts; the rows of a group count as a fraction of a row each
     resampled_sums   scipy's bootstrap gathers all columns anew for every draw and every statistic; the counts of a draw serve them all
     bounds           the same with draws that exist already, and for draws without any spread, where scipy gives NaN
+    discoveries      `rebase matrix`, a listing, asks for them, and scipy.stats takes a second to import
 
 numpy and scipy load on first use, so that listings stay quick. Nothing here imports torch.
 """
@@ -144,9 +145,9 @@ def mcnemar(up: int, down: int) -> float:
 def discoveries(p_values: Sequence[float], q: float = 0.05) -> list[bool]:
     """Which hypotheses to reject so that at most a share `q` of the rejections is false on average
     (Benjamini & Hochberg 1995, doi 10.1111/j.2517-6161.1995.tb02031.x), in the order given."""
-    from scipy.stats import false_discovery_control
-
-    return [bool(p <= q) for p in false_discovery_control(p_values)] if p_values else []
+    ranked = sorted(p_values)
+    last = max((p for rank, p in enumerate(ranked, start=1) if p <= q * rank / len(ranked)), default=-1.0)
+    return [p <= last for p in p_values]
 
 
 # ---------------------------------------------------------------- arms, paired

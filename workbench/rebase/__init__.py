@@ -10,7 +10,7 @@
     result.py         the records of a check, and its JSON
     store.py          checks on disk, and what they share
     report.py         sentences, and the page that opens offline (report_parts.py)
-    recoordinate.py   the same model in other coordinates; controls.py: bases and adapters whose verdict is known (writing.py)
+    recoordinate.py   the same model in other coordinates (writing.py), for the self-test
 
 Nothing here imports torch.
 """
