@@ -332,10 +332,10 @@ def p_below(estimate: Estimate, limit: float) -> float:
         return float(1 + (estimate.draws >= limit).sum()) / (1 + len(estimate.draws))
     if estimate.flips is None:
         return 1.0  # one unit: no interval, no evidence
+    up, down = estimate.flips
 
     def clear(step: int) -> bool:  # is the upper end of the interval with this tail below the limit?
-        level = 1 - step / _STEPS
-        return flip_interval(*estimate.flips, estimate.n, units=estimate.units, level=level).most < limit
+        return flip_interval(up, down, estimate.n, units=estimate.units, level=1 - step / _STEPS).most < limit
 
     steps = range(1, _STEPS)
     smallest = bisect_left(steps, True, key=clear)
