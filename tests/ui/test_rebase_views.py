@@ -16,7 +16,6 @@ from tests.ui.checks import ARMS, HOME, NEW, check
 from tests.ui.samples import EVIL, NOW, adapter, base, dataset, job
 from tests.ui.test_views import parse, text
 from workbench.blocks import Section
-from workbench.evidence import Interval
 from workbench.rebase import moved, report
 from workbench.rebase.figures import share_interval
 from workbench.rebase.findings import described
@@ -25,6 +24,7 @@ from workbench.rebase.result import Check, Finding, Structure
 from workbench.rebase.telling import figures, tell
 from workbench.rebase.verdicts import STATES, VERDICTS
 from workbench.records import BaseRef, JobState, Progress
+from workbench.stats import Interval
 from workbench.words import words
 from workbench.worth import difference, score
 from workbench_ui.views import check as detail_views

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from workbench.rebase.release import Cell, moving, safety
-from workbench.rebase.result import Check
+from workbench.rebase.result import STAGES, Check
 from workbench.rebase.telling import figures
 from workbench.rebase.verdicts import State, badness
 from workbench.records import Adapter, AdapterRef, Base, BaseRef, Dataset, Job
@@ -16,7 +16,6 @@ from workbench_ui.views.jobs import share_done
 from workbench_ui.views.markup import button, empty, esc, panel
 
 __all__ = [
-    "STAGES",
     "act_button",
     "actions",
     "adapter_of",
@@ -30,9 +29,6 @@ __all__ = [
     "row",
     "sign",
 ]
-
-
-STAGES = ("structure", "weights", "probes", "behaviour")  # of a check: the phases of its job
 
 
 def picker(bases: Sequence[Base], chosen: str, t: Words) -> str:
