@@ -18,9 +18,10 @@ from workbench.data.formats import FORMATS, recognise_table
 from workbench.data.readers import read_table
 from workbench.data.rows import Row, RowFile, assign_ids, content_of, dumps, texts_of
 from workbench.data.split import split_rows
-from workbench.data.table import RawRow, RowError, shown
+from workbench.data.table import RawRow, RowError
 from workbench.data.wanted import WATCHED, LeftOut, Wanted, wanted
 from workbench.errors import DataError, UsageError
+from workbench.foreign import shown
 
 __all__ = ["Prepared", "Reading", "add_file", "check_files", "prepare", "write_rows", "write_set"]
 

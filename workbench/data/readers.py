@@ -9,10 +9,10 @@ from pathlib import Path
 from workbench.data.csv_file import read_csv
 from workbench.data.json_file import read_json
 from workbench.data.parquet_file import read_parquet
-from workbench.data.table import RawTable, shown
+from workbench.data.table import RawTable
 from workbench.data.text_file import Text, decoded, read_text
 from workbench.errors import DataError
-from workbench.foreign import GIB, read_regular
+from workbench.foreign import GIB, read_regular, shown
 
 __all__ = ["ENDINGS", "MAX_BYTES", "read_table"]
 

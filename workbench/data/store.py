@@ -18,7 +18,7 @@ from workbench.data.rows import Row, read_jsonl
 from workbench.data.scorers import scorer_of
 from workbench.errors import Conflict, IntegrityError, NotFound, UsageError
 from workbench.files import atomic_write, flush, room, sha256_of
-from workbench.foreign import GIB, Limits
+from workbench.foreign import GIB, Limits, shown
 from workbench.records import Dataset, check_name
 
 if TYPE_CHECKING:
@@ -251,7 +251,6 @@ def _whole(file: str | Path) -> Path:
 def _limits(file: str | Path, *others: str | Path | None) -> Limits:
     """What the reader of a data file may use: the file itself is in memory, its rows are on the disk."""
     from workbench.data.readers import MAX_BYTES
-    from workbench.data.table import shown
 
     size = 0
     for path in (file, *others):

@@ -6,12 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from workbench.errors import DataError
 
-__all__ = ["RawRow", "RawTable", "RowError", "Tally", "as_number", "letter", "shown"]
+__all__ = ["RawRow", "RawTable", "RowError", "Tally", "as_number", "letter"]
 
 MAX_ROWS = 2_000_000
 _SAMPLE = 2000  # rows that are enough to tell a format by
@@ -107,11 +106,6 @@ def as_number(value: Any) -> float | None:
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
-
-
-def shown(path: Path | str) -> str:
-    """A path as text that can be printed and stored, whatever bytes its name is made of."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in str(path))
 
 
 def letter(i: int) -> str:
