@@ -123,7 +123,7 @@ class Dataset:
     train_rows: int
     test_rows: int
     form: str  # "messages" | "prompt_completion" | "text"
-    scorer: str | None  # None, "exact", "normalised", "json", "numeric", "label"
+    scorer: str | None  # one of `data.scorers.SCORERS`, "numeric" with its tolerance behind a colon
     bundled: bool = False
     added_at: datetime | None = None
 

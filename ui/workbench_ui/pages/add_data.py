@@ -9,6 +9,7 @@ import gradio as gr
 
 from workbench import Workbench
 from workbench.data.formats import Recognised
+from workbench.data.scorers import SCORERS
 from workbench.words import Words
 from workbench_ui import uploads
 from workbench_ui.guard import guarded, spoken
@@ -20,7 +21,7 @@ from workbench_ui.widgets.view import BUSY, QUIET, view
 
 __all__ = ["add_data"]
 
-_SCORERS = ("auto", "exact", "normalised", "label", "json", "numeric", "none")
+_SCORERS = ("auto", *SCORERS, "none")
 
 
 def add_data(bench: Workbench, t: Words) -> gr.Textbox:
