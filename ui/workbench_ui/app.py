@@ -24,6 +24,7 @@ from workbench.words import LANGUAGES, Words, words
 from workbench_ui import chrome, uploads
 from workbench_ui.access import Access
 from workbench_ui.files import downloads
+from workbench_ui.language import words_for
 from workbench_ui.pages import adapters, home, jobs, rebase, train, why
 from workbench_ui.shield import Shield
 from workbench_ui.theme import theme
@@ -44,9 +45,7 @@ def create_app(bench: Workbench, access: Access | None = None) -> ASGIApp:
 
     @app.get("/")
     def root(request: Request) -> RedirectResponse:
-        spoken = "zh" if request.headers.get("accept-language", "").lower().startswith("zh") else "en"
-        chosen = request.cookies.get("wb-lang", spoken)  # set by the page's script when somebody switches
-        return RedirectResponse(f"/{chosen if chosen in LANGUAGES else spoken}/")
+        return RedirectResponse(words_for(request).link())
 
     app.include_router(downloads(bench))
     app.include_router(uploads.uploading())
