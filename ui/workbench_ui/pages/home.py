@@ -9,8 +9,8 @@ from workbench.words import Words
 from workbench_ui.chrome import nav
 from workbench_ui.guard import spoken
 from workbench_ui.views.home import home
-from workbench_ui.views.markup import panel
-from workbench_ui.widgets.view import QUIET, view
+from workbench_ui.views.markup import trouble
+from workbench_ui.widgets.view import QUIET, Shown, view
 
 __all__ = ["build"]
 
@@ -25,11 +25,10 @@ def build(bench: Workbench, t: Words) -> gr.Blocks:
         shown = view()
         timer = gr.Timer(_EVERY, active=False)
 
-        def draw() -> tuple[str, gr.Timer]:
+        def draw() -> Shown:
             found, problem = spoken(t, lambda: (bench.jobs.list(limit=_LISTED), bench.adapters.list()))
             jobs, adapters = found or ([], [])
-            warning = panel("bad", problem, icon="warn") if problem else ""
-            return home(jobs, adapters, t) + warning, gr.Timer(active=any(not job.state.final for job in jobs))
+            return {shown: home(jobs, adapters, t) + trouble(problem), timer: gr.Timer(active=any(not job.state.final for job in jobs))}
 
         page.load(draw, None, [shown, timer], **QUIET)
         timer.tick(draw, None, [shown, timer], **QUIET)

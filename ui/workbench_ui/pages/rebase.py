@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from workbench import Workbench
+from workbench.ancestry import bases_in_order
 from workbench.errors import NotFound
 from workbench.records import Adapter, Base, Dataset, Job
 from workbench.words import Words
@@ -18,7 +19,7 @@ from workbench_ui.chrome import head, nav
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.views import rebase as views
 from workbench_ui.views.check import detail
-from workbench_ui.views.lineage import bases_in_order, lineage
+from workbench_ui.views.lineage import lineage
 from workbench_ui.views.markup import card, esc, panel, stack
 from workbench_ui.views.matrix import matrix
 from workbench_ui.views.verdict import Cell

@@ -7,7 +7,7 @@ import gradio as gr
 from workbench import Workbench
 from workbench.words import Words
 from workbench_ui.chrome import head, nav
-from workbench_ui.views.markup import esc, panel
+from workbench_ui.views.markup import esc, panel, quiet
 from workbench_ui.views.prose import read_text
 from workbench_ui.widgets.view import view
 
@@ -28,7 +28,7 @@ def build(bench: Workbench, t: Words) -> gr.Blocks:
             return page
         view(head(esc(text.title if text.lang == t.lang and text.title else t("nav.why")), back=back))
         if text.lang != t.lang:
-            view(f'<p class="wb-quiet">{esc(t("why.english"))}</p>')
+            view(quiet(t("why.english")))
         for kind, piece in text.pieces:
             if kind == "picture":
                 view(piece)
