@@ -76,7 +76,11 @@ def _mount(app: FastAPI, site: gr.Blocks, path: str) -> None:
 
 def _blocks(bench: Workbench, t: Words) -> gr.Blocks:
     # Built before the site is opened: Blocks built inside other Blocks join them at once, and would then show twice.
-    pages = {path: build(bench, t) for path, build in _PAGES.items()}
+    pages = {path: gr.Blocks(analytics_enabled=False) for path in _PAGES}
+    for path, page in pages.items():
+        with page:
+            chrome.nav(t, path)
+            _PAGES[path](page, bench, t)
     with gr.Blocks(title=t("app"), fill_width=True, analytics_enabled=False) as site:
         pages.pop("").render()
     for path, page in pages.items():

@@ -9,7 +9,7 @@ import gradio as gr
 from workbench import Workbench
 from workbench.records import Adapter
 from workbench.words import Words
-from workbench_ui.chrome import head, nav
+from workbench_ui.chrome import head
 from workbench_ui.guard import spoken
 from workbench_ui.views import adapters as views
 from workbench_ui.views.markup import esc, stack, trouble
@@ -22,26 +22,23 @@ _FIND = 100  # characters
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
 
-def build(bench: Workbench, t: Words) -> gr.Blocks:
+def build(page: gr.Blocks, bench: Workbench, t: Words) -> None:
     """Nothing here changes by itself: one look at the registry when the page opens."""
-    with gr.Blocks(analytics_enabled=False) as page:
-        nav(t, "adapters")
-        top, body = view(), view()
+    top, body = view(), view()
 
-        def open_page(request: gr.Request) -> Shown:
-            query = {key: str(value) for key, value in dict(request.query_params).items()}
-            wanted = query.get("adapter", "")
-            if not wanted:
-                shown, problem = spoken(t, lambda: _list(bench, query, t))
-                return {top: head(esc(t("adapters.title")), esc(t("adapters.lead"))), body: shown or trouble(problem)}
-            back = (t.link("adapters"), esc(t("adapters.all")))
-            adapter, problem = spoken(t, lambda: bench.adapters.get(wanted))
-            if adapter is None:
-                return {top: head(esc(t("adapters.unknown")), back=back), body: trouble(problem)}
-            return {top: head(esc(adapter.ref), esc(_learned(bench, adapter, t)), back=back), body: _detail(bench, adapter, t)}
+    def open_page(request: gr.Request) -> Shown:
+        query = {key: str(value) for key, value in dict(request.query_params).items()}
+        wanted = query.get("adapter", "")
+        if not wanted:
+            shown, problem = spoken(t, lambda: _list(bench, query, t))
+            return {top: head(esc(t("adapters.title")), esc(t("adapters.lead"))), body: shown or trouble(problem)}
+        back = (t.link("adapters"), esc(t("adapters.all")))
+        adapter, problem = spoken(t, lambda: bench.adapters.get(wanted))
+        if adapter is None:
+            return {top: head(esc(t("adapters.unknown")), back=back), body: trouble(problem)}
+        return {top: head(esc(adapter.ref), esc(_learned(bench, adapter, t)), back=back), body: _detail(bench, adapter, t)}
 
-        page.load(open_page, None, [top, body], **QUIET)
-    return page
+    page.load(open_page, None, [top, body], **QUIET)
 
 
 def _learned(bench: Workbench, adapter: Adapter, t: Words) -> str:

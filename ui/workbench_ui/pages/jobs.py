@@ -10,7 +10,7 @@ import gradio as gr
 from workbench import Workbench
 from workbench.records import Job
 from workbench.words import Words
-from workbench_ui.chrome import head, nav
+from workbench_ui.chrome import head
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.views import jobs as views
 from workbench_ui.views.markup import code_block, esc, trouble
@@ -25,12 +25,9 @@ _LOG_TAIL = 400  # lines
 _FIRST_STEPS, _LATER = 1.0, 2.5  # seconds between two looks
 
 
-def build(bench: Workbench, t: Words) -> gr.Blocks:
+def build(page: gr.Blocks, bench: Workbench, t: Words) -> None:
     """The list and the detail share a page; the address decides which one shows."""
-    with gr.Blocks(analytics_enabled=False) as page:
-        nav(t, "jobs")
-        _Page(bench, t).wire(page)
-    return page
+    _Page(bench, t).wire(page)
 
 
 class _Page:

@@ -15,7 +15,7 @@ from workbench.ancestry import bases_in_order
 from workbench.errors import NotFound
 from workbench.records import Adapter, Base, Dataset, Job
 from workbench.words import Words
-from workbench_ui.chrome import head, nav
+from workbench_ui.chrome import head
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.views import rebase as views
 from workbench_ui.views.check import detail
@@ -46,27 +46,24 @@ watch('value', () => { if (row === null) return; const was = row; row = null;
     (now?.querySelector('a, button, select') || document.getElementById('wb-top'))?.focus(); }, 80); });"""
 
 
-def build(bench: Workbench, t: Words) -> gr.Blocks:
+def build(page: gr.Blocks, bench: Workbench, t: Words) -> None:
     """The overview of one base, or one cell in full; the address decides which one shows."""
     do, on = _Handlers(bench, t), guarded(t)
-    with gr.Blocks(analytics_enabled=False) as page:
-        nav(t, "rebase")
-        top = view()
-        picker = gr.HTML(js_on_load=_PICK, apply_default_css=False, padding=False)
-        answer = gr.HTML(js_on_load=_ACT, apply_default_css=False, padding=False)
-        with gr.Accordion(t("rebase.versions"), open=False, visible=False, elem_classes="wb-fold") as fold:
-            versions = view()
-        picture = view()
-        # Held by the browser, not by the session: a restarted server must still know them.
-        base, seen = gr.Textbox(visible=False), gr.Textbox(visible=False)
-        timer = gr.Timer(_EVERY, active=False)
+    top = view()
+    picker = gr.HTML(js_on_load=_PICK, apply_default_css=False, padding=False)
+    answer = gr.HTML(js_on_load=_ACT, apply_default_css=False, padding=False)
+    with gr.Accordion(t("rebase.versions"), open=False, visible=False, elem_classes="wb-fold") as fold:
+        versions = view()
+    picture = view()
+    # Held by the browser, not by the session: a restarted server must still know them.
+    base, seen = gr.Textbox(visible=False), gr.Textbox(visible=False)
+    timer = gr.Timer(_EVERY, active=False)
 
-        moving = [answer, fold, versions, picture, base, seen, timer]
-        page.load(on(do.open), None, [top, picker, *moving], **QUIET)
-        picker.picked(on(do.pick), None, moving, **QUIET)
-        answer.act(on(do.act), [base], moving, **QUIET)
-        timer.tick(on(do.look), [base, seen], moving, **QUIET)
-    return page
+    moving = [answer, fold, versions, picture, base, seen, timer]
+    page.load(on(do.open), None, [top, picker, *moving], **QUIET)
+    picker.picked(on(do.pick), None, moving, **QUIET)
+    answer.act(on(do.act), [base], moving, **QUIET)
+    timer.tick(on(do.look), [base, seen], moving, **QUIET)
 
 
 class _Handlers:

@@ -14,7 +14,7 @@ from workbench import Workbench
 from workbench.api import Plan
 from workbench.recipe import PRESETS
 from workbench.words import Words
-from workbench_ui.chrome import head, nav
+from workbench_ui.chrome import head
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.newest import Newest
 from workbench_ui.pages.add_data import AddData
@@ -33,13 +33,10 @@ _DEFAULT = "standard"
 _PREVIEWED = 8  # rows
 
 
-def build(bench: Workbench, t: Words) -> gr.Blocks:
+def build(page: gr.Blocks, bench: Workbench, t: Words) -> None:
     """The form on the left, what it means on the right. The address can fill it: ?dataset=, ?base=, ?preset=, ?job=."""
-    with gr.Blocks(analytics_enabled=False) as page:
-        nav(t, "train")
-        view(head(esc(t("train.title")), esc(t("train.lead"))))
-        _Page(bench, t).wire(page)
-    return page
+    view(head(esc(t("train.title")), esc(t("train.lead"))))
+    _Page(bench, t).wire(page)
 
 
 class _Page:
