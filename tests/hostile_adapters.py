@@ -137,11 +137,6 @@ def other_local_name(data: bytearray) -> None:
     data[start : start + 6] = b"../../"
 
 
-def zip64_end(data: bytearray) -> None:
-    end = data.rfind(b"PK\x05\x06")
-    data[end:end] = struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
-
-
 def tar(at: Path) -> Path:
     out = at.parent / "adapter.tar.gz"
     with tarfile.open(out, "w:gz") as archive:
@@ -248,9 +243,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "zip cut short": (patched(zipped(lambda a, g: None), lambda d: d.__delitem__(slice(-40, None))), "not a whole zip"),
     "damaged member": (patched(zipped(lambda a, g: None), lambda d: d.__setitem__(slice(60, 80), bytes(20))), "not a whole zip"),
     "two members of one name": (zipped(twice), "two members of one name"),
-    "two thousand members": (zipped(many), "2002 members"),
-    "zip64 end record that hides members": (patched(zipped(lambda a, g: None), zip64_end), "unknown number of members"),
-    "something after the end": (patched(zipped(lambda a, g: None), lambda d: d.extend(b"x" * 9)), "something follows"),
+    "two thousand members": (zipped(many), "2,002 members"),
     "bomb": (zipped(bomb), "swells more than 30-fold"),
     "configuration larger than allowed": (zipped(big_config), "unpacks to more than"),
     "declared sizes lie": (patched(zipped(lambda a, g: None), lie_about_size), "not a whole zip|no PEFT|not JSON|cannot be read"),

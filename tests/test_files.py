@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from workbench import files
+from workbench.errors import Conflict, UsageError
 
 
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
 def test_a_process_that_dies_while_writing_leaves_the_old_file(tmp_path: Path, moment: str) -> None:
-    path = tmp_path / "a.json"
+    room = tmp_path / "room"
+    room.mkdir()
+    path = room / "a.json"
     files.atomic_write(path, "old")
     code = (
         "import os, sys\nfrom pathlib import Path\nfrom workbench import files\n"
@@ -22,14 +25,15 @@ def test_a_process_that_dies_while_writing_leaves_the_old_file(tmp_path: Path, m
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 9
     assert path.read_text() == "old"
-    assert all(other.name.startswith(".a.json.") for other in tmp_path.iterdir() if other != path)
+    assert all(other.name.startswith(".a.json.") for other in room.iterdir() if other != path)
 
 
 def test_a_write_that_fails_takes_its_half_away(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
+    goal = tmp_path / "room" / "folder"
+    goal.mkdir(parents=True)
     with pytest.raises(OSError):
-        files.atomic_write(tmp_path / "folder", "text")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+        files.atomic_write(goal, "text")
+    assert list(goal.parent.iterdir()) == [goal]
 
 
 def test_text_is_utf8_and_the_mode_holds_from_the_first_byte(tmp_path: Path) -> None:
@@ -45,3 +49,20 @@ def test_the_hash_is_that_of_every_byte(tmp_path: Path) -> None:
     with (tmp_path / "data").open("ab") as file:
         file.write(b"!")
     assert files.sha256_of(tmp_path / "data") == hashlib.sha256(data + b"!").hexdigest()
+
+
+def test_what_is_made_beside_its_place_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "room" / "out"
+    with pytest.raises(UsageError, match="no folder"), files.beside(out):
+        pass
+    out.parent.mkdir()
+    with pytest.raises(ZeroDivisionError), files.beside(out) as part:
+        part.mkdir()
+        (part / "half").write_text("x" * (1 // 0))
+    assert list(out.parent.iterdir()) == []
+    with files.beside(out) as part:
+        part.write_text("whole")
+        part.rename(out)
+    assert list(out.parent.iterdir()) == [out] and out.read_text() == "whole"
+    with pytest.raises(Conflict, match="exists already"), files.beside(out):
+        pass

@@ -48,8 +48,8 @@ def test_factors_come_in_pairs_that_multiply() -> None:
     a, b, whole = _tensor(f"{Q}.lora_A.weight", 2, 8), _tensor(f"{Q}.lora_B.weight", 6, 2), _tensor("lm_head.weight", 9, 8)
     contents = peft_layout.sort({t.name: t for t in (a, b, whole)})
     assert contents.pairs() == {Q: (a, b)} and contents.whole == {"lm_head.weight": whole}
-    assert peft_layout.product_shape(contents.lora[Q]) == (6, 8)
-    assert peft_layout.product_shape(contents.lora[Q], turned=True) == (8, 6)
+    assert peft_layout.shape_of(contents.lora[Q]) == (6, 8)
+    assert peft_layout.shape_of(contents.lora[Q], turned=True) == (8, 6)
     for parts in ((a,), (b,), (a, _tensor(b.name.removeprefix(peft_layout.PREFIX), 6, 3))):
         with pytest.raises(IntegrityError, match=f"factors of {Q} are no pair"):
             peft_layout.sort({t.name: t for t in parts}).pairs()

@@ -22,14 +22,13 @@ from sqlalchemy import insert, select
 
 from tests.faults import DiskError, Faults
 from tests.folders import TEMPLATE, adapter_config, adapter_tensors, write_adapter, write_base
-from workbench import paths
+from workbench import manifest, paths
 from workbench.bases.store import Bases
 from workbench.db import reading, session
 from workbench.db.tables import adapter_versions
 from workbench.errors import Conflict, Fenced, IntegrityError, NotFound, UsageError, WorkbenchError
 from workbench.evidence import Evidence, summary, write_scores
 from workbench.records import Adapter, Base, BaseRef, Dataset, ItemScore, as_json
-from workbench.registry import manifest
 from workbench.registry.store import Registry
 
 RECIPE = "base: tiny@1\ndataset: orders\nmethod: lora\nlearning_rate: 0.001\nmax_steps: 60\nseed: 42\n"

@@ -423,7 +423,8 @@ def gain_table(summary: Summary) -> list[tuple[str, str, str, str, str]]:
     for key, gain in ((key, summary.gain[key]) for key in _MEASURED if key in summary.gain):
         scale, digits, unit = (100, 1, " %") if key in RATES else (1, 3, "")
         base, adapter = (f"{getattr(arm, key) * scale:.{digits}f}{unit}" for arm in (summary.base, summary.adapter))
-        known = gain.low is not None and gain.high is not None
-        interval = f"{gain.low * scale:+.{digits}f} to {gain.high * scale:+.{digits}f}" if known else "one row gives none"
+        interval = "one row gives none"
+        if gain.low is not None and gain.high is not None:
+            interval = f"{gain.low * scale:+.{digits}f} to {gain.high * scale:+.{digits}f}"
         rows.append((_MEASURED[key], base, adapter, f"{gain.value * scale:+.{digits}f}", interval))
     return rows

@@ -5,9 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_write", "flush", "sha256_of"]
+from workbench.errors import Conflict, UsageError
+
+__all__ = ["atomic_write", "beside", "flush", "sha256_of"]
 
 
 def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
@@ -23,6 +29,23 @@ def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
         partial.unlink(missing_ok=True)
         raise
     flush(path.parent)
+
+
+@contextmanager
+def beside(out: Path) -> Iterator[Path]:
+    """A path next to `out` for a file or folder to be, to rename when it is whole; whatever is left there at the end is removed.
+
+    Raises `Conflict` when `out` exists, `UsageError` when there is no folder for it.
+    """
+    if out.exists() or out.is_symlink():
+        raise Conflict(f"{out} exists already.", hint="Name a path that does not.")
+    if not out.parent.is_dir():
+        raise UsageError(f"There is no folder {out.parent}.", hint="Make it first.")
+    room = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        yield room / "part"
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
 
 
 def flush(path: Path) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BIAS", "CONFIG", "COPIES", "COUPLED", "EMBEDDING_A", "EMBEDDING_B", "FACTORS", "LORA_A", "LORA_B", "MAGNITUDE", "OTHER", "PREFIX",
     "PROMPTS", "TEMPLATE", "TOKENIZER", "TOKENS", "WEIGHTS", "WHOLE", "Contents", "Key", "Scaling", "Shape", "endings", "factors",
-    "of_expert", "plain_name", "product_shape", "sort", "takes_factors", "targeted", "unmatched_targets",
+    "of_expert", "plain_name", "shape_of", "sort", "takes_factors", "targeted", "unmatched_targets",
 ]  # fmt: skip
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -102,15 +102,15 @@ class Contents:
 
     def pairs(self) -> dict[str, tuple[TensorInfo, TensorInfo]]:
         """Both factors of each module that has any. Raises `IntegrityError` where they are no pair that multiplies."""
-        found = {}
+        multiplying = {}
         for path, parts in self.lora.items():
             if any(part in parts for pair in FACTORS for part in pair):
                 pair = factors(parts)
-                if pair is None or product_shape(parts) is None:
+                if pair is None or shape_of(parts) is None:
                     hint = "Save the adapter again with PEFT's save_pretrained, or fetch it again."
                     raise IntegrityError(f"The LoRA factors of {path} are no pair that multiplies.", hint=hint)
-                found[path] = pair
-        return found
+                multiplying[path] = pair
+        return multiplying
 
 
 def sort(tensors: Mapping[str, TensorInfo]) -> Contents:
@@ -135,7 +135,7 @@ def factors(parts: Mapping[str, T]) -> tuple[T, T] | None:
     return next(((parts[a], parts[b]) for a, b in FACTORS if a in parts and b in parts), None)
 
 
-def product_shape(parts: Mapping[str, TensorInfo], *, turned: bool = False) -> Shape | None:
+def shape_of(parts: Mapping[str, TensorInfo], *, turned: bool = False) -> Shape | None:
     """Shape of B A as it is added to the stored weight: (out, in), or (in, out) where that is `turned` (`fan_in_fan_out`), as an
     embedding (rows, width) always is. None for factors that do not multiply."""
     pair = factors(parts)

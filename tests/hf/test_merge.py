@@ -84,7 +84,7 @@ def test_merged_files_are_base_plus_adapter_in_the_bases_dtype(base: Path, adapt
     gap = compare_logits(before, after)
     assert gap.top1_agreement > 0.97 and gap.kl < 0.02
     assert report.merging.top1_agreement > 0.95 and report.merging.kl < 0.1 * report.adapter.kl
-    assert report.positions == 8 * 16 and report.dtype == report.merged_onto == report.trained_on == "bfloat16"
+    assert report.positions == 8 * 16 and report.dtype == report.trained_on == "bfloat16"
     assert report.as_trained is None
     assert json.loads((tmp_path / "merged" / "merge.json").read_text()) == report.as_dict()
     assert [line.step for line in lines] == [1, 2, 3]
@@ -101,18 +101,13 @@ def test_merging_in_float32_is_exact_to_rounding(base: Path, adapter: Path, tmp_
     report = merge(base, adapter, tmp_path / "out" / "merged", dtype="float32")
     assert report.merging.max_logit_difference < 1e-3 and report.merging.top1_agreement == 1
     assert report.adapter.max_logit_difference > 0.5
-    assert "written as float32" in str(report)
 
 
 def test_a_qlora_adapter_reports_the_difference_to_what_it_was_trained_on(base: Path, qlora: Path, tmp_path: Path) -> None:
     assert trained_precision(qlora) == "nf4"
     full = merge(base, qlora, tmp_path / "full", rows=ROWS)
-    assert (full.trained_on, full.merged_onto) == ("nf4", "bfloat16")
+    assert (full.trained_on, full.dtype) == ("nf4", "bfloat16")
     assert full.as_trained is not None and full.as_trained.kl > 3 * full.merging.kl
-    assert "trained on a base in nf4" in str(full)
-    same = merge(base, qlora, tmp_path / "same", rows=ROWS, dequantised=True)
-    assert same.merged_onto == "nf4, dequantised" and same.dtype == "bfloat16"
-    assert same.as_trained is not None and same.as_trained.kl < 0.2 * full.as_trained.kl
 
 
 def test_the_adapters_own_test_rows_are_the_probes(base: Path, adapter: Path, tmp_path: Path) -> None:
@@ -128,8 +123,6 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(base: Path, adapter
     out.mkdir()
     with pytest.raises(Conflict, match="exists already"):
         merge(base, adapter, out)
-    with pytest.raises(UsageError, match="nothing to dequantise"):
-        merge(base, adapter, out / "m", dequantised=True)
     with pytest.raises(UsageError, match="'int3' is no dtype"):
         merge(base, adapter, out / "m", dtype="int3")
     with pytest.raises(IntegrityError):

@@ -9,10 +9,9 @@ import pytest
 
 from tests.faults import Faults
 from tests.folders import write_adapter, write_base
-from workbench import paths
+from workbench import manifest, paths
 from workbench.bases.store import Bases
 from workbench.records import Adapter, Base
-from workbench.registry import manifest
 from workbench.registry.store import Registry
 
 

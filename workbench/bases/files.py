@@ -13,6 +13,7 @@ from typing import Any
 from workbench.bases.tensors import weight_files
 from workbench.errors import IntegrityError, SourceError
 from workbench.foreign import GIB, Limits, read_regular
+from workbench.peft_layout import CONFIG
 
 __all__ = [
     "ALLOWED",
@@ -74,7 +75,7 @@ def _inside(value: Any) -> list[Any]:
 def check_folder(folder: Path) -> None:
     """Refuse a folder that is no base. Raises `IntegrityError` (broken) or `SourceError` (not usable as it is)."""
     if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
+        if (folder / CONFIG).is_file():
             raise SourceError(f"{folder.name} holds an adapter, not a base.", hint="Import it with: workbench adapter import PATH")
         if files := sorted(folder.glob("*.gguf")):
             raise only_gguf(folder.name, [file.name for file in files])
@@ -106,7 +107,7 @@ def loadable(folder: Path) -> list[Path]:
     """
     for name in _JSON:
         _refuse_elsewhere(read_json(folder / name), name)
-    stray = [file.name for file in folder.iterdir() if file.name == "adapter_config.json" or file.name.startswith("shard-")]
+    stray = [file.name for file in folder.iterdir() if file.name == CONFIG or file.name.startswith("shard-")]
     if stray:
         raise IntegrityError(
             f"{folder.name} holds {stray[0]}, which transformers would use beside or instead of the weights of the base.",

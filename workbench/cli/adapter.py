@@ -28,11 +28,11 @@ def adapter() -> None:
 @json_option
 def list_adapters(name: str | None, trashed: bool, as_json: bool) -> None:
     """List adapters, the newest first; with NAME all versions of one."""
-    found = bench().adapters.list(name, trashed=trashed)
+    listed = bench().adapters.list(name, trashed=trashed)
     if as_json:
-        print_json(found)
+        print_json(listed)
         return
-    rows = [(a.ref, ", ".join(a.aliases), a.base, a.dataset or "", a.method, _gain(a), ago(a.created_at)) for a in found]
+    rows = [(a.ref, ", ".join(a.aliases), a.base, a.dataset or "", a.method, _gain(a), ago(a.created_at)) for a in listed]
     empty = "The trash is empty." if trashed else "No adapters yet. Make one: workbench train --base … --dataset …, or: workbench demo"
     table(("adapter", "aliases", "base", "dataset", "method", "gain", "made"), rows, empty=empty, right=("gain",))
 
@@ -43,25 +43,25 @@ def list_adapters(name: str | None, trashed: bool, as_json: bool) -> None:
 @json_option
 def show(ref: str, samples: int, as_json: bool) -> None:
     """Show one adapter: what it learned, how well, from what, and some of its answers."""
-    found = bench().adapters.get(ref)
+    version = bench().adapters.get(ref)
     answers = bench().samples(ref, n=samples)
     if as_json:
-        print_json({"adapter": found, "samples": answers, "lineage": bench().adapters.lineage(ref)})
+        print_json({"adapter": version, "samples": answers, "lineage": bench().adapters.lineage(ref)})
         return
     fields(
         [
-            ("adapter", found.ref),
-            ("aliases", ", ".join(found.aliases)),
-            ("method", found.method),
-            ("base", f"{found.base}  (lock {found.base_lock_sha256[:12]})"),
-            ("dataset", f"{found.dataset}  (sha256 {(found.dataset_sha256 or '')[:12]})" if found.dataset else ""),
-            ("parents", ", ".join(found.parents)),
-            ("made", f"{ago(found.created_at)}{f' by job {found.job_id}' if found.job_id else ''}"),
-            ("folder", found.path),
+            ("adapter", version.ref),
+            ("aliases", ", ".join(version.aliases)),
+            ("method", version.method),
+            ("base", f"{version.base}  (lock {version.base_lock_sha256[:12]})"),
+            ("dataset", f"{version.dataset}  (sha256 {(version.dataset_sha256 or '')[:12]})" if version.dataset else ""),
+            ("parents", ", ".join(version.parents)),
+            ("made", f"{ago(version.created_at)}{f' by job {version.job_id}' if version.job_id else ''}"),
+            ("folder", version.path),
         ]
     )
     say()
-    print_scores(found)
+    print_scores(version)
     print_samples(answers)
 
 
@@ -78,11 +78,11 @@ def alias(ref: str, alias: str, expect: str | None, drop: bool, as_json: bool) -
         bench().adapters.drop_alias(f"{name}@{alias}")
         say(f"{name} has no alias {alias} any more.")
         return
-    found = bench().adapters.alias(ref, alias, expect=expect)
+    version = bench().adapters.alias(ref, alias, expect=expect)
     if as_json:
-        print_json(found)
+        print_json(version)
         return
-    say(f"{found.name}@{alias} is now {found.ref}.")
+    say(f"{version.name}@{alias} is now {version.ref}.")
 
 
 @adapter.command()
@@ -116,12 +116,12 @@ def export(ref: str, out: Path, zipped: bool, merged: bool) -> None:
 @json_option
 def import_(path: Path, name: str, base: str | None, as_json: bool) -> None:
     """Take in a PEFT folder or zip made by any tool. Only safetensors; nothing in it is run."""
-    found = bench().import_adapter(path, name=name, base=base)
+    version = bench().import_adapter(path, name=name, base=base)
     if as_json:
-        print_json(found)
+        print_json(version)
         return
-    say(f"Imported {found.ref} for {found.base}.")
-    say(f"It has no evidence yet. Score it: workbench adapter evaluate {found.ref} --dataset NAME")
+    say(f"Imported {version.ref} for {version.base}.")
+    say(f"It has no evidence yet. Score it: workbench adapter evaluate {version.ref} --dataset NAME")
 
 
 @adapter.command()
@@ -139,8 +139,8 @@ def merge(ref: str, out: Path, base: str | None, detach: bool) -> None:
 @click.option("--force", is_flag=True, help="Also while aliases point to it; they are dropped.")
 def remove(ref: str, force: bool) -> None:
     """Move one version to the trash; restore brings it back."""
-    found = bench().adapters.remove(ref, force=force)
-    say(f"Removed {found.ref}. Bring it back: workbench adapter restore {found.ref}")
+    version = bench().adapters.remove(ref, force=force)
+    say(f"Removed {version.ref}. Bring it back: workbench adapter restore {version.ref}")
 
 
 @adapter.command()
@@ -153,21 +153,21 @@ def restore(ref: str) -> None:
 @adapter.command()
 def recover() -> None:
     """Enter finished adapter folders that the database does not know, such as after the database was lost."""
-    found = bench().adapters.recover()
-    for one in found:
-        say(f"Entered {one.ref}.")
-    if not found:
+    entered = bench().adapters.recover()
+    for version in entered:
+        say(f"Entered {version.ref}.")
+    if not entered:
         say("Every adapter folder is known already.")
 
 
-def print_scores(found: Adapter) -> None:
+def print_scores(adapter: Adapter) -> None:
     """The headline and a small table: base, with the adapter, gain and its 95 % interval."""
-    if not found.scores:
-        say(f"No evidence. Score it: workbench adapter evaluate {found.ref} --dataset NAME")
+    if not adapter.scores:
+        say(f"No evidence. Score it: workbench adapter evaluate {adapter.ref} --dataset NAME")
         return
     from workbench.evidence import Summary, gain_table, headline
 
-    summary = Summary.from_dict(found.scores)
+    summary = Summary.from_dict(adapter.scores)
     say(headline(summary))
     say()
     numbers = ("base", "with adapter", "gain", "95 % interval")

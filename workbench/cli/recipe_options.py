@@ -15,53 +15,30 @@ from workbench.recipe import GROUPS, Recipe
 
 __all__ = ["RecipeCommand", "default_text", "given_values", "group_of", "kind_of", "recipe_options"]
 
-# Names other tools use for the same thing, to be named in the error.
+# Names other tools use for the same thing, by the recipe's own: to be named in the error.
 _ELSEWHERE = {
-    "model": "base",
-    "model-name": "base",
-    "base-model": "base",
-    "model-name-or-path": "base",
-    "model-id": "base",
-    "dataset-name": "dataset",
-    "dataset-path": "dataset",
-    "data": "dataset",
-    "train-file": "dataset",
-    "output-dir": "name",
-    "output": "name",
-    "adapter-name": "name",
-    "run-name": "name",
-    "finetuning-type": "method",
-    "peft-method": "method",
-    "epochs": "num_train_epochs",
-    "num-epochs": "num_train_epochs",
-    "steps": "max_steps",
-    "iters": "max_steps",
-    "lr": "learning_rate",
-    "scheduler": "lr_scheduler_type",
-    "batch-size": "per_device_train_batch_size",
-    "micro-batch-size": "per_device_train_batch_size",
-    "train-batch-size": "per_device_train_batch_size",
-    "gradient-accumulation": "gradient_accumulation_steps",
-    "cutoff-len": "max_length",
-    "max-seq-len": "max_length",
-    "max-seq-length": "max_length",
-    "sequence-len": "max_length",
-    "r": "lora_r",
-    "rank": "lora_r",
-    "lora-rank": "lora_r",
-    "alpha": "lora_alpha",
-    "dropout": "lora_dropout",
-    "target-modules": "lora_target_modules",
-    "lora-target": "lora_target_modules",
-    "patience": "early_stopping_patience",
-    "early-stopping": "early_stopping_patience",
-    "quantization": "load_in_4bit",
-    "quantization-bit": "load_in_4bit",
-    "logger": "report_to",
-    "optimizer": "optim",
-    "torch-dtype": "dtype",
-    "noise-alpha": "neftune_noise_alpha",
-    "resume": "resume_from_checkpoint",
+    "base": "model model-name base-model model-name-or-path model-id",
+    "dataset": "dataset-name dataset-path data train-file",
+    "name": "output-dir output adapter-name run-name",
+    "method": "finetuning-type peft-method",
+    "num_train_epochs": "epochs num-epochs",
+    "max_steps": "steps iters",
+    "learning_rate": "lr",
+    "lr_scheduler_type": "scheduler",
+    "per_device_train_batch_size": "batch-size micro-batch-size train-batch-size",
+    "gradient_accumulation_steps": "gradient-accumulation",
+    "max_length": "cutoff-len max-seq-len max-seq-length sequence-len",
+    "lora_r": "r rank lora-rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "lora_target_modules": "target-modules lora-target",
+    "early_stopping_patience": "patience early-stopping",
+    "load_in_4bit": "quantization quantization-bit",
+    "report_to": "logger",
+    "optim": "optimizer",
+    "dtype": "torch-dtype",
+    "neftune_noise_alpha": "noise-alpha",
+    "resume_from_checkpoint": "resume",
 }
 
 
@@ -156,7 +133,9 @@ class RecipeCommand(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             word = error.option_name.lstrip("-").replace("_", "-")
-            known = {name.replace("_", "-"): name for name in _option_names(self)} | _ELSEWHERE
+            known = {name.replace("_", "-"): name for name in _option_names(self)} | {
+                word: key for key, words in _ELSEWHERE.items() for word in words.split()
+            }
             close = [word] if word in known else difflib.get_close_matches(word, known, n=2)
             near = list(dict.fromkeys(known[name] for name in close))
             told = f" Did you mean {' or '.join('--' + name for name in near)}?" if near else " See them all: workbench train --help"

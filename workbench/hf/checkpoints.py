@@ -1,15 +1,12 @@
 """Checkpoints that can be trusted after a crash.
 
 transformers writes straight into `checkpoint-N`, without a marker, and resumes from the highest number, torn or not.
-Here a checkpoint counts only once `COMMITTED` stands in it: the file is renamed into place after every other file was
-hashed into `manifest.json` and flushed to the disk. Resuming re-hashes everything and takes the newest that is whole.
+Here a checkpoint counts only once its manifest stands in it, which comes after every other file was hashed and flushed to the
+disk. Resuming re-hashes everything and takes the newest that is whole.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,43 +14,28 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-__all__ = ["CommitCheckpoints", "commit", "fault", "newest_verified", "remove", "step_of"]
+from workbench import manifest
+from workbench.errors import IntegrityError
 
-_MANIFEST = "manifest.json"
-_COMMITTED = "COMMITTED"
+__all__ = ["CommitCheckpoints", "commit", "fault", "newest_verified", "remove", "step_of"]
 
 
 def commit(folder: Path, *, of: str = "") -> None:
     """Seal the checkpoint in `folder`. `of` names the run (recipe and rows) that it can be resumed for."""
-    files: dict[str, dict[str, Any]] = {}
-    (folder / _COMMITTED).unlink(missing_ok=True)
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.stem not in {"manifest", _COMMITTED}):
-        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": _hash_and_flush(path)}
-    text = json.dumps({"of": of, "files": files}, indent=1, sort_keys=True)
-    _write(folder / _MANIFEST, text)
-    _write(folder / _COMMITTED, hashlib.sha256(text.encode()).hexdigest())
+    manifest.write(folder, {"of": of})
 
 
 def fault(folder: Path, *, of: str = "") -> str | None:
     """Why the checkpoint in `folder` cannot be resumed from; None when it is whole and belongs to the run `of`."""
-    try:
-        text = (folder / _MANIFEST).read_text(encoding="utf-8")
-        if (folder / _COMMITTED).read_text(encoding="utf-8") != hashlib.sha256(text.encode()).hexdigest():
-            return "its manifest is not the one that was committed"
-        manifest = json.loads(text)
-        if manifest["of"] != of:
-            return "it belongs to a run with another recipe or other rows"
-        for name, wanted in manifest["files"].items():
-            path = folder / name
-            if not path.is_file() or path.stat().st_size != wanted["size"]:
-                return f"{name} is missing or torn"
-            if _hash(path) != wanted["sha256"]:
-                return f"{name} has changed since it was written"
-    except FileNotFoundError:
+    if not (folder / manifest.NAME).is_file():
         return "it was never committed"
-    except (OSError, ValueError, KeyError, UnicodeDecodeError) as error:
+    try:
+        sealed = manifest.read(folder)
+        if (sealed.get("about") or {}).get("of") != of:
+            return "it belongs to a run with another recipe or other rows"
+        return "; ".join(manifest.differences(folder, sealed)) or None
+    except (IntegrityError, OSError) as error:
         return f"it cannot be read: {error}"
-    return None
 
 
 def step_of(folder: Path) -> int:
@@ -77,7 +59,7 @@ def remove(folder: Path) -> None:
     """Delete every checkpoint under `folder`; for when the result they led to is safe."""
     for checkpoint in folder.glob("checkpoint-*"):
         # unsealed first: a half-deleted checkpoint must not count as whole
-        (checkpoint / _COMMITTED).unlink(missing_ok=True)
+        (checkpoint / manifest.NAME).unlink(missing_ok=True)
         shutil.rmtree(checkpoint, ignore_errors=True)
 
 
@@ -89,29 +71,3 @@ class CommitCheckpoints(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         commit(Path(args.output_dir) / f"checkpoint-{state.global_step}", of=self.of)
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _hash_and_flush(path: Path) -> str:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a small file so that after a crash it is there whole or not at all."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -22,6 +22,7 @@ from workbench.hf.prefix import common_prefix
 from workbench.hf.probes import passages_nll
 from workbench.hf.render import IGNORED, render
 from workbench.hf.scoring import Arm, TestItem, TestSet, spread
+from workbench.peft_layout import CONFIG
 from workbench.records import ItemScore, Progress
 
 __all__ = ["ArmScores", "Ask", "Evaluator", "Options", "evaluate", "evaluate_many"]
@@ -83,7 +84,7 @@ def evaluate_many(
         return [Evidence(bare.scores, [], test.groups, {**common, "base": bare.facts}, evaluator.samples(test, base=bare.shown))]
     found = []
     for done, adapter in enumerate(adapters, start=1):
-        if (adapter / "adapter_config.json").is_file():
+        if (adapter / CONFIG).is_file():
             other = evaluator.score(test, adapter)
         else:
             evaluator.release()

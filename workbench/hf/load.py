@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 from workbench import paths
 from workbench.bases.files import TEMPLATE_BYTES, loadable
 from workbench.errors import IntegrityError, UsageError
+from workbench.peft_layout import WEIGHTS
 
 __all__ = [
     "PLAIN_TEMPLATE",
@@ -154,9 +155,9 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
     from safetensors.torch import load_file
 
-    weights = folder / "adapter_model.safetensors"
+    weights = folder / WEIGHTS
     if not weights.is_file():
-        raise IntegrityError(f"There is no adapter_model.safetensors in {folder}.", hint="Only adapters saved as safetensors are loaded.")
+        raise IntegrityError(f"There is no {WEIGHTS} in {folder}.", hint="Only adapters saved as safetensors are loaded.")
     config = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = not trainable
     try:

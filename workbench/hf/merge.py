@@ -4,7 +4,7 @@ The sum is taken in float32 and rounded once, to the base's own dtype. The logit
 were written, read again, so that the comparison covers saving too.
 
 An adapter trained on a base in 4 bits (QLoRA) has learned to make up for that base's rounding. Merged onto the full
-weights it is another model: the report says how different. `dequantised` merges onto the rounded weights instead.
+weights it is another model: the report says how different.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ import torch
 from transformers import AutoConfig
 
 from workbench.data.rows import read_jsonl
-from workbench.errors import Conflict, IntegrityError, UsageError
+from workbench.errors import IntegrityError, UsageError
+from workbench.files import beside
 from workbench.hf.load import load_adapter, load_base, load_tokenizer
 from workbench.hf.render import render
 from workbench.peft_layout import TEMPLATE, TOKENIZER
@@ -56,12 +56,6 @@ class LogitGap:
     kl: float  # nats per place, from the first model to the second
     top1_agreement: float  # share of places with the same most likely token
 
-    def __str__(self) -> str:
-        return (
-            f"logits differ by {self.mean_logit_difference:.2g} on average and {self.max_logit_difference:.2g} at most, "
-            f"the most likely token is the same at {self.top1_agreement:.1%} of places"
-        )
-
 
 @dataclass(frozen=True)
 class MergeReport:
@@ -69,7 +63,6 @@ class MergeReport:
 
     dtype: str  # of the written weights
     trained_on: str  # "nf4", "fp4", or the base's dtype
-    merged_onto: str  # the base's dtype, or "nf4, dequantised"
     positions: int  # places compared
     merging: LogitGap  # base + adapter -> the merged files: rounding only
     adapter: LogitGap  # bare base -> base + adapter: what the adapter does, to compare with
@@ -77,12 +70,6 @@ class MergeReport:
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
-
-    def __str__(self) -> str:
-        text = f"Merged onto {self.merged_onto} weights, written as {self.dtype}. Against base + adapter: {self.merging}."
-        if self.as_trained is None:
-            return text
-        return f"{text} The adapter was trained on a base in {self.trained_on}; against that: {self.as_trained}."
 
 
 def trained_precision(adapter: Path) -> str | None:
@@ -101,68 +88,58 @@ def merge(
     out: Path,
     *,
     dtype: str | None = None,
-    trained_on: str | None = None,
-    dequantised: bool = False,
     rows: Sequence[dict[str, Any]] | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> MergeReport:
     """Write base + adapter as full weights to the new folder `out`, with tokenizer, chat template and `merge.json`.
 
-    `dtype` is "float32", "bfloat16" or "float16", by default the base's own. `trained_on` ("nf4", "fp4") defaults to
-    what the adapter's recipe says. The logits are compared on `rows`, else on the adapter's own test rows, else on a
-    few plain questions. Raises `Conflict` when `out` exists, `UsageError` for an adapter that cannot be merged, and
-    `IntegrityError` when the merged model is not base + adapter; then nothing is left on disk.
+    `dtype` is "float32", "bfloat16" or "float16", by default the base's own. The logits are compared on `rows`, else on the adapter's
+    own test rows, else on a few plain questions. Raises `Conflict` when `out` exists, `UsageError` for an adapter that cannot be merged,
+    and `IntegrityError` when the merged model is not base + adapter; then nothing is left on disk.
     """
-    if out.exists():
-        raise Conflict(f"{out} exists already.", hint="Name a folder that does not.")
-    kind = trained_on or trained_precision(adapter)
-    if dequantised and kind is None:
-        raise UsageError("The adapter was not trained on a base in 4 bits: there is nothing to dequantise.", hint="Leave that option out.")
+    kind = trained_precision(adapter)
     own = _own_dtype(base)
     wanted = _named_dtype(dtype) if dtype else own
-    tell = _teller(report)
-    tokenizer = load_tokenizer(base)
-    probes = _probes(tokenizer, adapter, rows)
+
+    def tell(message: str, step: int) -> None:
+        if report is not None:
+            report(Progress(t=time.time(), phase="publishing", step=step, total_steps=3, message=message))
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with beside(out) as staged:
+        staged.mkdir()
         tell("Adding the adapter to the weights", 1)
-        bare, before = _write_merged(base, adapter, staged, wanted, kind if dequantised else None, probes)
+        tokenizer = load_tokenizer(base)
+        probes = _probes(tokenizer, adapter, rows)
+        bare, before = _write_merged(base, adapter, staged, wanted, probes)
         _copy_beside(base, tokenizer, staged)
         tell("Comparing the merged files with base + adapter", 2)
         after = _logits(load_base(staged, dtype=torch.float32), probes)
+        trained = _logits(load_adapter(load_base(base, dtype=torch.float32, quantized=kind), adapter), probes) if kind else None
         done = MergeReport(
             dtype=_name(wanted),
             trained_on=kind or _name(own),
-            merged_onto=f"{kind}, dequantised" if dequantised else _name(own),
             positions=len(after),
             merging=compare_logits(before, after),
             adapter=compare_logits(bare, before),
-            as_trained=compare_logits(_as_trained(base, adapter, kind, probes), after) if kind else None,
+            as_trained=compare_logits(trained, after) if trained is not None else None,
         )
         _check(done)
         (staged / "merge.json").write_text(json.dumps(done.as_dict(), indent=1), encoding="utf-8")
-        staged.chmod(0o755)
         staged.rename(out)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     tell("Merged", 3)
     return done
 
 
-def _write_merged(
-    base: Path, adapter: Path, out: Path, dtype: torch.dtype, dequantise: str | None, probes: list[list[int]]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _write_merged(base: Path, adapter: Path, out: Path, dtype: torch.dtype, probes: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Write the merged weights; return the logits of the bare base and of base + adapter, both in float32."""
-    model = load_base(base, dtype=torch.float32, quantized=dequantise)
-    if dequantise:
-        model = model.dequantize().to(torch.float32)
+    model = load_base(base, dtype=torch.float32)
     bare = _logits(model, probes)
     wrapped = load_adapter(model, adapter)
     before = _logits(wrapped, probes)
     if not hasattr(wrapped, "merge_and_unload"):
-        raise UsageError(f"An adapter of type {_kind_of(wrapped)} has no weights to merge.", hint="Export the adapter's folder instead.")
+        kind = next(iter(wrapped.peft_config.values())).peft_type.value
+        raise UsageError(f"An adapter of type {kind} has no weights to merge.", hint="Export the adapter's folder instead.")
     try:
         merged = wrapped.merge_and_unload(safe_merge=True)
     except (ValueError, NotImplementedError, RuntimeError) as error:  # the last for lora_bias on layers that have no bias to add it to
@@ -176,16 +153,12 @@ def _write_merged(
     return bare, before
 
 
-def _as_trained(base: Path, adapter: Path, kind: str, probes: list[list[int]]) -> torch.Tensor:
-    """The logits of the model that was trained: the base in 4 bits with the adapter on it."""
-    return _logits(load_adapter(load_base(base, dtype=torch.float32, quantized=kind), adapter), probes)
-
-
 def _check(report: MergeReport) -> None:
     """A merge that moves the model half as far as the adapter itself did has lost the adapter."""
     if not report.merging.kl <= 0.5 * report.adapter.kl + 1e-3:  # also true for NaN
         raise IntegrityError(
-            f"The merged weights are not base + adapter: {report.merging}; the adapter itself changes less or little more.",
+            f"The merged weights are not base + adapter: merging moved answers by {report.merging.kl:.2g} nats a token, the adapter "
+            f"itself by {report.adapter.kl:.2g}.",
             hint="Merge with --dtype float32, or export the adapter's folder instead.",
         )
 
@@ -196,11 +169,8 @@ def _check(report: MergeReport) -> None:
 @torch.inference_mode()
 def _logits(model: Any, probes: list[list[int]]) -> torch.Tensor:
     """Next-token logits [places, vocabulary] in float32 at the last places of each probe, one probe at a time."""
-    found = []
-    for ids in probes:
-        inputs = torch.tensor([ids], device=model.device)
-        found.append(model(input_ids=inputs, use_cache=False, logits_to_keep=PLACES).logits[0].float().cpu())
-    return torch.cat(found)
+    inputs = (torch.tensor([ids], device=model.device) for ids in probes)
+    return torch.cat([model(input_ids=ids, use_cache=False, logits_to_keep=PLACES).logits[0].float().cpu() for ids in inputs])
 
 
 def compare_logits(first: torch.Tensor, second: torch.Tensor) -> LogitGap:
@@ -253,15 +223,3 @@ def _copy_beside(base: Path, tokenizer: Any, out: Path) -> None:
             shutil.copyfile(base / name, out / name)
     if not (out / TEMPLATE).exists():
         (out / TEMPLATE).write_text(tokenizer.chat_template, encoding="utf-8")
-
-
-def _kind_of(model: Any) -> str:
-    return str(next(iter(model.peft_config.values())).peft_type.value)
-
-
-def _teller(report: Callable[[Progress], None] | None) -> Callable[[str, int], None]:
-    def tell(message: str, step: int) -> None:
-        if report is not None:
-            report(Progress(t=time.time(), phase="publishing", step=step, total_steps=3, message=message))
-
-    return tell

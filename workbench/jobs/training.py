@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from workbench import estimate, planning
+from workbench import estimate, manifest, planning
 from workbench.bases.lock import LOCK_FILE
 from workbench.bases.store import Bases
 from workbench.data.rows import dumps
@@ -27,7 +27,6 @@ from workbench.jobs.tasks import TaskContext
 from workbench.peft_layout import CONFIG, WEIGHTS
 from workbench.recipe import Recipe
 from workbench.records import Base, BaseRef, Dataset, Progress
-from workbench.registry import manifest
 from workbench.registry.lora_weights import check_adapter
 from workbench.registry.store import Registry
 

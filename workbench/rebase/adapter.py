@@ -12,7 +12,7 @@ from workbench.bases.layout import Layout
 from workbench.bases.lock import Lock
 from workbench.bases.tensors import read_header
 from workbench.errors import IntegrityError
-from workbench.peft_layout import CONFIG, PREFIX, PROMPTS, TOKENS, WEIGHTS, Shape, product_shape, sort, targeted
+from workbench.peft_layout import CONFIG, PREFIX, PROMPTS, TOKENS, WEIGHTS, Shape, shape_of, sort, targeted
 from workbench.rebase.roles import EMBEDDINGS, OUTPUTS
 
 __all__ = ["Adapted", "base_shapes", "read_adapter"]
@@ -59,7 +59,7 @@ def read_adapter(folder: Path) -> Adapted:
     vectors = {n for n in tensors if not n.startswith(PREFIX)} if str(config.get("peft_type")).upper() in PROMPTS else set()
     contents = sort({name: info for name, info in tensors.items() if name not in vectors})
     turned = bool(config.get("fan_in_fan_out"))
-    adds = {module: product_shape(contents.lora[module], turned=turned) or () for module in contents.pairs()}
+    adds = {module: shape_of(contents.lora[module], turned=turned) or () for module in contents.pairs()}
     return Adapted(
         config,
         adds,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["Sample", "is_low_rank", "is_recast", "is_requantised", "samples"]
+__all__ = ["Sample", "is_low_rank", "is_recast", "is_requantised", "sampled"]
 
 # Bits of the fraction, and the smallest step near zero.
 _STEPS = {
@@ -42,7 +42,7 @@ class Sample(NamedTuple):
     dtypes: tuple[str, str]
 
 
-def samples(first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo], moved: Sequence[str]) -> list[Sample]:
+def sampled(first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo], moved: Sequence[str]) -> list[Sample]:
     """Up to six of the `moved` linear weights, evenly spread, at most 768 x 1024 values of each."""
     names = [n for n in moved if len(first[n].shape) == 2 and group_of(n) in {"attention", "mlp"}]
     names = [n for n in names if {first[n].dtype, second[n].dtype} <= FLOAT_DTYPES]
@@ -58,9 +58,9 @@ def _part(info: TensorInfo) -> npt.NDArray[np.float32]:
     return load(dataclasses.replace(info, shape=(count, width), start=info.start + start * size, nbytes=count * size))[:, :_COLUMNS]
 
 
-def is_recast(found: Sequence[Sample]) -> bool:
+def is_recast(samples: Sequence[Sample]) -> bool:
     """The same numbers, in another dtype or squeezed through one."""
-    return bool(found) and all(_recast(sample) for sample in found)
+    return bool(samples) and all(map(_recast, samples))
 
 
 def _recast(sample: Sample) -> bool:
@@ -85,9 +85,9 @@ def _on_grid(values: npt.NDArray[np.float32], dtype: str) -> bool:
     return bool(np.array_equal(back, values))
 
 
-def is_requantised(found: Sequence[Sample]) -> bool:
+def is_requantised(samples: Sequence[Sample]) -> bool:
     """B was rounded to fewer levels: so in more than half of the matrices looked at."""
-    votes = [_on_lattice(sample) or _fewer_values(sample) for sample in found]
+    votes = [_on_lattice(sample) or _fewer_values(sample) for sample in samples]
     return sum(votes) * 2 > len(votes)
 
 
@@ -135,9 +135,9 @@ def _blocks(values: npt.NDArray[np.float32], size: int, wanted: int) -> npt.NDAr
     return runs[np.linspace(0, len(runs) - 1, min(wanted, len(runs))).astype(np.intp)]
 
 
-def is_low_rank(found: Sequence[Sample]) -> bool:
+def is_low_rank(samples: Sequence[Sample]) -> bool:
     """A patch of low rank was merged: so in more than half of the matrices looked at."""
-    votes = [_low_rank(sample) for sample in found]
+    votes = [_low_rank(sample) for sample in samples]
     return sum(votes) * 2 > len(votes)
 
 
@@ -160,5 +160,5 @@ def _energies(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     import numpy as np
 
     wide = values.astype(np.float64) if values.shape[0] <= values.shape[1] else values.T.astype(np.float64)
-    found: npt.NDArray[np.float64] = np.maximum(np.linalg.eigvalsh(wide @ wide.T)[::-1], 0.0)
-    return found
+    squares: npt.NDArray[np.float64] = np.maximum(np.linalg.eigvalsh(wide @ wide.T)[::-1], 0.0)
+    return squares

@@ -189,7 +189,7 @@ def _readable(name: str, first: dict[str, TensorInfo], second: dict[str, TensorI
 
 def _kind(relatives: Lineage, pair: _Pair, first: dict[str, TensorInfo], second: dict[str, TensorInfo], gathered: _Gathered) -> str:
     """The class of change, from samples of what moved and from the lineage."""
-    seen = change.samples(first, second, [n for n in in_file_order(pair.moved, first) if _same_shape(n, pair.home, pair.new)])
+    seen = change.sampled(first, second, [n for n in in_file_order(pair.moved, first) if _same_shape(n, pair.home, pair.new)])
     if change.is_recast(seen):
         return "recast"
     if relatives.reading not in {"permuted", "independent"}:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from workbench.errors import Conflict, UsageError
-from workbench.files import flush
+from workbench import manifest
+from workbench.errors import Conflict
+from workbench.files import beside, flush
 from workbench.records import Adapter
-from workbench.registry import manifest
 
 __all__ = ["copy_out", "zip_out"]
 
@@ -22,7 +19,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same version gives the same zip
 
 def copy_out(adapter: Adapter, out: Path) -> Path:
     """Copy the folder to `out` and verify the copy. Raises `Conflict` when `out` exists."""
-    with _beside(out) as part:
+    with beside(out) as part:
         shutil.copytree(adapter.path, part)
         manifest.verify(part, adapter.manifest_sha256)
         manifest.sync_tree(part)
@@ -33,7 +30,7 @@ def copy_out(adapter: Adapter, out: Path) -> Path:
 
 def zip_out(adapter: Adapter, out: Path) -> Path:
     """Write one zip with a folder `name-v3/` in it. Stored, because weights do not compress. Raises `Conflict` when `out` exists."""
-    with _beside(out) as part:
+    with beside(out) as part:
         with zipfile.ZipFile(part, "x", zipfile.ZIP_STORED, strict_timestamps=False) as archive:
             for name in [*sorted(manifest.read(adapter.path, adapter.manifest_sha256)["files"]), manifest.NAME]:
                 info = zipfile.ZipInfo(f"{adapter.name}-v{adapter.version}/{name}", _EPOCH)
@@ -55,17 +52,3 @@ def _place(part: Path, out: Path) -> None:
         raise Conflict(f"{out} exists already.", hint="Name a path that does not.") from None
     except OSError:  # a disk without links
         os.rename(part, out)
-
-
-@contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """A path next to `out` to write to; gone at the end unless it was renamed."""
-    if out.exists() or out.is_symlink():
-        raise Conflict(f"{out} exists already.", hint="Name a path that does not.")
-    if not out.parent.is_dir():
-        raise UsageError(f"There is no folder {out.parent}.", hint="Make it first.")
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        yield folder / "part"
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

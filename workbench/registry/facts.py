@@ -86,8 +86,8 @@ def _libraries() -> dict[str, str]:
     """Versions of what made the adapter."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {}
+    versions = {}
     for name in ("openweight-workbench", "torch", "transformers", "trl", "peft", "bitsandbytes"):
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions

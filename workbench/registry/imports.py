@@ -52,6 +52,17 @@ _LEFT_FILES = re.compile(
     r"|[\w.() -]+\.(?:json|jsonl|md|txt|ya?ml|csv|log|png|jpe?g|jinja)"
 )
 _LEFT_FOLDERS = re.compile(r"checkpoint-\d+|global_step\d+|runs|logs|wandb|evidence|__MACOSX|\.git|\.cache|\.ipynb_checkpoints")
+# What is refused by its ending: why, and what to do.
+_UNWANTED = (
+    (
+        ".bin .pt .pth .pkl .pickle .ckpt .npy .npz .joblib",
+        "may hold a pickle, which can run code",
+        "Save the adapter as safetensors (PEFT does so by default) and leave this file out.",
+    ),
+    (".py .so .pyd .dll .sh .exe .pyc .ipynb", "holds code, and code is never taken in", "Leave it out: a LoRA adapter needs none."),
+    (".zip .tar .gz .tgz .bz2 .xz .7z .whl .zst", "is an archive inside", "Unpack it and import the adapter's own folder."),
+    (".safetensors", f"holds weights beside {WEIGHTS}", "Import a folder with that one file of weights."),
+)
 _LIMITS = Limits(
     "the adapter", memory=GIB, seconds=600, cpu=120, writes=archive.MAX_TOTAL, preload=("workbench.registry.imports",),
     error=ImportRefused, hint="That is no LoRA adapter.",
@@ -74,10 +85,10 @@ def import_adapter(
     if not path.exists():
         raise NotFound(f"There is nothing at {path}.", hint="Give the folder that PEFT saved, or a zip of it.")
     with room("import") as draft:
-        found, origin = _LIMITS.run(_take_in, path.resolve(), draft, chosen, bases.list())
+        home, origin = _LIMITS.run(_take_in, path.resolve(), draft, chosen, bases.list())
         try:
             return (registry or Registry()).publish(
-                draft, name=name, base=found, dataset=None, method="imported", recipe_yaml=None, scores={}, origin=origin
+                draft, name=name, base=home, dataset=None, method="imported", recipe_yaml=None, scores={}, origin=origin
             )
         except IntegrityError as error:
             raise ImportRefused(error.message, hint=_OTHER) from None
@@ -87,18 +98,18 @@ def _take_in(path: Path, draft: Path, chosen: Base | None, known: list[Base]) ->
     """Copy what matters of `path` into `draft`, read it and find the base it was made for; returns that and where it comes from."""
     left = _collect(path, draft)
     declared = parse((draft / CONFIG).read_bytes())
-    found, notes = _match(draft, declared, chosen, known)
-    lock = read_lock(found.path / LOCK_FILE)
+    home, notes = _match(draft, declared, chosen, known)
+    lock = read_lock(home.path / LOCK_FILE)
     origin = _origin(path, draft, declared, notes)
     _drop_copies(draft, declared, lock)
-    notes += _check_tokenizer(draft, found) + _take_template(draft, lock)
+    notes += _check_tokenizer(draft, home) + _take_template(draft, lock)
     if declared.pattern:
         notes.append("Its target_modules was a pattern; the modules that have weights stand there now, by name.")
     if left:
         notes.append(f"Left behind unread: {', '.join(map(_quoted, left[:12]))}{', …' if len(left) > 12 else ''}.")
     for extra in (LOCK, _TOKENIZER, _TOKENIZER_CONFIG):
         (draft / extra).unlink(missing_ok=True)
-    return found, origin
+    return home, origin
 
 
 def _drop_copies(draft: Path, declared: Declared, lock: Lock) -> None:
@@ -167,19 +178,9 @@ def _left(place: PurePosixPath) -> bool:
 
 def _unwanted(name: str) -> ImportRefused:
     suffix = PurePosixPath(name).suffix.lower()
-    if suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib"}:
-        why, what = (
-            "may hold a pickle, which can run code",
-            "Save the adapter as safetensors (PEFT does so by default) and leave this file out.",
-        )
-    elif suffix in {".py", ".so", ".pyd", ".dll", ".sh", ".exe", ".pyc", ".ipynb"}:
-        why, what = "holds code, and code is never taken in", "Leave it out: a LoRA adapter needs none."
-    elif suffix in {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".whl", ".zst"}:
-        why, what = "is an archive inside", "Unpack it and import the adapter's own folder."
-    elif suffix == ".safetensors":
-        why, what = f"holds weights beside {WEIGHTS}", "Import a folder with that one file of weights."
-    else:
-        why, what = "does not belong to a LoRA adapter", "Leave it out."
+    why, what = next(
+        (said for suffixes, *said in _UNWANTED if suffix in suffixes.split()), ("does not belong to a LoRA adapter", "Leave it out.")
+    )
     return ImportRefused(f"{ascii(name)} {why}.", hint=what)
 
 

@@ -11,30 +11,11 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from workbench.bases.layout import Layout, Parameter
+from workbench.bases.layout import Layout, Parameter, Shape
 from workbench.bases.lock import Lock, read_lock
 from workbench.bases.tensors import TensorInfo, floats, raw_pieces, read_header
 from workbench.errors import ImportRefused, IntegrityError, LayoutMissing
-from workbench.peft_layout import (
-    BIAS,
-    COPIES,
-    EMBEDDING_A,
-    EMBEDDING_B,
-    LORA_A,
-    LORA_B,
-    MAGNITUDE,
-    PREFIX,
-    TOKENS,
-    WHOLE,
-    Key,
-    Shape,
-    endings,
-    factors,
-    of_expert,
-    product_shape,
-    sort,
-    targeted,
-)  # fmt: skip
+from workbench.peft_layout import BIAS, COPIES, FACTORS, MAGNITUDE, PREFIX, TOKENS, WHOLE, Key, endings, of_expert, shape_of, sort, targeted
 from workbench.rebase.factors import product_norm
 from workbench.rebase.roles import EMBEDDINGS, OUTPUTS
 from workbench.rebase.writing import load
@@ -192,7 +173,7 @@ def _fit(tensors: Mapping[str, TensorInfo], places: _Places) -> tuple[set[str], 
     contents = sort({name: tensor for name, tensor in tensors.items() if name not in strange})
     quantized = lock.quantization is not None
     for path, parts in contents.lora.items():
-        key, base = places.of(path, like=product_shape(parts, turned=declared.fan_in_fan_out))
+        key, base = places.of(path, like=shape_of(parts, turned=declared.fan_in_fan_out))
         if base is None and not quantized:
             problems.append(f"{path}: the base has no such module")
         elif problem := _misfit(parts, base, declared, key, quantized=quantized and path not in places.experts):
@@ -232,14 +213,13 @@ def _misfit(parts: Parts, base: Parameter | None, declared: Declared, key: str, 
     nothing), `key` what PEFT looks up in rank_pattern."""
     if TOKENS in parts:
         return _misfit_tokens(parts, None if quantized or base is None else base.shape, declared, key)
-    pair = factors(parts)
-    if pair is None:
-        names = (EMBEDDING_A, EMBEDDING_B) if {EMBEDDING_A, EMBEDDING_B} & parts.keys() else (LORA_A, LORA_B)
+    names = FACTORS[1] if not parts.keys().isdisjoint(FACTORS[1]) else FACTORS[0]
+    if not set(names) <= parts.keys() <= {*names, MAGNITUDE, BIAS}:
         return f"{names[0]} and {names[1]} come in pairs, found {', '.join(sorted(parts))}"
-    a, b = (factor.shape for factor in pair)
+    a, b = (parts[name].shape for name in names)
     experts = base.experts if base else 1
     rank = declared.scaling.rank_of(key) * experts
-    as_stored = product_shape(parts, turned=declared.fan_in_fan_out)
+    as_stored = shape_of(parts, turned=declared.fan_in_fan_out)
     if as_stored is None:
         return f"{_size(a)} and {_size(b)} do not multiply"
     if a[0] != rank:

@@ -198,11 +198,11 @@ def _whole(value: float) -> float | int:
 
 
 def _every_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ValueError(f"the key {_short(twice)} stands in it twice")
-    return found
+    return values
 
 
 def _no_constant(text: str) -> float:
@@ -211,18 +211,18 @@ def _no_constant(text: str) -> float:
 
 def _plain(error: Any, values: dict[str, Any]) -> str:
     key = str(error["loc"][0])
-    found = _short(values.get(key))
+    given = _short(values.get(key))
     if error["type"] == "extra_forbidden":
-        return f"{_short(key)}: no PEFT version up to 0.21 writes this key (found {found})."
+        return f"{_short(key)}: no PEFT version up to 0.21 writes this key (found {given})."
     if key in Declared.OFF:
-        return f"{key}: a kind of LoRA that this workbench does not know (found {found})."
+        return f"{key}: a kind of LoRA that this workbench does not know (found {given})."
     if key == "bias":
-        return f"bias: {found} replaces biases of the base; only 'none' can be imported."
+        return f"bias: {given} replaces biases of the base; only 'none' can be imported."
     if key == "task_type":
-        return f"task_type: {found} is no language model that continues text (CAUSAL_LM)."
+        return f"task_type: {given} is no language model that continues text (CAUSAL_LM)."
     if key in {"target_modules", "rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters"} and "pattern" in error["type"]:
-        return f"{key}: names only, no patterns (found {found})."
-    return f"{key}: {error['msg'].removeprefix('Value error, ')} (found {found})."
+        return f"{key}: names only, no patterns (found {given})."
+    return f"{key}: {error['msg'].removeprefix('Value error, ')} (found {given})."
 
 
 def _short(value: Any) -> str:

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench import paths
+from workbench import manifest, paths
 from workbench.db import reading
 from workbench.db.session import when
 from workbench.errors import IntegrityError, NotFound, UsageError
 from workbench.records import Adapter, AdapterRef, BaseRef, check_name
-from workbench.registry import manifest
 
 __all__ = [
     "Row", "aliases_by_version", "all_rows", "family", "find", "next_version", "number", "only", "page", "place", "record", "ref_of",
@@ -59,24 +58,24 @@ def rows_of(name: str) -> list[Row]:
 
 def aliases_by_version() -> dict[str, list[str]]:
     """Aliases by `name@version`."""
-    found: dict[str, list[str]] = {}
+    aliases: dict[str, list[str]] = {}
     for row in reading.rows("SELECT name, alias, version FROM aliases ORDER BY alias"):
-        found.setdefault(ref_of(row), []).append(row["alias"])
-    return found
+        aliases.setdefault(ref_of(row), []).append(row["alias"])
+    return aliases
 
 
 def page(name: str | None, *, trashed: bool, limit: int | None, offset: int) -> list[Row]:
     """Some rows, the newest first. Raises `NotFound` for a name under which nothing was ever published."""
-    found = reading.rows(
+    rows = reading.rows(
         f"SELECT * FROM adapter_versions WHERE trashed_at IS {'NOT NULL' if trashed else 'NULL'}{' AND name = :name' if name else ''}"
         " ORDER BY created_at DESC, name DESC, version DESC LIMIT :limit OFFSET :offset",
         limit=2**62 if limit is None else limit,
         offset=offset,
         **({"name": name} if name else {}),
     )
-    if name and not found:
+    if name and not rows:
         rows_of(name)
-    return found
+    return rows
 
 
 def record(row: Row, aliases: Mapping[str, Sequence[str]], root: Path | None = None) -> Adapter:
@@ -171,15 +170,15 @@ def number(folder: Path) -> int:
 def unentered(name: str, damaged: list[str] | None = None) -> list[tuple[Path, dict[str, Any]]]:
     """Finished folders of `name` that have no row, with what their manifests say about them."""
     known = {row["version"] for row in reading.rows("SELECT version FROM adapter_versions WHERE name = :name", name=name)}
-    found = []
-    for version in sorted(place(name, 0).parent.glob("v*"), key=number):
-        if number(version) == 0 or number(version) in known:
+    finished = []
+    for folder in sorted(place(name, 0).parent.glob("v*"), key=number):
+        if number(folder) == 0 or number(folder) in known:
             continue
         try:
-            about = manifest.verify(version)["about"]
-            if (about["name"], about["version"]) == (name, number(version)):
-                found.append((version, about))
+            about = manifest.verify(folder)["about"]
+            if (about["name"], about["version"]) == (name, number(folder)):
+                finished.append((folder, about))
         except (IntegrityError, KeyError, TypeError):
             if damaged is not None:
-                damaged.append(str(version))
-    return found
+                damaged.append(str(folder))
+    return finished

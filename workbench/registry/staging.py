@@ -12,11 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import paths
+from workbench import manifest, paths
 from workbench.errors import IntegrityError, LayoutMissing, WorkbenchError
 from workbench.foreign import GIB, Limits
 from workbench.peft_layout import CONFIG, TEMPLATE, TOKENIZER, WEIGHTS
-from workbench.registry import card, manifest
+from workbench.registry import card
 from workbench.registry.facts import Facts, base_identity
 
 if TYPE_CHECKING:

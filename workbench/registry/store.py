@@ -16,13 +16,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import paths
+from workbench import manifest, paths
 from workbench.db import reading
 from workbench.db.session import now, transaction
 from workbench.errors import Conflict, IntegrityError, NotFound, UsageError
 from workbench.files import flush, sha256_of
 from workbench.records import VERSION, Adapter, AdapterRef, Base, Dataset, check_name
-from workbench.registry import manifest, rows
+from workbench.registry import rows
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -61,9 +61,8 @@ class Registry:
 
         Raises `NotFound` for a name under which nothing was ever published.
         """
-        found = rows.page(name, trashed=trashed, limit=limit, offset=offset)
         aliases, root = rows.aliases_by_version(), paths.adapters_dir()
-        return [rows.record(row, aliases, root) for row in found]
+        return [rows.record(row, aliases, root) for row in rows.page(name, trashed=trashed, limit=limit, offset=offset)]
 
     def get(self, ref: str | AdapterRef, *, verify: bool = False) -> Adapter:
         """`name` (newest version), `name@3` or `name@champion`. With `verify` every file is checked against its manifest.
@@ -71,20 +70,20 @@ class Registry:
         Raises `NotFound`, or `IntegrityError` when the folder is not what was published.
         """
         row = rows.find(AdapterRef.parse(ref))
-        found = rows.record(row, rows.aliases_by_version())
+        adapter = rows.record(row, rows.aliases_by_version())
         if row["trashed_at"] is not None:
-            raise NotFound(f"{found.ref} is in the trash.", hint=f"Bring it back: workbench adapter restore {found.ref}")
-        (manifest.verify if verify else manifest.read)(found.path, row["manifest_sha256"])
-        return found
+            raise NotFound(f"{adapter.ref} is in the trash.", hint=f"Bring it back: workbench adapter restore {adapter.ref}")
+        (manifest.verify if verify else manifest.read)(adapter.path, row["manifest_sha256"])
+        return adapter
 
     def evidence(self, ref: str | AdapterRef) -> Evidence:
         """The scores of base and base + adapter on each row of the frozen test part. Raises `NotFound` without any."""
         from workbench.evidence import read_scores
 
-        found = self.get(ref, verify=True)
-        scores = found.path / "evidence" / "scores.jsonl"
+        adapter = self.get(ref, verify=True)
+        scores = adapter.path / "evidence" / "scores.jsonl"
         if not scores.is_file():
-            raise NotFound(f"{found.ref} was never scored.", hint=f"Score it: workbench adapter evaluate {found.ref} --dataset NAME")
+            raise NotFound(f"{adapter.ref} was never scored.", hint=f"Score it: workbench adapter evaluate {adapter.ref} --dataset NAME")
         return read_scores(scores)
 
     def lineage(self, ref: str | AdapterRef) -> dict[str, Any]:
@@ -99,8 +98,8 @@ class Registry:
         """
         from workbench.registry.export import copy_out, zip_out
 
-        found = self.get(ref, verify=True)
-        return zip_out(found, Path(out)) if zip else copy_out(found, Path(out))
+        adapter = self.get(ref, verify=True)
+        return zip_out(adapter, Path(out)) if zip else copy_out(adapter, Path(out))
 
     # ---------------------------------------------------------------- publishing
 
@@ -372,6 +371,6 @@ def _expected(expect: int | str | None) -> int | None:
 
 
 def _moved(name: str, alias: str, current: int | None, wanted: int) -> Conflict:
-    found = f"points to version {current}" if current else "does not exist"
+    now_it = f"points to version {current}" if current else "does not exist"
     expected = f"version {wanted}" if wanted else "no such alias"
-    return Conflict(f"{name}@{alias} {found}, but {expected} was expected: somebody moved it.", hint="Look at it and decide again.")
+    return Conflict(f"{name}@{alias} {now_it}, but {expected} was expected: somebody moved it.", hint="Look at it and decide again.")

@@ -15,7 +15,7 @@ from typing import Any
 from workbench.errors import IntegrityError
 from workbench.files import atomic_write, flush, sha256_of
 
-__all__ = ["NAME", "read", "sync_tree", "verify", "write"]
+__all__ = ["NAME", "differences", "read", "sync_tree", "verify", "write"]
 
 NAME = "manifest.json"
 SCHEMA = 1
@@ -57,8 +57,7 @@ def read(folder: Path, expect: str | None = None) -> dict[str, Any]:
         well_formed = False
     if not well_formed or len(data) > _MAX_BYTES:
         raise IntegrityError(f"The manifest of {folder} cannot be understood.", hint=_RESTORE)
-    found: dict[str, Any] = manifest
-    return found
+    return dict(manifest)
 
 
 def verify(folder: Path, expect: str | None = None, *, allow_extra: bool = False) -> dict[str, Any]:
@@ -67,6 +66,14 @@ def verify(folder: Path, expect: str | None = None, *, allow_extra: bool = False
     `allow_extra` tolerates files that were added later, as when a finished phase is followed by another in the same folder.
     """
     manifest = read(folder, expect)
+    if problems := differences(folder, manifest, allow_extra=allow_extra):
+        listed = "".join(f"\n  - {problem}" for problem in problems)
+        raise IntegrityError(f"{folder} is not what its manifest says:{listed}", hint="\n" + _RESTORE)
+    return manifest
+
+
+def differences(folder: Path, manifest: Mapping[str, Any], *, allow_extra: bool = False) -> list[str]:
+    """Every file of `folder` that is not as its manifest says, each in words. Raises `IntegrityError` for a link or a special file."""
     wanted: dict[str, dict[str, Any]] = manifest["files"]
     here = {name: path for path, name in _walk(folder) if name != NAME}
     problems = [f"{name} is missing" for name in sorted(wanted.keys() - here.keys())]
@@ -78,10 +85,7 @@ def verify(folder: Path, expect: str | None = None, *, allow_extra: bool = False
             problems.append(f"{name} has {size:,} bytes instead of {wanted[name]['size']:,}")
         elif sha256_of(here[name]) != wanted[name]["sha256"]:
             problems.append(f"{name} was changed")
-    if problems:
-        listed = "".join(f"\n  - {problem}" for problem in problems)
-        raise IntegrityError(f"{folder} is not what its manifest says:{listed}", hint="\n" + _RESTORE)
-    return manifest
+    return problems
 
 
 def sync_tree(folder: Path) -> None:
