@@ -37,7 +37,7 @@ def store(bench: Workbench, adapter: Adapter, onto: str, word: str) -> Check:
     found = checks.check(
         word, adapter.ref, adapter_sha256=adapter.manifest_sha256, home=str(adapter.base), base=onto, base_lock_sha256=lock
     )
-    Checks().save(found, None, "<!doctype html><title>A report</title>")
+    Checks().save(found, None)
     return found
 
 
@@ -117,8 +117,13 @@ def client() -> Iterator[TestClient]:
 def test_the_report_and_the_json_are_saved_and_never_shown(client: TestClient, bench: Workbench, tmp_path: Path) -> None:
     found = store(bench, publish(bench, tmp_path, "orders", "tiny@1"), "tiny@2", "lost")
     asked = {"adapter": "orders@1", "base": "tiny@2"}
+    assert "失效" in client.get("/files/rebase/check.html", params={**asked, "lang": "zh"}).text
     page, data = client.get("/files/rebase/check.html", params=asked), client.get("/files/rebase/check.json", params=asked)
-    assert page.headers["content-disposition"] == 'attachment; filename="orders-v1-on-tiny-2.html"' and "A report" in page.text
+    assert (
+        page.headers["content-disposition"] == 'attachment; filename="orders-v1-on-tiny-2.html"'
+        and page.text.startswith("<!doctype html>")
+        and "orders@1 on tiny@2" in page.text
+    )
     assert data.headers["content-disposition"].startswith("attachment") and Check.from_dict(data.json()) == found
 
 
@@ -129,6 +134,7 @@ def test_the_report_and_the_json_are_saved_and_never_shown(client: TestClient, b
         "check.json?adapter=../../x@1&base=tiny@2",
         "check.json?adapter=orders@1&base=../x@2",
         "check.html?adapter=none&base=tiny@2",
+        "check.html?adapter=orders@1&base=tiny@2&lang=xx",
         "check.exe?adapter=orders@1&base=tiny@2",
     ],
 )

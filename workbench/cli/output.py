@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 import unicodedata
@@ -84,7 +83,7 @@ class Ticker:
 
 def print_json(value: Any) -> None:
     """Records, or dictionaries and lists of them, as indented JSON."""
-    text = json.dumps(_finite(as_json(value)), ensure_ascii=False, indent=2, allow_nan=False)
+    text = json.dumps(as_json(value), ensure_ascii=False, indent=2, allow_nan=False)
     say(_CODES.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # JSON has its own way to write what `say` would replace
 
 
@@ -164,15 +163,6 @@ def ago(when: datetime | None) -> str:
         if seconds >= 2 * size if unit == "days" else seconds >= size:
             return f"{seconds // size:.0f} {unit} ago"
     return "just now"
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinities are no JSON: they become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list) else value
 
 
 def _width(text: str) -> int:
