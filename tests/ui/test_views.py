@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.ui.samples import BASE, EVIL, NOW, adapter, base, dataset, job, scores, training
+from workbench import Workbench
 from workbench.api import Plan
 from workbench.data.checks import KINDS, Finding, Report
 from workbench.estimate import Estimate
@@ -378,6 +379,37 @@ def test_nothing_a_person_names_becomes_markup() -> None:
     for piece in pieces:
         assert "onerror" not in [key for element in parse(piece).iter() for key in element.keys()], piece
         assert not list(parse(piece).iter("img")), piece
+
+
+def test_what_the_engine_says_is_chinese_on_chinese_pages() -> None:
+    """Stored errors of jobs, problems and notes of files, warnings and problems of a plan, the terms of licences."""
+    zh = words("zh")
+    stored = (
+        "None of its sources can be used:\n  - hub:org/x: org/x is gated: its publisher asks you to accept a licence first. "
+        "Accept it at https://huggingface.co/org/x, then log in: hf auth login\nGive another one with --source."
+    )
+    killed = "It crashed 3 times; the last time: The process was killed by SIGKILL (out of memory? The kernel's log would say so.)"
+    report = Report(
+        rows=9, notes=["JSONL, UTF-8; prompt and completion; left out: image", "white space around an answer was kept (2 times)"]
+    )
+    report.add([Finding("broken", 3, "has no 'completion'."), Finding("duplicate", 4, "is the same as row 3.")])
+    warnings = ["3 rows are cut at max_length 64 tokens."]
+    problems = [
+        "lora_target_modules: this base has no x; it has q_proj, v_proj; all-linear takes them all.",
+        "The dataset has no training rows.",
+    ]
+    pieces = [
+        jobs.job_list([job(JobState.failed, error=stored, kind="fetch", spec={}, title="Fetch x@1")], zh, now=NOW),
+        jobs.job_live(job(JobState.failed, error=stored, kind="fetch"), jobs.Series(), zh),
+        jobs.job_live(job(JobState.failed_permanently, error=killed), jobs.Series(), zh),
+        jobs.job_live(job(kind="fetch"), jobs.series([Progress(1.0, "preparing", message="Locking: tensor 3 of 9")]), zh),
+        train.file_report(report, zh),
+        train.summary_card(plan(problems=problems, warnings=warnings), zh),
+        *(train.catalogue_card(entry, zh) for entry in Workbench().bases.catalogue()),
+    ]
+    for piece in pieces:
+        said = re.sub("Gemma is provided .*gemma/terms|Built with \\S+( Llama \\d)?|hf auth login", "", text(piece))
+        assert not re.search(r"\b[A-Za-z]{2,} [a-z]{2,} [a-z]{2,}\b", said), said
 
 
 def test_home_leads_a_newcomer_to_the_example_and_others_to_their_work() -> None:
