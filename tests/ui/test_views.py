@@ -72,6 +72,14 @@ def test_figures_in_words(call: object, said: str) -> None:
 # ---------------------------------------------------------------- the curve
 
 
+def test_downsampling_keeps_both_ends_and_the_mean() -> None:
+    points = [(i, float(i % 10)) for i in range(5000)]
+    few = chart.downsample(points, 300)
+    assert len(few) == 300 and few[0] == points[0] and few[-1] == points[-1]
+    assert sum(v for _, v in few) / 300 == pytest.approx(4.5, abs=0.1)
+    assert [s for s, _ in few] == sorted({s for s, _ in few})
+
+
 def test_smoothing_follows_a_constant_exactly_and_calms_noise() -> None:
     assert all(v == pytest.approx(2.0) for _, v in chart.smooth([(i, 2.0) for i in range(100)]))
     noisy = [(i, 2.0 + (-1) ** i) for i in range(300)]
@@ -98,8 +106,9 @@ def test_the_curve_is_drawn_where_the_numbers_say() -> None:
     assert "lowest, 2, at step 100" in markup and markup.count('class="dot') == 2
 
 
-def test_a_broken_number_is_left_out() -> None:
-    points = [(i, math.nan if i == 7 else 3 - i / 500) for i in range(400)]
+def test_a_long_run_stays_small_and_a_broken_number_is_left_out() -> None:
+    points = [(i, math.nan if i == 7 else 3 - i / 5000) for i in range(5000)]
+    assert len(chart.loss_chart(points, [], EN)) < 15_000
     assert "nan" not in chart.loss_chart(points, [(3, math.inf)], EN)
     assert "begins with the first" in chart.loss_chart([], [], EN)
 

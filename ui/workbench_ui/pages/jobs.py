@@ -19,7 +19,7 @@ from workbench_ui.widgets.view import QUIET, Shown, view
 
 __all__ = ["build"]
 
-_POINTS = 200  # steps drawn, about: a line of them, up to twice as many while they are thinned
+_POINTS = 1000  # steps drawn, about
 _LISTED = 100  # jobs
 _LOG_TAIL = 400  # lines
 _FIRST_STEPS, _LATER = 1.0, 2.5  # seconds between two looks

@@ -1,4 +1,4 @@
-"""The error curve as inline SVG: drawn on the server from the lines that the job store thinned, no plotting library in the browser.
+"""The error curve as inline SVG: drawn on the server, 500 points at most, no plotting library in the browser.
 
 The lines are one SVG stretched over the plot; labels and dots are HTML over it, placed in percent, so text keeps its
 size on any screen. The page's script reads the drawn points back for the pointer's read-out.
@@ -12,11 +12,24 @@ from collections.abc import Sequence
 from workbench.words import Words
 from workbench_ui.views.markup import esc
 
-__all__ = ["Point", "loss_chart", "nice_ticks", "smooth"]
+__all__ = ["MAX_POINTS", "Point", "downsample", "loss_chart", "nice_ticks", "smooth"]
 
 Point = tuple[int, float]  # optimiser step, nats per supervised token
 
+MAX_POINTS = 300
 _WIDTH, _HEIGHT = 1000, 400  # units of the viewBox, stretched to the plot's size
+
+
+def downsample(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
+    """At most `most` points: neighbours are averaged, first and last stay as they are."""
+    if len(points) <= most:
+        return list(points)
+    inner, buckets = points[1:-1], most - 2
+    means: list[Point] = []
+    for i in range(buckets):
+        part = inner[i * len(inner) // buckets : (i + 1) * len(inner) // buckets]
+        means.append((part[len(part) // 2][0], sum(value for _, value in part) / len(part)))
+    return [points[0], *means, points[-1]]
 
 
 def smooth(points: Sequence[Point]) -> list[Point]:
@@ -47,8 +60,9 @@ def loss_chart(train: Sequence[Point], evals: Sequence[Point], t: Words, *, tota
     evals = [p for p in evals if math.isfinite(p[1])]
     if not train and not evals:
         return f'<div class="wb-chart wb-chart-empty"><p>{esc(t("chart.empty"))}</p></div>'
-    line = smooth(train)
-    values = [value for _, value in [*train, *evals]]
+    shown = downsample(train)
+    line = smooth(shown)
+    values = [value for _, value in [*shown, *evals]]
     low = 0.0 if min(values) < 0.4 * max(values) else min(values)
     ticks = nice_ticks(low, max(values))
     right = max([total_steps or 0, *(step for step, _ in [*train, *evals]), 2])
@@ -58,7 +72,7 @@ def loss_chart(train: Sequence[Point], evals: Sequence[Point], t: Words, *, tota
         f'<figure class="wb-chart" data-right="{right}" data-low="{ticks[0]}" data-high="{ticks[-1]}" data-step="{esc(t("chart.step"))}">'
         f'<div class="wb-plot" role="img" aria-label="{esc(_sentence(train, evals, best, t))}">'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" aria-hidden="true">{_grid(ticks, scale)}{_area(line, scale)}'
-        f"{_line('raw', train, scale)}{_line('mean', line, scale)}{_line('eval', evals, scale)}</svg>"
+        f"{_line('raw', shown, scale)}{_line('mean', line, scale)}{_line('eval', evals, scale)}</svg>"
         f"{_labels(ticks, right, scale, t)}{_dots(evals, best, scale, t)}</div>"
         f"<figcaption>{_legend(bool(evals), t)}</figcaption></figure>"
     )
@@ -115,6 +129,6 @@ def _legend(with_evals: bool, t: Words) -> str:
 
 def _sentence(train: Sequence[Point], evals: Sequence[Point], best: Point | None, t: Words) -> str:
     points = list(train) or list(evals)
-    first, last = points[0], smooth(points)[-1]
+    first, last = points[0], smooth(downsample(points))[-1]
     told = t("chart.sentence", first=t.number(first[1]), last=t.number(last[1]), step=t.number(last[0]))
     return told + (" " + t("chart.sentence_best", value=t.number(best[1]), step=t.number(best[0])) if best else "")
