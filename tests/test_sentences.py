@@ -77,6 +77,8 @@ def test_the_reading_that_accounts_for_most_is_taken() -> None:
             "the text is empty.": "空。",
         }
     )
+    names = "No job named 'x'. You have: a, b."
+    assert ZH(names) == "没有任务“x”。现有\uff1aa, b。"
     stored = "It crashed 3 times; the last time: config.json cannot be read: bad. Fetch the model again."
     assert say(stored) == "崩溃 3 次;最后:读不了 config.json:bad。再取一次。"
     assert say("2 problems:\n  - row 3: the text is empty.\n  - row 4: odd\n") == "2 个问题:\n  - 第 3 行:空。\n  - 第 4 行:odd\n"

@@ -24,7 +24,7 @@ __all__ = ["Sentences", "sentences"]
 _LINE = re.compile(r"^( *(?:- )?)(.+)$", re.MULTILINE)  # of a list, or alone
 _GAP = re.compile(r"(?<=[.?!]) +")  # between two sentences
 _LONGEST = 6  # sentences that one entry may cover, the values in it included
-_WEAK = 8  # letters of its own with which an entry must be right about some value too
+_WEAK = 6  # letters of its own with which an entry must be right about some value too
 _DEEPEST = 4  # values inside values
 _MOST = 1500  # characters: nobody writes longer sentences, but strangers' files may
 _WORD = re.compile(r"\w+")
