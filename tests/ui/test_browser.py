@@ -170,7 +170,7 @@ def test_what_cannot_run_says_why_and_cannot_be_started(tab: Tab) -> None:
 
 def test_a_wrong_job_and_a_wrong_adapter_say_what_there_is(tab: Tab) -> None:
     page = tab.open("/en/jobs?job=nothing")
-    expect(page.get_by_text("没有任务“nothing”。")).to_be_visible()
+    expect(page.get_by_text("No job named 'nothing'.")).to_be_visible()
     tab.open("/en/adapters?adapter=<b>x</b>@1")
     expect(page.get_by_role("heading", name="No such adapter")).to_be_visible()
 

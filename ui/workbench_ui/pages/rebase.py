@@ -138,17 +138,17 @@ class _Page:
         }
 
     def _cell(self, base: str, ref: str) -> Shown:
-        found = self.bench.rebase.find(ref, base)
+        check = self.bench.rebase.find(ref, base)
         try:
             adapter = self.bench.adapters.get(ref)
         except NotFound:
-            if found is None:
+            if check is None:
                 raise
             gone = panel("warn", self.t.html("rebase.adapter_gone", adapter=ref), icon="warn")
-            kept = Cell(views.adapter_of(found), base, found, stale=True)
+            kept = Cell(views.adapter_of(check), base, check, stale=True)
             return {self.answer: stack([gone, detail(kept, self.t)])}
-        if found is None:
-            self.bench.bases.get(base)
+        if check is None:
+            self.bench.bases.get(base)  # says which ones there are
         (cell,) = self.bench.rebase.matrix([adapter], [base])
         return {self.answer: detail(cell, self.t, datasets=self._datasets([cell]))}
 
