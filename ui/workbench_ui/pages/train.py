@@ -16,7 +16,6 @@ from workbench.recipe import PRESETS
 from workbench.words import Words
 from workbench_ui.chrome import head
 from workbench_ui.guard import guarded, spoken
-from workbench_ui.newest import Newest
 from workbench_ui.pages.add_data import AddData
 from workbench_ui.pages.fetch_base import FetchBase
 from workbench_ui.views import train as views
@@ -56,7 +55,8 @@ class _Page:
         self.key, self.preset_before = gr.State(""), gr.State(_DEFAULT)
         self.row, self.looking = gr.State(0), gr.State(False)
         self.started = gr.Textbox(visible=False)
-        self._plans, self._looks = Newest(), Newest()
+        # Each new value asks the server again. One question of a kind is open at a time, so no late answer is drawn over a newer one.
+        self.asked, self.turned = gr.Textbox(visible=False), gr.Textbox(visible=False)
         # Reading a tokenizer takes seconds. The hashes of rows and base make it safe to keep what came out.
         self._spans = lru_cache(maxsize=8)(lambda dataset, base, hashes: bench.preview(dataset, base, n=_PREVIEWED))
 
@@ -105,27 +105,28 @@ class _Page:
 
         filled = page.load(on(self.open), None, [self.preset, self.preset_before, self.key, *parts], **QUIET)
         filled.then(on(self.describe), chosen, about, **QUIET)
-        filled.then(on(self.plan), form, planned, **BUSY)
         gr.on([self.dataset.input, self.base.input], on(self.describe), chosen, about, **QUIET)
+        moved = self.preset.input(on(self.to_preset), {self.preset_before, *form}, [*controls, self.preset_before], **QUIET)
+        reset = self.reset.click(on(self.to_standing), self.preset, controls, **QUIET)
+        to_job(self.start.click(on(self.submit), {self.key, *form}, self.started, **BUSY), self.started, self.t)
+        added = self.add_data.added.change(on(self.take_added), self.add_data.added, [self.dataset, self.add_fold], **QUIET)
+        added.then(on(self.describe), chosen, about, **QUIET)
         # A text box reports typing as input, but not what is pasted or filled in; its change covers all of it.
         touched = [part.change if isinstance(part, gr.Textbox) else part.input for part in parts]
-        gr.on(touched, on(self.plan), form, planned, trigger_mode="always_last", **BUSY)
-        self.preset.input(on(self.to_preset), {self.preset_before, *form}, [*controls, self.preset_before], **QUIET).then(
-            on(self.plan), form, planned, **BUSY
-        )
-        self.reset.click(on(self.to_standing), self.preset, controls, **QUIET).then(on(self.plan), form, planned, **BUSY)
-        to_job(self.start.click(on(self.submit), {self.key, *form}, self.started, **BUSY), self.started, self.t)
-        added = self.add_data.added
-        added.change(on(self.take_added), added, [self.dataset, self.add_fold], **QUIET).then(
-            on(self.describe), chosen, about, **QUIET
-        ).then(on(self.plan), form, planned, **BUSY)
+        anew = {"fn": None, "inputs": None, "js": "() => String(performance.now())", **QUIET}
+        gr.on(touched, outputs=self.asked, **anew)
+        for changed_form in (filled, moved, reset, added):
+            changed_form.then(outputs=self.asked, **anew)
+        self.asked.change(on(self.plan), form, planned, trigger_mode="always_last", **BUSY)
 
-        shown = [*chosen, self.row, self.looking]
-        self.preview_fold.expand(lambda: True, None, self.looking, **QUIET).then(on(self.look), shown, self.preview, **BUSY)
+        opened = self.preview_fold.expand(lambda: True, None, self.looking, **QUIET)
         self.preview_fold.collapse(lambda: False, None, self.looking, **QUIET)
-        gr.on([self.dataset.change, self.base.change], lambda: 0, None, self.row, **QUIET).then(on(self.look), shown, self.preview, **BUSY)
-        self.before.click(lambda n: n - 1, self.row, self.row, **QUIET).then(on(self.look), shown, self.preview, **BUSY)
-        self.after.click(lambda n: n + 1, self.row, self.row, **QUIET).then(on(self.look), shown, self.preview, **BUSY)
+        first = gr.on([self.dataset.change, self.base.change], lambda: 0, None, self.row, **QUIET)
+        before = self.before.click(lambda n: n - 1, self.row, self.row, **QUIET)
+        after = self.after.click(lambda n: n + 1, self.row, self.row, **QUIET)
+        for leafed in (opened, first, before, after):
+            leafed.then(outputs=self.turned, **anew)
+        self.turned.change(on(self.look), [*chosen, self.row, self.looking], self.preview, trigger_mode="always_last", **BUSY)
 
     # ---------------------------------------------------------------- filling the form
 
@@ -190,13 +191,8 @@ class _Page:
         plain = {"base": form[self.base], "dataset": form[self.dataset], "name": (form[self.name] or "").strip() or None}
         return {key: value for key, value in plain.items() if value is not None} | self._changes(form, form[self.preset])
 
-    def plan(self, request: gr.Request, form: Shown) -> Shown:
+    def plan(self, form: Shown) -> Shown:
         """The summary, whether start is open, the presets with their cost, how many settings were changed, the code."""
-        ticket = self._plans.ticket(request.session_hash)
-        drawn = self._planned(form)
-        return drawn if self._plans.is_newest(ticket) else gr.skip()
-
-    def _planned(self, form: Shown) -> Shown:
         preset, given = form[self.preset], self._given(form)
         count = len(self._changes(form, preset))
         title = self.t.n("train.advanced_changed", count) if count else self.t("train.advanced")
@@ -226,12 +222,8 @@ class _Page:
 
     # ---------------------------------------------------------------- the examples as the model sees them
 
-    def look(self, request: gr.Request, dataset: str | None, base: str | None, row: int, looking: bool) -> Any:
-        if not looking:
-            return gr.skip()
-        ticket = self._looks.ticket(request.session_hash)
-        drawn = self._row(dataset, base, row)
-        return drawn if self._looks.is_newest(ticket) else gr.skip()
+    def look(self, dataset: str | None, base: str | None, row: int, looking: bool) -> Any:
+        return self._row(dataset, base, row) if looking else gr.skip()
 
     def _row(self, dataset: str | None, base: str | None, row: int) -> str:
         if not dataset or not base:
