@@ -18,8 +18,6 @@ import yaml
 
 import workbench_ui
 from workbench import errors
-from workbench.data.checks import KINDS
-from workbench.data.scorers import SCORERS
 from workbench.recipe import PRESETS
 
 __all__ = ["ENGINE", "in_code", "lacking", "needed", "table", "unknown"]
@@ -38,9 +36,6 @@ SHELL_ONLY = {
     "registry/card.py": "an adapter's README.md, which is in English",
     "registry/export.py": "workbench adapter export; the pages name no path",
     "registry/imports.py": "workbench adapter import",
-    "rebase/calibration.py": "make lab",
-    "rebase/controls.py": "workbench rebase selftest",
-    "rebase/published.py": "workbench rebase published",
     "rebase/recoordinate.py": "workbench rebase selftest",
     "rebase/writing.py": "workbench rebase selftest",
     "jobs/rebase_selftest.py": "workbench rebase selftest",
@@ -60,7 +55,7 @@ ERRORS_ONLY = (
 )
 
 # Said by the pages under keys of their own, or by nobody.
-_OTHERWISE = {meaning for _, meaning in KINDS.values()} | set(SCORERS.values()) | {preset.when for preset in PRESETS.values()}
+_OTHERWISE = {preset.when for preset in PRESETS.values()}
 _OTHERWISE |= {
     "module 'workbench' has no attribute {}",
     "Two words, 2 numbers: 10",  # a text for tokenizers
