@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from benchmarks.sentences import lacking, table, unknown
+from tests.test_data import read_rows
 from workbench import Workbench
-from workbench.data.formats import read_rows
 from workbench.errors import DataError, RecipeError, WorkbenchError
 from workbench.recipe import resolve
 from workbench.sentences import Sentences, sentences
@@ -123,7 +123,7 @@ def test_all_problems_of_a_recipe_and_of_a_file_are_said_in_chinese(tmp_path: Pa
     found = read_rows(file)
     for finding in found.report.problems:
         assert not ENGLISH.search(ZH(str(finding))) and ZH(str(finding)).startswith("第 "), finding
-    for note in found.report.notes + found.notes:
+    for note in found.report.notes:
         assert not ENGLISH.search(ZH(note)), note
     (tmp_path / "pair.csv").write_text("colour,shape\nred,round\nblue,square\ngreen,flat\n")
     question = Workbench().datasets.recognise(tmp_path / "pair.csv").question
