@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import NotFound, UsageError
+from workbench.rebase.result import DEFAULT_STAGES
 from workbench.records import Adapter, AdapterRef, BaseRef, Job
 
 if TYPE_CHECKING:
@@ -22,9 +23,8 @@ if TYPE_CHECKING:
     from workbench.rebase.store import Checks
     from workbench.registry.store import Registry
 
-__all__ = ["DEFAULT_STAGES", "Rebase"]
+__all__ = ["Rebase"]
 
-DEFAULT_STAGES = ("structure", "weights", "behaviour")
 _LISTED = 200  # jobs looked at for running and failed checks
 _TOKENS_PER_SECOND = 300.0  # scored, by a base of 135 million parameters on two plain cores
 
@@ -78,12 +78,12 @@ class Rebase:
         )
         return self._jobs.submit(spec, key=key)
 
-    def selftest(self, base: str | BaseRef, adapters: Sequence[str | AdapterRef], *, strangers: Sequence[str | BaseRef] = ()) -> Job:
-        """Submit a job that tries the check on cases whose answer is known: controls made from `base` and from the first of two
-        `adapters`, the same task learned with two seeds; `strangers` are bases that must not load. Its result is a table."""
+    def selftest(self, base: str | BaseRef, adapter: str | AdapterRef, *, strangers: Sequence[str | BaseRef] = ()) -> Job:
+        """Submit a job that tries the check on cases whose answer is known: `base` itself and in other coordinates, with an `adapter`
+        made for it; `strangers` are bases that must not load. Its result is a table."""
         from workbench.jobs.rebase_selftest import SelfTestSpec
 
-        return self._jobs.submit(SelfTestSpec.of(self._bases, self._adapters, base, adapters, strangers))
+        return self._jobs.submit(SelfTestSpec.of(self._bases, self._adapters, base, adapter, strangers))
 
     # ---------------------------------------------------------------- reading
 

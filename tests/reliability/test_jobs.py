@@ -133,7 +133,7 @@ def _written(kind: str) -> tasks.Spec:
         "merge": {**base, "adapter": "a@1", "out": "/x/out"},
         "fetch": {"base": "b@1"},
         "rebase": {**base, "adapters": ["a@1", "c@2"], "stages": ["structure", "weights"], "settings": Settings(epsilon=0.1)},
-        "rebase-selftest": {**base, "adapters": ["a@1", "a@2"], "strangers": ["s@1"]},
+        "rebase-selftest": {**base, "adapter": "a@1", "strangers": ["s@1"]},
     }
     return resolve_name(tasks.KINDS[kind])(**given[kind])
 

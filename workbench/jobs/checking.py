@@ -26,7 +26,7 @@ from workbench.jobs.tasks import Spec, TaskContext
 from workbench.rebase import health, structure, verdict, weights
 from workbench.rebase.ceiling import recovered
 from workbench.rebase.findings import found
-from workbench.rebase.result import Check, Finding, Health, Probes, Retrained, Settings, Structure, Verdict, Weights
+from workbench.rebase.result import STAGES, Check, Finding, Health, Probes, Retrained, Settings, Structure, Verdict, Weights
 from workbench.rebase.store import Checks
 from workbench.rebase.tokenizers import same_tokenizer
 from workbench.recipe import Recipe
@@ -36,10 +36,9 @@ from workbench.registry.store import Registry
 if TYPE_CHECKING:
     from workbench.hf.arms import NewBase, Test
 
-__all__ = ["STAGES", "RebaseSpec", "require_evidence"]
+__all__ = ["RebaseSpec", "require_evidence"]
 
 T = TypeVar("T")
-STAGES = ("structure", "weights", "probes", "behaviour")
 TEXTS = 64  # test rows whose tokenization is compared
 
 
