@@ -141,4 +141,4 @@ def test_the_command_says_how_to_go_on(bench: Workbench, capsys: pytest.CaptureF
     assert run(["prune"]) == 0
     assert "workbench prune --yes" in capsys.readouterr().out
     assert run(["prune", "--yes"]) == 0
-    assert "Removed: 2 KiB." in capsys.readouterr().out
+    assert "Removed: 2.0 KB." in capsys.readouterr().out
