@@ -25,7 +25,6 @@ from workbench.hf.arms import NewBase, Test
 from workbench.rebase import lineage, weights
 from workbench.rebase.ceiling import recovered
 from workbench.rebase.result import Check, Settings, Structure
-from workbench.rebase.store import finite
 from workbench.rebase.structure import examine
 from workbench.rebase.verdict import judge
 
@@ -129,7 +128,7 @@ def _signals(bench: Bench, name: str, source: str) -> Piece:
                 seen = probes.compare(old, probes.tell(new.path, adapter.path, asked, answers=old.answers, doses=probes.DOSES, **how))
             structure = examine(adapter.path, bench.locks[source], bench.locks[target], **places)
             check = replace(_blank(bench, name, source, target), structure=structure, weights=moved, probes=seen)
-            (out / f"{target}.json").write_text(json.dumps(finite(check.as_dict())), encoding="utf-8")
+            (out / f"{target}.json").write_text(json.dumps(check.as_dict()), encoding="utf-8")
         bench.say(f"  {name} on {source}")
 
     return piece(bench.root / "signals", f"{name}-{source}", key, make)
