@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.pico import CHAT_TEMPLATE
 from workbench.errors import DataError, UsageError
 from workbench.hf.load import PLAIN_TEMPLATE, load_tokenizer
-from workbench.hf.render import IGNORED, Rendered, end_of_turn_id, measure, prompt_text, render
+from workbench.hf.render import IGNORED, Rendered, end_of_turn_id, prompt_text, render
 
 TURNS = [
     {"role": "system", "content": "Code the order."},
@@ -151,7 +151,7 @@ def test_cutting_is_counted(tokenizer: Any) -> None:
     assert some.total == whole.total and some.spans[-1] == (whole._text[some._offsets[whole.answer_start][1] :], "cut")
     none = render(tokenizer, {"messages": TURNS}, max_length=whole.answer_start)
     assert none.answer_lost
-    row = measure(tokenizer, [{"messages": TURNS}], max_length=whole.answer_start)[0]
+    row = none.length
     assert (row.total, row.cut, row.answer_lost, row.supervised) == (whole.total, True, True, none.supervised)
 
 
