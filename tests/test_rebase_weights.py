@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.controls import add_noise, independent, requantise
 from tests import tiny_llama
 from tests.folders import adapter_config, write_adapter
 from workbench.bases.lock import Lock, build_lock
@@ -16,7 +17,6 @@ from workbench.bases.stream import distance
 from workbench.bases.tensors import folder_tensors
 from workbench.errors import IntegrityError
 from workbench.rebase import lineage
-from workbench.rebase.controls import add_noise, independent, requantise
 from workbench.rebase.recoordinate import Coordinates
 from workbench.rebase.result import Weights
 from workbench.rebase.weights import measure

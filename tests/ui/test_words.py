@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from pathlib import Path
@@ -14,14 +13,12 @@ from workbench.data.checks import KINDS
 from workbench.data.scorers import SCORERS
 from workbench.rebase import rule
 from workbench.rebase.findings import CATALOGUE, LEVELS
-from workbench.rebase.result import CHANGES, NOTES
+from workbench.rebase.result import CHANGES, NOTES, STAGES
 from workbench.rebase.telling import CONTRASTS
 from workbench.rebase.verdicts import STATES, VERDICTS
 from workbench.recipe import GROUPS, PRESETS
-from workbench.records import JobState
+from workbench.records import PHASES, JobState
 from workbench.words import LANGUAGES, words
-from workbench_ui.views.jobs import PHASES
-from workbench_ui.views.rebase import STAGES
 from workbench_ui.views.recipe_form import FIELDS
 
 METRICS = ["right", "exact_match", "nll_per_token", "bits_per_byte"]
@@ -48,7 +45,7 @@ MADE = {
     "rebase.word": [state.key for state in STATES.values()],
     "rebase.says": [*(state.key for state in STATES.values()), "works_absorbed", "weaker_unsure"],
     "rebase.rule": [STATES[word].key for word in VERDICTS],
-    "rebase.because": [*re.findall(r'Decision\(".+?", .+?, "(\w+)"', inspect.getsource(rule)), "absorbed", "kept", "kept_unsure"],
+    "rebase.because": [*rule.LINES, "absorbed", "kept", "kept_unsure"],
     "rebase.change": [*CHANGES, "too_far"],
     "rebase.lineage": ["same", "permuted", "independent", "unclear"],
     "rebase.drift.note": list(NOTES),
@@ -132,7 +129,7 @@ def test_translations_take_the_same_values() -> None:
 
 
 def test_every_setting_is_explained_in_chinese_too() -> None:
-    assert {key.removeprefix("field.") for key in TABLES["zh"] if key.startswith("field.")} == {field.name for field in FIELDS}
+    assert {key.removeprefix("field.") for key in TABLES["zh"] if key.startswith("field.")} == set(FIELDS)
 
 
 def test_chinese_is_chinese() -> None:
