@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,11 @@ from typing import Any
 import pytest
 
 from tests.pico import make_pico_base
+
+# Where a kind of job for the tests is installed: for this process, and for those of jobs.
+_KINDS = str(Path(__file__).parent / "kinds")
+sys.path.append(_KINDS)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), _KINDS]))
 
 # Fast tests first: a broken import shows in seconds, not after the browser has started.
 _ORDER = ("tests/hf/", "tests/reliability/", "tests/ui/")
@@ -51,9 +57,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     yield folder
     if any((folder / "jobs").glob("dispatcher*.lock")):
-        from workbench.jobs import dispatcher
+        from tests.dispatching import stop_dispatcher
 
-        dispatcher.stop_running()
+        stop_dispatcher()
     if "workbench.db.session" in sys.modules:
         sys.modules["workbench.db.session"].dispose()
 

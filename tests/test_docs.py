@@ -112,13 +112,13 @@ def test_every_json_option_is_on_the_json_page() -> None:
     assert linked <= {name.replace(" ", "-") for name in shapes}
 
 
-@pytest.mark.parametrize("shape", ["base", "dataset", "job", "attempt", "progress", "adapter", "check", "leftover"])
+@pytest.mark.parametrize("shape", ["base", "dataset", "job", "attempt", "progress", "adapter", "diagnosis", "leftover"])
 def test_json_keys_of_records_are_documented(shape: str) -> None:
     import dataclasses
 
     from workbench import doctor, prune, records
 
-    home = {"check": doctor, "leftover": prune}.get(shape, records)
+    home = {"diagnosis": doctor, "leftover": prune}.get(shape, records)
     record = getattr(home, shape.capitalize())
     assert json_page()[1][shape] == {f.name for f in dataclasses.fields(record)}
 

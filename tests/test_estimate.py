@@ -13,7 +13,7 @@ import pytest
 
 from workbench import estimate as module
 from workbench import paths
-from workbench.estimate import estimate, held_back, remember, total_steps
+from workbench.estimate import estimate, remember
 from workbench.recipe import Recipe
 from workbench.records import Base, BaseRef
 
@@ -44,9 +44,11 @@ def test_steps_and_tokens(given: dict[str, Any], rows: int, steps: int, tokens: 
     assert (found.steps, found.tokens) == (steps, tokens)
 
 
-def test_a_fifth_of_the_rows_at_most_is_held_back() -> None:
-    assert [held_back(recipe(eval_rows=32), rows) for rows in (4, 20, 160, 1000)] == [0, 4, 32, 32]
-    assert total_steps(recipe(), 1) == 1
+def test_the_rows_that_only_watch_cost_what_their_evaluations_read() -> None:
+    seconds = [estimate(recipe(eval_rows=32, eval_steps=every), base(), [50] * 800).seconds for every in (None, 1, 1000)]
+    speed = 40_000 / (estimate(recipe(), base(), [50] * 800).seconds - 15)
+    assert (seconds[0] - seconds[2]) * speed == pytest.approx(4 * 32 * 50 / 2), "five evaluations, not one"
+    assert (seconds[1] - seconds[2]) * speed == pytest.approx(95 * 32 * 50 / 2), "one at each of 96 steps"
 
 
 def test_without_history_a_probe_is_the_basis(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ from workbench.bases.layout import Layout
 from workbench.bases.store import Bases
 from workbench.errors import ImportRefused, NotFound, UsageError, WorkbenchError
 from workbench.evidence import summary
+from workbench.recipe import Recipe
 from workbench.records import Base, Dataset, ItemScore
 from workbench.registry.archive import check_member_name
 from workbench.registry.imports import import_adapter
@@ -225,9 +226,15 @@ def test_the_base_is_never_guessed(base: Base, tmp_path: Path) -> None:
 
 
 def test_what_was_exported_finds_its_base_by_lock_and_comes_back_the_same(base: Base, tmp_path: Path) -> None:
-    registry = Registry()
+    registry, recipe = Registry(), Recipe(base="tiny@1", dataset="orders")
     first = registry.publish(
-        write_adapter(tmp_path / "a"), name="orders", base=base, dataset=None, method="lora", recipe_yaml="method: lora\n", scores={}
+        write_adapter(tmp_path / "a"),
+        name="orders",
+        base=base,
+        dataset=None,
+        method="lora",
+        recipe=recipe,
+        scores={},
     )
     Bases().add("other@1", source=f"folder:{write_base(tmp_path / 'other', seed=5)}")
     for n, out in enumerate((registry.export("orders", tmp_path / "out"), registry.export("orders", tmp_path / "out.zip", zip=True))):
@@ -266,7 +273,7 @@ def test_an_imported_adapter_that_is_scored_here_does_not_claim_our_data(base: B
     data = Dataset("orders", tmp_path, "ab" * 32, 330, 300, 30, "messages", None)
     scores = summary(arm, arm).as_dict()
     scored = Registry().publish(
-        first.path, name="x", base=base, dataset=data, method="imported", recipe_yaml=None, scores=scores, parents=[first.ref]
+        first.path, name="x", base=base, dataset=data, method="imported", recipe=None, scores=scores, parents=[first.ref]
     )
     card = (scored.path / "README.md").read_text()
     assert "on what data is not known" in card and "datasets:" not in card and "300 rows" not in card

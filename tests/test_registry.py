@@ -28,10 +28,11 @@ from workbench.db import reading, session
 from workbench.db.tables import adapter_versions
 from workbench.errors import Conflict, Fenced, IntegrityError, NotFound, UsageError, WorkbenchError
 from workbench.evidence import Evidence, summary, write_scores
+from workbench.recipe import Recipe
 from workbench.records import Adapter, Base, BaseRef, Dataset, ItemScore, as_json
 from workbench.registry.store import Registry
 
-RECIPE = "base: tiny@1\ndataset: orders\nmethod: lora\nlearning_rate: 0.001\nmax_steps: 60\nseed: 42\n"
+RECIPE = Recipe.load({"base": "tiny@1", "dataset": "orders", "max_steps": 60})
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def trained(tmp_path: Path) -> Path:
 
 
 def publish(folder: Path, base: Base, name: str = "orders", **more: Any) -> Adapter:
-    given: dict[str, Any] = {"dataset": None, "method": "lora", "recipe_yaml": RECIPE, "scores": {}, **more}
+    given: dict[str, Any] = {"dataset": None, "method": "lora", "recipe": RECIPE, "scores": {}, **more}
     return Registry().publish(folder, name=name, base=base, **given)
 
 
@@ -106,7 +107,7 @@ def test_the_card_states_data_gain_base_and_what_the_licence_asks(tmp_path: Path
     (trained / "evidence" / "test.jsonl").write_text('{"id": "row-0"}\n')
     data = Dataset("orders", tmp_path, "ab" * 32, 660, 600, 60, "messages", "exact")
     scores = summary(bare, taught, "exact").as_dict()
-    found = publish(trained, base, dataset=data, scores=scores, recipe_yaml=RECIPE.replace("lora", "qlora"), method="qlora")
+    found = publish(trained, base, dataset=data, scores=scores, recipe=RECIPE.model_copy(update={"method": "qlora"}), method="qlora")
     card = (found.path / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "peft" and front["datasets"] == ["orders"] and front["tags"] == ["lora", "qlora"]
@@ -269,7 +270,7 @@ def _attempt() -> tuple[str, str]:
     from workbench.jobs import queue
 
     queue.register_slots("here", ["cpu-0"])
-    queue.submit("selftest", {}, title="t", key=None, count=1, policy="resume", max_crashes=3)
+    queue.submit("count", {}, title="t", key=None, count=1, policy="resume", max_crashes=3)
     claim = queue.claim("here", "boot", lease=60)
     assert claim is not None
     return claim.job_id, claim.token

@@ -13,8 +13,8 @@ from workbench.errors import DataError
 from workbench.hf.evaluate import evaluate
 from workbench.hf.load import load_base, load_tokenizer
 from workbench.hf.probes import linear_cka, passages_nll, probe
+from workbench.rebase.health import neutral_passages
 from workbench.rebase.recoordinate import Coordinates
-from workbench.rebase.store import neutral_passages
 
 pytestmark = pytest.mark.torch
 ROWS = order_rows(24)

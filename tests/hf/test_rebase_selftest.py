@@ -45,6 +45,6 @@ def test_what_it_cannot_try_is_refused_before_a_job_starts(pico_base: Path, tmp_
     with pytest.raises(UsageError, match="was not made for pico@again"):
         world.bench.rebase.selftest(other, "orders@1")
     plain = tiny_adapter(world.base.path, seed=2)
-    bare = world.bench.adapters.publish(plain, name="bare", base=world.base, dataset=None, method="imported", recipe_yaml=None, scores={})
+    bare = world.bench.adapters.publish(plain, name="bare", base=world.base, dataset=None, method="imported", recipe=None, scores={})
     with pytest.raises(DataError, match="never scored"):
         world.bench.rebase.selftest("pico@1", bare.ref)

@@ -31,7 +31,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
 
 
 def publish(folder: Path, base: Base, name: str, job: str) -> Adapter:
-    return Registry().publish(folder, name=name, base=base, dataset=None, method="lora", recipe_yaml=None, scores={}, job_id=job)
+    return Registry().publish(folder, name=name, base=base, dataset=None, method="lora", recipe=None, scores={}, job_id=job)
 
 
 def test_a_kill_at_any_step_of_publishing(base: Base, trained: Path, faults: Faults, capsys: pytest.CaptureFixture[str]) -> None:

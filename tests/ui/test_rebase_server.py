@@ -16,6 +16,7 @@ from tests.ui.test_views import text
 from workbench import Workbench
 from workbench.rebase.result import Check
 from workbench.rebase.store import Checks
+from workbench.recipe import Recipe
 from workbench.records import Adapter
 from workbench.words import words
 from workbench_ui.access import Access
@@ -26,10 +27,10 @@ EN = words("en")
 
 
 def publish(bench: Workbench, folder: Path, name: str, base: str) -> Adapter:
-    recipe = f"base: {base}\ndataset: orders\n"
+    recipe = Recipe(base=base, dataset="orders")
     made = write_adapter(folder / name)
     return bench.adapters.publish(
-        made, name=name, base=bench.bases.get(base), dataset=None, method="lora", recipe_yaml=recipe, scores=scores(20, 160)
+        made, name=name, base=bench.bases.get(base), dataset=None, method="lora", recipe=recipe, scores=scores(20, 160)
     )
 
 

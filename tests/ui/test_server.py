@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from tests.folders import write_adapter, write_base
 from workbench import Workbench
+from workbench.recipe import Recipe
 from workbench.records import Adapter
 from workbench.words import words
 from workbench_ui.access import Access
@@ -52,9 +53,9 @@ def post_event(client: TestClient, body: Any, lang: str = "en", **options: Any) 
 def published(tmp_path: Path) -> Adapter:
     bench = Workbench()
     base = bench.bases.add("tiny@1", source=f"folder:{write_base(tmp_path / 'tiny')}", license="Apache-2.0")
-    recipe = "base: tiny@1\ndataset: orders\n"
+    recipe = Recipe(base="tiny@1", dataset="orders")
     return bench.adapters.publish(
-        write_adapter(tmp_path / "made"), name="orders", base=base, dataset=None, method="lora", recipe_yaml=recipe, scores={}
+        write_adapter(tmp_path / "made"), name="orders", base=base, dataset=None, method="lora", recipe=recipe, scores={}
     )
 
 
