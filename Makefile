@@ -16,8 +16,9 @@ ui: $(STAMP)              ## open the browser pages: the link it prints lets you
 test: $(STAMP)            ## the whole suite on every core, fast tests first; prints the slowest ten
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=10
 
-test-fast: $(STAMP)       ## only the tests that need neither torch nor a browser
-	$(BIN)/python -m pytest --ignore=tests/hf --ignore=tests/ui --ignore=tests/reliability
+test-fast: $(STAMP)       ## what starts no job, server or browser and needs no torch; twenty seconds
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal \
+	  -m "not slow and not postgres" --ignore=tests/hf --ignore=tests/ui --ignore=tests/reliability
 
 check: $(STAMP)           ## ruff, mypy strict on the engine, import-linter
 	$(BIN)/ruff check .

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from tests.folders import write_adapter, write_base
+from tests.folders import write_adapter
+from tests.tiny_base import make_tiny_base
 from tests.ui import checks
 from tests.ui.samples import scores
 from tests.ui.test_views import text
@@ -46,7 +47,7 @@ def bench(tmp_path: Path) -> Workbench:
     """Two bases."""
     bench = Workbench()
     for n in (1, 2):
-        bench.bases.add(f"tiny@{n}", source=f"folder:{write_base(tmp_path / f'tiny{n}', seed=n)}", license="Apache-2.0")
+        bench.bases.add(f"tiny@{n}", source=f"folder:{make_tiny_base(tmp_path / f'tiny{n}', seed=n)}", license="Apache-2.0")
     return bench
 
 
@@ -82,7 +83,7 @@ def test_a_base_that_was_added_again_makes_the_check_out_of_date(bench: Workbenc
     store(bench, orders, "tiny@2", "works")
     assert "1 adapter, and it works as it is" in answer(bench, "tiny@2")
     bench.bases.remove("tiny@2", force=True)
-    bench.bases.add("tiny@2", source=f"folder:{write_base(tmp_path / 'other', seed=9)}", license="Apache-2.0")
+    bench.bases.add("tiny@2", source=f"folder:{make_tiny_base(tmp_path / 'other', seed=9)}", license="Apache-2.0")
     assert "no longer holds" in answer(bench, "tiny@2") and "no longer holds" in answer(bench, "tiny@2", "orders@1")
 
 
