@@ -30,8 +30,8 @@ fix: $(STAMP)             ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)           ## training speed beside plain TRL, in one run
-	$(BIN)/python benchmarks/train.py
+bench: $(STAMP)           ## training speed beside plain TRL, alternating: a Llama, a mixture of experts, a Gemma 2
+	$(BIN)/python -m benchmarks.train
 
 families: $(STAMP)        ## a tiny model of every family through everything; writes docs/families.md, ten minutes on two quiet cores
 	$(BIN)/python -m benchmarks.families --write docs

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from workbench import evidence
 from workbench.rebase import result
+from workbench.rebase.verdicts import VERDICTS
 
 __all__ = ["check_page", "check_schema"]
 
@@ -47,7 +48,7 @@ _LEFT_OUT = {
 
 def check_page(made: str) -> str:
     """docs/check.md."""
-    words = ", ".join(f"`{word}`" for word in result.VERDICTS)
+    words = ", ".join(f"`{word}`" for word in VERDICTS)
     changes = ", ".join(f"`{change}`" for change in result.CHANGES)
     parts = [
         made,
@@ -72,7 +73,7 @@ def check_page(made: str) -> str:
 def check_schema() -> str:
     """docs/check.schema.json."""
     schema = TypeAdapter(result.Check).json_schema(mode="serialization")
-    schema["properties"]["word"] = {"anyOf": [{"enum": list(result.VERDICTS)}, {"type": "null"}], "title": "Word"}
+    schema["properties"]["word"] = {"anyOf": [{"enum": list(VERDICTS)}, {"type": "null"}], "title": "Word"}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A rebase check"}
     return json.dumps({**schema, **head}, indent=1, sort_keys=True) + "\n"
 

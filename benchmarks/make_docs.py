@@ -21,7 +21,7 @@ from benchmarks.check_docs import check_page, check_schema
 from benchmarks.python_docs import python_page
 from workbench.cli import root
 from workbench.cli.recipe_options import default_text, group_of, kind_of
-from workbench.rebase.findings import CATALOGUE, LEVELS
+from workbench.rebase.findings import CATALOGUE, LEVELS, described
 from workbench.recipe import GROUPS, PRESETS, Recipe
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -109,12 +109,12 @@ def findings_page() -> str:
     ]
     for level in LEVELS:
         names = [name for name, entry in CATALOGUE.items() if entry.level == level]
-        rows = ["| finding | what it says |", "|---|---|", *(f"| [`{name}`](#{name}) | {CATALOGUE[name].title} |" for name in names)]
+        told = {name: described(name) for name in names}
+        rows = ["| finding | what it says |", "|---|---|", *(f"| [`{name}`](#{name}) | {told[name]['title']} |" for name in names)]
         parts.append(f"## {level}\n\n{_LEVELS[level]}\n\n" + "\n".join(rows))
-        for name in names:
-            entry = CATALOGUE[name]
-            also = f" Only a {entry.milder} when {entry.when}." if entry.milder else ""
-            parts.append(f"### {name}\n\n**{entry.title}.** {entry.explanation}{also}\n\nWhat to do: {entry.advice}")
+        for name, entry in told.items():
+            also = f" Only a {entry['milder']} when {entry['when']}." if entry["milder"] else ""
+            parts.append(f"### {name}\n\n**{entry['title']}.** {entry['explanation']}{also}\n\nWhat to do: {entry['advice']}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -79,9 +79,11 @@ def follow(bench: Workbench, name: str, dataset: str) -> None:
     for ref in fetched[1:]:
         if bench.rebase.find(adapter, ref) is None:
             bench.jobs.wait(bench.rebase.check(adapter, onto=ref, probes=True).id)
-        from workbench.rebase.report import sentence
+        from workbench.rebase.telling import tell
+        from workbench.words import words
 
-        print(sentence(bench.rebase.get(adapter, ref)))
+        telling = tell(bench.rebase.get(adapter, ref))
+        print(words("en").say(telling.headline), words("en").say(telling.figures))
 
 
 if __name__ == "__main__":

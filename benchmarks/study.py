@@ -223,8 +223,7 @@ def collect(bench: Workbench) -> Iterator[Check]:
 def print_study(checks: list[Check]) -> str:
     """One line per adapter and version: where the weights went, all four arms, and the verdict."""
     lines = [
-        "| adapter | on | change, colour | drift | drift/update | base health, bits/byte | A → A+a | B → B+a "
-        "| n | served (95 %) | verdict |",
+        "| adapter | on | change | drift | drift/update | base health, bits/byte | A → A+a | B → B+a | n | served (95 %) | verdict |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in checks:
@@ -237,7 +236,7 @@ def print_study(checks: list[Check]) -> str:
         served = verdict.contrasts[metric].served
         health = f"{one.health.home:.2f} → {one.health.new:.2f}" if one.health and one.health.home is not None else ""
         drift = [f"{v:.4f}" if v is not None else "" for v in ((moved.drift, moved.ratio) if moved else (None, None))]
-        kind = ", ".join(word for word in (moved.change, moved.band) if word) if moved else ""
+        kind = moved.change if moved else ""
         lines.append(
             f"| {one.adapter} | {one.base} | {kind} | {drift[0]} | {drift[1]} | {health} "
             f"| {arms['home']:.3f} → {arms['home_adapter']:.3f} | {arms['new']:.3f} → {arms['new_adapter']:.3f} | {verdict.n} "

@@ -9,9 +9,10 @@ from pathlib import Path
 from study import FAMILY, print_study
 
 from workbench.rebase.result import Check
+from workbench.rebase.verdicts import STATES
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 900, 520, 70, 30, 190, 60
-SHAPES = {"works": "●", "not needed": "–", "too close to tell": "?", "weaker": "!", "lost": "✕", "does harm": "▼", "no gain at home": "○"}
+SHAPES = {name: state.mark for name, state in STATES.items() if state.verdict}
 COLOURS = ("#1d4ed8", "#b45309", "#047857", "#7c3aed", "#be123c")
 
 

@@ -1,9 +1,11 @@
 """Training speed beside plain TRL: same rows, base, LoRA configuration, batch size and steps, in one alternating run.
 
-    python benchmarks/train.py                 three repeats of six steps, some minutes on two cores
-    python benchmarks/train.py --quick         one repeat of three steps, to see that it works
-    python benchmarks/train.py --help
+    python -m benchmarks.train                       three repeats of six steps on each base, a quarter of an hour on two cores
+    python -m benchmarks.train --base gemma-2-50m    on one base only
+    python -m benchmarks.train --quick               one repeat of three steps, to see that it works
 
+Three bases, unless others are named: a real small Llama, and with random weights a mixture of experts (balanced by its auxiliary
+loss) and a Gemma 2 (soft capping, sliding window), each of some fifty million parameters and with the first one's tokenizer.
 Three arms, each run in a process of its own:
 
     trl            `SFTTrainer` with `SFTConfig` at its own defaults (bfloat16 autocast, gradient checkpointing, padding)
@@ -31,10 +33,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.zoo import timed
 from workbench import Workbench, paths
 from workbench.errors import NotFound
 
-BASE = "smollm2-135m-instruct@1"
+ROOT = Path(__file__).parents[1]
+REAL = "smollm2-135m-instruct@1"
+BASES = (REAL, *timed())
 ARMS = {"trl": "trl", "trl-fp32": "trl bf16=False", "workbench": "workbench"}
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}  # on all linear layers
 LEARNING_RATE = 1e-3
@@ -43,7 +48,7 @@ SCORED = 16  # rows of the test part for the loss
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--base", default=BASE, help="family@version (added when it is not here), or a folder")
+    parser.add_argument("--base", nargs="+", default=BASES, help=f"{', '.join(timed())}, family@version (added when not here), or a folder")
     parser.add_argument("--dataset", default="plain-replies", help="a dataset by name; order-codes has shorter rows and answers")
     parser.add_argument("--steps", type=int, default=6, help="optimiser steps a run, the first one not timed")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each arm")
@@ -66,38 +71,50 @@ def main() -> None:
 
 
 def compare(given: argparse.Namespace) -> None:
-    """Run all arms, alternating, and print the table."""
-    units = _child("import sys; from workbench.hf.load import has_bf16_units; sys.exit(0 if has_bf16_units() else 3)") == 0
-    spec = _spec(given)
+    """Run all arms on each base, alternating, and print a table for each."""
+    units = _child("-c", "import sys; from workbench.hf.load import has_bf16_units; sys.exit(0 if has_bf16_units() else 3)") == 0
     load = os.getloadavg()[0]
     print(f"{_processor()}, {os.cpu_count()} cores, bfloat16 units: {'yes' if units else 'no'}, load {load:.2f}, {_libraries()}")
-    print(f"{given.base}, {given.dataset}: {given.rows} rows a step, {given.steps} steps, {given.repeats} repeats, LoRA r=16 everywhere")
+    print(f"{given.dataset}: {given.rows} rows a step, {given.steps} steps, {given.repeats} repeats, LoRA r=16 everywhere")
     if load > 0.5:
         print("Something else is running: the times below are not to be trusted.")
-    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
-    if not units:
-        found["trl"].append(_run("trl", {**spec, "steps": 2}))
     alternating = [arm for arm in ARMS if units or arm != "trl"]
-    for repeat in range(given.repeats):
-        for arm in alternating if repeat % 2 == 0 else reversed(alternating):
-            found[arm].append(_run(arm, spec))
-    _table(found)
-
-
-def _spec(given: argparse.Namespace) -> dict[str, Any]:
     bench = Workbench()
-    folder = Path(given.base)
-    if not folder.is_dir():
-        try:
-            folder = bench.bases.get(given.base).path
-        except NotFound:
-            print(f"Adding {given.base} …", flush=True)
-            folder = bench.bases.add(given.base).path
+    with tempfile.TemporaryDirectory() as room:
+        for base in given.base:
+            print(f"\n{base}", flush=True)
+            spec = _spec(given, bench, _folder(bench, base, Path(room)))
+            runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+            if not units:
+                runs["trl"].append(_run("trl", {**spec, "steps": 2}))
+            for repeat in range(given.repeats):
+                for arm in alternating if repeat % 2 == 0 else reversed(alternating):
+                    runs[arm].append(_run(arm, spec))
+            _table(runs)
+
+
+def _folder(bench: Workbench, base: str, room: Path) -> Path:
+    """Where `base` lies, after it was fetched or, in `room`, built with the tokenizer of the real one."""
+    if base in timed():
+        built = room / base
+        if code := _child("-m", "benchmarks.zoo", base, str(built), "--tokenizer", str(_folder(bench, REAL, room))):
+            raise SystemExit(f"Building {base} ended with exit status {code}.")
+        return built
+    if (folder := Path(base)).is_dir():
+        return folder
+    try:
+        return bench.bases.get(base).path
+    except NotFound:
+        print(f"Adding {base} …", flush=True)
+        return bench.bases.add(base).path
+
+
+def _spec(given: argparse.Namespace, bench: Workbench, base: Path) -> dict[str, Any]:
     train = bench.datasets.rows(given.dataset, split="train")
     wanted = given.rows * given.steps
     rows = (train * (1 + wanted // len(train)))[:wanted]
     scored = bench.datasets.rows(given.dataset, split="test")[:SCORED]
-    return {"base": str(folder), "rows": rows, "scored": scored, "steps": given.steps, "batch": given.rows}
+    return {"base": str(base), "rows": rows, "scored": scored, "steps": given.steps, "batch": given.rows}
 
 
 def _run(arm: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -106,9 +123,8 @@ def _run(arm: str, spec: dict[str, Any]) -> dict[str, Any]:
         spec = {**spec, "out": f"{folder}/out", "result": f"{folder}/result.json"}
         (Path(folder) / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
         log = Path(folder) / "log"
-        command = [sys.executable, __file__, "--arm", arm, "--spec", f"{folder}/spec.json"]
         with log.open("wb") as file:
-            code = subprocess.run(command, stdout=file, stderr=file, env=_environment(), check=False).returncode
+            code = _child("-m", "benchmarks.train", "--arm", arm, "--spec", f"{folder}/spec.json", output=file)
         if code:
             raise SystemExit(f"The arm {ARMS[arm]} failed:\n" + log.read_text(encoding="utf-8", errors="replace")[-4000:])
         result: dict[str, Any] = json.loads(Path(spec["result"]).read_text(encoding="utf-8"))
@@ -117,7 +133,8 @@ def _run(arm: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table(found: dict[str, list[dict[str, Any]]]) -> None:
-    print(f"\n{'':<15} {'real tokens/s':>16} {'s/step':>8} {'peak memory':>12} {'loss before -> after':>22} {'runs':>5}")
+    print(f"{found['workbench'][0]['parameters'] / 1e6:.0f} million parameters")
+    print(f"{'':<15} {'real tokens/s':>16} {'s/step':>8} {'peak memory':>12} {'loss before -> after':>22} {'runs':>5}")
     speed: dict[str, float] = {}
     for arm, runs in found.items():
         rates = sorted(run["tokens"] / run["seconds"] for run in runs)
@@ -140,8 +157,10 @@ def _environment() -> dict[str, str]:
     return paths.child_environment(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
 
 
-def _child(code: str) -> int:
-    return subprocess.run([sys.executable, "-c", code], env=_environment(), check=False).returncode
+def _child(*arguments: str, output: Any = None) -> int:
+    """The exit status of a fresh Python process."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, stdout=output, stderr=output, env=_environment(), cwd=ROOT, check=False).returncode
 
 
 def _processor() -> str:
@@ -207,7 +226,7 @@ def run_workbench(spec: dict[str, Any]) -> dict[str, Any]:
 
     recipe = Recipe.load(
         {
-            "base": BASE,
+            "base": REAL,
             "dataset": "benchmark",
             "max_steps": spec["steps"],
             "per_device_train_batch_size": spec["batch"],
@@ -232,6 +251,7 @@ def _result(spec: dict[str, Any], adapter: Path, tokens: int, seconds: float, ti
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(spec["base"], dtype=torch.float32, local_files_only=True)
+    parameters = base.num_parameters()
     model = PeftModel.from_pretrained(base, str(adapter)).eval()
     rows = _rendered(spec, spec["scored"])
 
@@ -248,7 +268,8 @@ def _result(spec: dict[str, Any], adapter: Path, tokens: int, seconds: float, ti
         after = loss()
         with model.disable_adapter():
             before = loss()
-    return {"tokens": tokens, "seconds": seconds, "timed_steps": timed_steps, "peak_bytes": peak, "before": before, "after": after}
+    measured = {"tokens": tokens, "seconds": seconds, "timed_steps": timed_steps, "peak_bytes": peak}
+    return {**measured, "before": before, "after": after, "parameters": parameters}
 
 
 def _rendered(spec: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[tuple[list[int], list[int]]]:

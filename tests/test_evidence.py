@@ -19,7 +19,6 @@ from workbench.evidence import (
     Summary,
     clopper_pearson,
     exact_gain,
-    headline,
     mcnemar,
     read_scores,
     resampled_sums,
@@ -159,23 +158,6 @@ def test_summary_survives_json_and_is_deterministic() -> None:
     assert Summary.from_dict(data) == result
     assert Summary.from_dict({**data, "added_later": 1}) == result
     assert summary(base, adapter, "exact") == result
-
-
-def test_headline_says_what_happened() -> None:
-    good = headline(summary(arm([False] * 400), arm([True] * 350 + [False] * 50), "exact"))
-    assert good.startswith("With the adapter 350 of 400 test rows are exactly right, without it 0: +87.5 points (95 % interval +8")
-    tie = headline(summary(arm([True, False] * 50), arm([True, False] * 50), "exact"))
-    assert "too close to tell" in tie
-    harm = headline(summary(arm([True] * 80), arm([False] * 80), "exact"))
-    assert "does harm" in harm and "-100.0 points" in harm
-    rng = random.Random(3)
-    noisy = [rng.uniform(3, 5) for _ in range(50)]
-    free = headline(summary(arm([False] * 50, [8.0] * 50), arm([False] * 50, noisy)))
-    assert "test answers better" in free and "nats a token" in free
-    assert "worse" in headline(summary(arm([False] * 50, noisy), arm([False] * 50, [8.0] * 50)))
-    nothing = summary(arm([False] * 50, [8.0] * 50), arm([False] * 50, [8.0 - 1e-4] * 50))
-    assert nothing.gain["nll_per_token"].above_zero and "neither better nor worse" in headline(nothing) and "+0.00" in headline(nothing)
-    assert "one row gives no interval" in headline(summary(arm([False]), arm([False], [0.5])))
 
 
 def test_scores_survive_the_disk(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_each_word(home: list[bool], tuned: list[bool], new: list[bool], copied:
     result = verdict(home, tuned, new, copied)
     assert result.word == word, result.because
     assert result.metric == ("nll_per_token" if word == "no gain at home" else "exact_match") or word == "no gain at home"
-    assert "400 test rows" in result.because and "95 % interval" in result.because
+    assert "400 test questions" in result.because and "95% interval" in result.because
 
 
 def test_the_same_base_changes_nothing_and_is_not_called_absorbed() -> None:

@@ -112,7 +112,7 @@ def test_the_card_states_data_gain_base_and_what_the_licence_asks(tmp_path: Path
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "peft" and front["datasets"] == ["orders"] and front["tags"] == ["lora", "qlora"]
     assert front["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"  # the catalogue knows whose weights the file holds
-    assert "| exactly right | 0.0 % | 75.0 % | +75.0 |" in card
+    assert "| Answers that match exactly | 0% | 75% | +75 points (95% interval " in card
     assert "600 rows to learn from and 60 frozen" in card and "ab" * 32 in card
     assert base.lock_sha256 in card and "rounded compared with the original" in card
     assert "Give a copy of the licence" in card

@@ -34,10 +34,7 @@ __all__ = [
     "bca_tails",
     "by_unit",
     "clopper_pearson",
-    "direction",
     "exact_gain",
-    "gain_table",
-    "headline",
     "mcnemar",
     "read_scores",
     "resampled_sums",
@@ -374,57 +371,3 @@ def mcnemar(up: int, down: int) -> float:
     from scipy.special import bdtr
 
     return min(1.0, 2 * float(bdtr(min(up, down), up + down, 0.5))) if up + down else 1.0
-
-
-# ---------------------------------------------------------------- words
-
-
-def direction(summary: Summary, key: str) -> int:
-    """1 for a gain that is beyond doubt, -1 for a loss, else 0: also for one too small for the digits it is shown with (+0.00)."""
-    gain = summary.gain[key]
-    if abs(gain.value) < (0.0005 if key in RATES else 0.005):
-        return 0
-    return 1 if gain.above_zero else -1 if gain.below_zero else 0
-
-
-def headline(summary: Summary) -> str:
-    """The result in one sentence: by the dataset's scorer where there is one, else by how well the answers are predicted."""
-    if summary.scorer is not None and "right" in summary.gain:
-        return _rate_sentence(summary, "right", "right")
-    if summary.scorer == "exact" or direction(summary, "exact_match") > 0:
-        return _rate_sentence(summary, "exact_match", "exactly right")
-    gain = summary.gain["nll_per_token"]
-    word = ("neither better nor worse, as far as this can tell", "better", "worse")[direction(summary, "nll_per_token")]
-    levels = f"{summary.adapter.nll_per_token:.2f} nats a token with it, {summary.base.nll_per_token:.2f} without it"
-    return f"The adapter predicts the {summary.n} test answers {word}: {levels}, a gain of {_span(gain, 1, 2, '')}."
-
-
-def _rate_sentence(summary: Summary, key: str, word: str) -> str:
-    with_it, without = (round(getattr(arm, key) * summary.n) for arm in (summary.adapter, summary.base))
-    gain = summary.gain[key]
-    end = (", too close to tell", "", ", so it does harm")[direction(summary, key)]
-    counts = f"With the adapter {with_it} of {summary.n} test rows are {word}, without it {without}"
-    return f"{counts}: {_span(gain, 100, 1, ' points')}{end}."
-
-
-def _span(gain: Interval, scale: float, digits: int, unit: str) -> str:
-    value = f"{gain.value * scale:+.{digits}f}{unit}"
-    if gain.low is None or gain.high is None:
-        return f"{value} (one row gives no interval)"
-    return f"{value} (95 % interval {gain.low * scale:+.{digits}f} to {gain.high * scale:+.{digits}f})"
-
-
-_MEASURED = {"right": "right", "exact_match": "exactly right", "nll_per_token": "nats per token", "bits_per_byte": "bits per byte"}
-
-
-def gain_table(summary: Summary) -> list[tuple[str, str, str, str, str]]:
-    """A row for each metric, as text: what is measured, the base's score, the adapter's, the gain and its 95 % interval."""
-    rows = []
-    for key, gain in ((key, summary.gain[key]) for key in _MEASURED if key in summary.gain):
-        scale, digits, unit = (100, 1, " %") if key in RATES else (1, 3, "")
-        base, adapter = (f"{getattr(arm, key) * scale:.{digits}f}{unit}" for arm in (summary.base, summary.adapter))
-        interval = "one row gives none"
-        if gain.low is not None and gain.high is not None:
-            interval = f"{gain.low * scale:+.{digits}f} to {gain.high * scale:+.{digits}f}"
-        rows.append((_MEASURED[key], base, adapter, f"{gain.value * scale:+.{digits}f}", interval))
-    return rows

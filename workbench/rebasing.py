@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import DataError, NotFound, UsageError
@@ -17,12 +17,14 @@ from workbench.records import Adapter, AdapterRef, BaseRef, Job
 
 if TYPE_CHECKING:
     from workbench.api import Workbench
+    from workbench.rebase.release import Cell
     from workbench.rebase.result import Check
     from workbench.rebase.store import Checks
 
 __all__ = ["DEFAULT_STAGES", "Rebase"]
 
 DEFAULT_STAGES = ("structure", "weights", "behaviour")
+_LISTED = 200  # jobs looked at for running and failed checks
 _TOKENS_PER_SECOND = 300.0  # scored, by a base of 135 million parameters on two plain cores
 
 
@@ -118,9 +120,40 @@ class Rebase:
         """As `find`; raises `NotFound` saying how to make it."""
         return self._checks().get(self._ref(adapter), base)
 
-    def report(self, adapter: str | AdapterRef, base: str | BaseRef) -> Path:
-        """The self-contained HTML page of a check. Raises `NotFound`."""
-        return self._checks().report(self._ref(adapter), base)
+    def report(self, adapter: str | AdapterRef, base: str | BaseRef, *, lang: str = "en") -> str:
+        """A check as one HTML page that opens offline, in one of `words.LANGUAGES`. Raises `NotFound`."""
+        from workbench.rebase.report import html
+        from workbench.words import words
+
+        check = self.get(adapter, base)
+        return html([check], words(lang), stale=[check] if self.stale(check) else [])
+
+    def matrix(self, adapters: Sequence[Adapter] | None = None, bases: Sequence[str] | None = None) -> Sequence[Cell]:
+        """Adapters (default: the newest versions) against bases (default: all), row by row in the order given: what is known of each
+        adapter on each base, with checks that no longer hold, run or failed named as such."""
+        from workbench.rebase.release import Cell
+        from workbench.rebase.verdicts import BROKEN
+
+        locks = {str(base.ref): base.lock_sha256 for base in self._bench.bases.list()}
+        checks = {(check.adapter, check.base): check for check in self.list()}
+        jobs = [job for job in self._bench.jobs.list(limit=_LISTED) if job.kind in {"rebase", "evaluate"}]
+        busy, failed, cells = _busy(jobs), _failed(jobs), []
+        for adapter in self.newest() if adapters is None else adapters:
+            for base in locks if bases is None else bases:
+                check, wrong = checks.get((adapter.ref, base)), failed.get((adapter.ref, base))
+                now = (adapter.manifest_sha256, locks.get(base))
+                cells.append(
+                    Cell(
+                        adapter,
+                        base,
+                        check,
+                        stale=check is not None and now != (check.adapter_sha256, check.base_lock_sha256),
+                        job=busy.get((adapter.ref, base)) or busy.get((adapter.ref, "")),
+                        failed=wrong if wrong is not None and (check is None or _later(wrong, check)) else None,
+                        retrain_seconds=self._took(adapter) if check is not None and check.word in BROKEN else None,
+                    )
+                )
+        return cells
 
     def stale(self, check: Check) -> bool:
         """True when the adapter or the base is not what it was when this was checked, or is gone."""
@@ -163,6 +196,15 @@ class Rebase:
 
         return Checks()
 
+    def _took(self, adapter: Adapter) -> float | None:
+        """Seconds that an adapter's training took; None when its job is no longer known."""
+        try:
+            attempts = self._bench.jobs.get(adapter.job_id or "").attempts
+        except (NotFound, UsageError):
+            return None
+        spans = [(a.ended_at - a.started_at).total_seconds() for a in attempts if a.started_at and a.ended_at]
+        return sum(spans) if spans else None
+
     def _ref(self, adapter: str | AdapterRef) -> str:
         """`name@version`; an adapter that is gone keeps its checks, so a full reference is not looked up."""
         parsed = AdapterRef.parse(adapter)
@@ -178,6 +220,30 @@ def _require_evidence(adapters: Sequence[Adapter]) -> None:
             hint=f"Score them on a test set: workbench adapter evaluate {bare[0]} --dataset NAME. "
             f"What can be said without one: workbench rebase check {bare[0]} --onto … --stages structure,weights",
         )
+
+
+def _busy(jobs: Sequence[Job]) -> dict[tuple[str, str], Job]:
+    """(adapter, base) -> the job that looks at it now; an evaluation looks at no base but its own, and its base is "" here."""
+    busy: dict[tuple[str, str], Job] = {}
+    for job in jobs:
+        if not job.state.final:
+            of_base = [(ref, job.spec["base"]) for ref in job.spec["adapters"]] if job.kind == "rebase" else [(job.spec["adapter"], "")]
+            busy |= {(str(ref), str(base)): job for ref, base in of_base}
+    return busy
+
+
+def _failed(jobs: Sequence[Job]) -> dict[tuple[str, str], Job]:
+    """Checks whose newest job ended with an error; `jobs` come with the newest first."""
+    newest: dict[tuple[str, str], Job] = {}
+    for job in jobs:
+        for ref in job.spec.get("adapters", []) if job.kind == "rebase" and job.state.final else []:
+            newest.setdefault((str(ref), str(job.spec["base"])), job)
+    return {key: job for key, job in newest.items() if job.error}
+
+
+def _later(job: Job, check: Check) -> bool:
+    created, checked = (at if at.tzinfo else at.replace(tzinfo=UTC) for at in (job.created_at, datetime.fromisoformat(check.created_at)))
+    return created > checked
 
 
 def _check_settings(given: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import math
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -265,11 +266,14 @@ class Adapter:
 
 
 def as_json(value: Any) -> Any:
-    """Turn records into plain JSON values: references to text, times to ISO 8601, paths to text."""
+    """Turn records into plain JSON values: references to text, times to ISO 8601, paths to text; NaN and infinities, which JSON does
+    not know, to null."""
     if isinstance(value, BaseRef | AdapterRef):
         return str(value)
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Path):

@@ -6,7 +6,7 @@
     tasks.py      tasks whose success depends on the base to different degrees
     adapters.py   one LoRA adapter per base and task
     cells.py      source x target: the four stages of the rebase check on every cell
-    contest.py    which signal foretells the verdict; the bands of stage 1
+    contest.py    which signal foretells the verdict
     page.py       what is printed, and docs/lab.md; pictures.py: its pictures
 
 Run it with `make lab`, or `python -m benchmarks.lab --help`.

@@ -1,7 +1,7 @@
 """Run the lineage lab: pre-train, adapt, copy, judge, and print what was found.
 
     python -m benchmarks.lab                 the whole lab: within an hour on two quiet cores, minutes on a GPU
-    python -m benchmarks.lab --publish       the same, written to docs/ and workbench/rebase/calibration.json (make lab)
+    python -m benchmarks.lab --publish       the same, written to docs/ (make lab)
     python -m benchmarks.lab --quick         a smaller one, to see that it works; --tiny is for the tests
     python -m benchmarks.lab --help
 
@@ -31,7 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parse(arguments)
     sizes = _sizes(given)
     from benchmarks.lab.adapters import make_adapters
-    from benchmarks.lab.bands import calibrate, try_out, write
     from benchmarks.lab.cells import make_cells
     from benchmarks.lab.contest import contest, counted
     from benchmarks.lab.page import page
@@ -53,22 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     compared = counted(cells)
     entries = contest(compared)
-    bands = calibrate(compared, entries)
-    trials = {band.signal: try_out(band.signal, compared) for band in bands}
     stages = {"text": [text], "pre-training": list(bases.values()), "adapters": list(adapters.values()), "the check": measured}
-    printed = page(sizes, bases, cells, compared, entries, bands, trials, _machine(threads, stages, bases, adapters, text))
+    printed = page(sizes, bases, cells, compared, entries, _machine(threads, stages, bases, adapters, text))
 
-    out, calibration = _places(given, root)
+    out = REPOSITORY / "docs" if given.publish else given.out or root / "out"
     images = out / "images"
     images.mkdir(parents=True, exist_ok=True)
     _write(out / "lab.md", printed)
     _write(images / "lab-matrix.svg", matrix(cells))
-    if bands:
-        _write(images / "lab-signal.svg", scatter(compared, bands[0]))
-    facts = {"cells": len(cells), "compared": len(compared), "bases": list(bases), "sizes": dataclasses.asdict(sizes)}
-    write(calibration, bands, cells, facts)
+    if best := next((entry.name for entry in entries if entry.stage == 1), None):
+        _write(images / "lab-signal.svg", scatter(compared, best))
     sys.stdout.write(printed)
-    _say(f"Written: {out / 'lab.md'}, {calibration}")
+    _say(f"Written: {out / 'lab.md'}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -77,8 +72,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     preset.add_argument("--quick", action="store_const", const=QUICK, dest="preset", help="some minutes")
     preset.add_argument("--tiny", action="store_const", const=TINY, dest="preset", help="seconds: only to see that it works")
     parser.add_argument("--folder", type=Path, help="where finished pieces are kept (default: cache/lab in the workbench's home)")
-    parser.add_argument("--out", type=Path, help="where the page, its pictures and calibration.json go (default: out in --folder)")
-    parser.add_argument("--publish", action="store_true", help="write docs/lab.md and the calibration that ships instead of --out")
+    parser.add_argument("--out", type=Path, help="where the page and its pictures go (default: out in --folder)")
+    parser.add_argument("--publish", action="store_true", help="write docs/lab.md instead of --out")
     parser.add_argument("--text", type=Path, help="a folder with text to pre-train on (default: Python's standard library)")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--tokens", type=int, help="tokens a run reads, instead of --steps")
@@ -104,16 +99,6 @@ def _sizes(given: argparse.Namespace) -> Sizes:
     if given.tokens:
         sizes = dataclasses.replace(sizes, steps=max(1, given.tokens // (sizes.batch * sizes.context)))
     return sizes
-
-
-def _places(given: argparse.Namespace, root: Path) -> tuple[Path, Path]:
-    """(folder of the page, calibration file)."""
-    from workbench.rebase.calibration import FILE
-
-    if given.publish:
-        return REPOSITORY / "docs", FILE
-    out = given.out or root / "out"
-    return out, out / "calibration.json"
 
 
 def _machine(threads: int, stages: dict[str, list[Piece]], bases: Bases, adapters: Adapters, text: Piece) -> list[str]:

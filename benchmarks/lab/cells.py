@@ -21,11 +21,10 @@ from benchmarks.lab.tasks import rows_of, task_of
 from workbench.bases.lock import LOCK_FILE, Lock, read_lock, sha256_file
 from workbench.evidence import Evidence, read_scores, write_scores
 from workbench.hf import probes
-from workbench.hf.evaluate import evaluate_many
+from workbench.hf.arms import NewBase, Test
 from workbench.rebase import lineage, weights
 from workbench.rebase.ceiling import recovered
 from workbench.rebase.result import Check, Settings, Structure
-from workbench.rebase.store import finite
 from workbench.rebase.structure import examine
 from workbench.rebase.verdict import judge
 
@@ -97,14 +96,8 @@ def _scores(bench: Bench, task: str, base: str) -> Piece:
     key = {"base": bench.bases[base].digest, "adapters": {f"{name}-{source}": one.digest for (name, source), one in chosen.items()}}
 
     def make(out: Path) -> None:
-        evidence = evaluate_many(
-            bench.bases[base].path,
-            [one.path for one in chosen.values()],
-            bench.rows[task],
-            scorer=SCORER,
-            max_length=MAX_LENGTH,
-            dtype=torch.float32,
-        )
+        arms, test = NewBase(bench.bases[base].path, "", keep=False), Test(bench.rows[task], SCORER, MAX_LENGTH, bf16=False)
+        evidence = [arms.score(test, one.path, serve=0) for one in chosen.values()]
         for (name, source), scored in zip(chosen, evidence, strict=True):
             write_scores(out / f"{name}-{source}.jsonl", scored)
         bench.say(f"  {task} on {base}: " + ", ".join(f"{n}-{s} {_share(e):.2f}" for (n, s), e in zip(chosen, evidence, strict=True)))
@@ -135,7 +128,7 @@ def _signals(bench: Bench, name: str, source: str) -> Piece:
                 seen = probes.compare(old, probes.tell(new.path, adapter.path, asked, answers=old.answers, doses=probes.DOSES, **how))
             structure = examine(adapter.path, bench.locks[source], bench.locks[target], **places)
             check = replace(_blank(bench, name, source, target), structure=structure, weights=moved, probes=seen)
-            (out / f"{target}.json").write_text(json.dumps(finite(check.as_dict())), encoding="utf-8")
+            (out / f"{target}.json").write_text(json.dumps(check.as_dict()), encoding="utf-8")
         bench.say(f"  {name} on {source}")
 
     return piece(bench.root / "signals", f"{name}-{source}", key, make)

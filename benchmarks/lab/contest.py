@@ -17,9 +17,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 from benchmarks.lab.cells import Cell
-from workbench.rebase import calibration
-from workbench.rebase.calibration import value
-from workbench.rebase.result import BROKEN, Weights
+from workbench.rebase.result import Weights
+from workbench.rebase.verdicts import BROKEN
 
 __all__ = ["Entry", "SIGNALS", "contest", "counted", "kept"]
 
@@ -126,6 +125,30 @@ def _weights(read: Callable[[Weights], float | None]) -> Signal:
     return lambda cell: None if cell.check.weights is None else read(cell.check.weights)
 
 
+# Fields of `Weights`, those of the lineage test with its name before, in words.
+_STAGE_1 = {
+    "drift": "drift",
+    "ratio": "drift / update",
+    "input": "drift at the adapter's input",
+    "output": "drift at the adapter's output",
+    "alignment": "drift along the update",
+    "embeddings": "drift of the embeddings",
+    "norms": "drift of the norms",
+    "lineage.residual_cosine": "lineage: residual cosine",
+    "lineage.residual_identity": "lineage: residual identity",
+    "lineage.identity": "lineage: neurons in place",
+    "lineage.agreement": "lineage: neurons agree",
+}
+
+
+def _value(weights: Weights, signal: str) -> float | None:
+    """A signal's value; None where stage 1 could not measure it."""
+    holder: Any = weights
+    for part in signal.split("."):
+        holder = None if holder is None else getattr(holder, part)
+    return None if holder is None or not math.isfinite(holder) else float(holder)
+
+
 def _group(group: str, name: str) -> Signal:
     """Root mean square over the modules of a group."""
 
@@ -165,7 +188,7 @@ def _off_ratio(probes: Any) -> float | None:
 
 
 SIGNALS: dict[str, tuple[int, Signal]] = {
-    **{title: (1, _weights(partial(value, signal=signal))) for signal, title in calibration.SIGNALS.items()},
+    **{title: (1, _weights(partial(_value, signal=signal))) for signal, title in _STAGE_1.items()},
     "drift, attention": (1, _group("attention", "drift")),
     "drift, mlp": (1, _group("mlp", "drift")),
     "drift at the adapter's input, worst": (1, _weights(_worst)),

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from benchmarks.lab.bands import GOOD, Trial
 from benchmarks.lab.cells import Cell
 from benchmarks.lab.contest import Entry
 from benchmarks.lab.pictures import SIGNS
 from benchmarks.lab.sizes import Bases, Sizes
-from workbench.rebase.calibration import SIGNALS, Band, Limit
-from workbench.rebase.result import BROKEN, VERDICTS
+from workbench.rebase.verdicts import VERDICTS
 
 __all__ = ["page"]
 
@@ -28,11 +26,9 @@ def page(
     cells: Sequence[Cell],
     compared: Sequence[Cell],
     entries: Sequence[Entry],
-    bands: Sequence[Band],
-    trials: dict[str, Trial],
     machine: Sequence[str],
 ) -> str:
-    """`compared` are the cells the contest and the bands are about."""
+    """`compared` are the cells the contest is about."""
     parts = [
         "<!-- Printed by `make lab`: do not edit. -->",
         "# The lineage lab",
@@ -50,7 +46,6 @@ def page(
         _counts(cells),
         _harm(cells),
         _contest(entries, compared),
-        _bands(bands, trials, compared),
         "## Time and machine\n\n" + "\n".join(f"- {line}" for line in machine),
     ]
     return "\n\n".join(parts) + "\n"
@@ -162,36 +157,5 @@ def _contest(entries: Sequence[Entry], cells: Sequence[Cell]) -> str:
         "intervals draw pairs of bases. Beside it the same within the one run, with the served change, and how well the signal tells "
         "broken (weaker, lost, does harm) from sound cells of a base that had no part in learning which way it points.\n\n"
         + _table(head, rows)
+        + "\n\n![A stage-1 signal against kept success](images/lab-signal.svg)"
     )
-
-
-def _bands(bands: Sequence[Band], trials: dict[str, Trial], cells: Sequence[Cell]) -> str:
-    good, broken = (sum(c.check.word in words for c in cells) for words in (GOOD, BROKEN))
-    text = (
-        "## The colours of stage 1\n\nGreen where at least nine cells in ten kept working (works, not needed), red where at least nine in "
-        f"ten were broken, amber between. Of the {len(cells)} cells {good} are sound and {broken} broken. The lower bounds count pairs of "
-        "bases, since cells of one pair share their fate. The last columns fit the limits without a base and colour the cells with it."
-    )
-    rows = []
-    for band in bands:
-        trial = trials[band.signal]
-        sides = "at most" if band.lower_is_better else "at least", "at least" if band.lower_is_better else "at most"
-        rows.append(
-            [
-                SIGNALS[band.signal],
-                _limit(band.green, sides[0]),
-                _limit(band.red, sides[1]),
-                f"{trial.green_right} of {trial.green}",
-                f"{trial.red_right} of {trial.red}",
-                str(trial.amber),
-            ]
-        )
-    head = ["signal", "green", "red", "left out: green and sound", "left out: red and broken", "left out: amber"]
-    body = _table(head, rows) if rows else "No stage-1 signal could be calibrated: stage 1 has no colours."
-    return f"{text}\n\n{body}\n\n![A stage-1 signal against kept success](images/lab-signal.svg)" if rows else f"{text}\n\n{body}"
-
-
-def _limit(limit: Limit | None, side: str) -> str:
-    if limit is None:
-        return "none: nine in ten never held"
-    return f"{side} {limit.at:.4g}: {limit.right} of {limit.cells} cells, {limit.pairs} pairs, share ≥ {limit.low:.2f}"

@@ -10,22 +10,20 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from benchmarks.lab.cells import Cell
-from benchmarks.lab.contest import kept
-from workbench.rebase.calibration import SIGNALS, Band, value
+from benchmarks.lab.contest import SIGNALS, kept
+from workbench.rebase.verdicts import STATES
 
 __all__ = ["SIGNS", "matrix", "scatter"]
 
-# verdict -> (sign, fill, ink)
-SIGNS = {
-    "works": ("✓", "#d7efdc", "#14532d"),
-    "not needed": ("=", "#dbeafe", "#1e3a8a"),
-    "no gain at home": ("–", "#f1f1f1", "#444444"),
-    "too close to tell": ("?", "#fdf3cf", "#6b4e00"),
-    "weaker": ("▾", "#fde3c8", "#7c3a00"),
-    "lost": ("✕", "#f9d2d2", "#7f1d1d"),
-    "does harm": ("!", "#e7c6f2", "#581c87"),
-    "cannot load": ("⊘", "#d4d4d4", "#111111"),
+# tone -> (fill, ink)
+_TONES = {
+    "good": ("#d7efdc", "#14532d"),
+    "info": ("#dbeafe", "#1e3a8a"),
+    "idle": ("#f1f1f1", "#444444"),
+    "warn": ("#fdf3cf", "#6b4e00"),
+    "bad": ("#f9d2d2", "#7f1d1d"),
 }
+SIGNS = {name: (state.mark, *_TONES[state.tone]) for name, state in STATES.items() if state.verdict}  # verdict -> (sign, fill, ink)
 WIDE, HIGH, LEFT, TOP = 92, 44, 56, 64  # of a cell, and the space for names
 
 
@@ -73,13 +71,10 @@ def _title(cell: Cell) -> str:
     return f"<title>{escape(f'{cell.name}: {cell.source} to {cell.target}: {cell.check.word}; {numbers}')}</title>"
 
 
-def scatter(cells: Sequence[Cell], band: Band) -> str:
-    """Kept success against a signal. `cells` as the contest counts them; the limits of the bands are lines."""
-    points = [
-        (x, kept(cell), cell)
-        for cell in cells
-        if cell.check.weights is not None and (x := value(cell.check.weights, band.signal)) is not None
-    ]
+def scatter(cells: Sequence[Cell], signal: str) -> str:
+    """Kept success against a signal of the contest. `cells` as it counts them."""
+    _, read = SIGNALS[signal]
+    points = [(x, kept(cell), cell) for cell in cells if (x := read(cell)) is not None]
     xs = [x for x, _, _ in points]
     logarithmic = min(xs) > 0 and max(xs) / min(xs) > 8
     scale = math.log10 if logarithmic else float
@@ -94,7 +89,7 @@ def scatter(cells: Sequence[Cell], band: Band) -> str:
     def rise(share: float) -> float:
         return top + height * (1 - share / 1.05)
 
-    parts = [_text(left, 22, f"{SIGNALS[band.signal]} against kept success, {len(points)} cells", "#111111", "start", 15, bold=True)]
+    parts = [_text(left, 22, f"{signal} against kept success, {len(points)} cells", "#111111", "start", 15, bold=True)]
     parts.append(_box(left, top, width, height, "#fafafa"))
     for share in (0, 0.25, 0.5, 0.75, 1.0):
         parts.append(f'<path d="M{left} {rise(share):.1f}H{left + width}" stroke="#dddddd"/>')
@@ -103,13 +98,9 @@ def scatter(cells: Sequence[Cell], band: Band) -> str:
         at = low + (high - low) * (i + 0.5) / 5
         shown = 10**at if logarithmic else at
         parts.append(_text(left + width * (i + 0.5) / 5, top + height + 18, f"{shown:.3g}", "#444444", "middle", 12))
-    axis = SIGNALS[band.signal] + (" (logarithmic)" if logarithmic else "")
+    axis = signal + (" (logarithmic)" if logarithmic else "")
     parts.append(_text(left + width / 2, top + height + 38, axis, "#222222", "middle", 13))
     parts.append(_text(left - 48, top - 8, "kept", "#222222", "start", 13))
-    for limit, name, ink in ((band.green, "green", "#14532d"), (band.red, "red", "#7f1d1d")):
-        if limit is not None:
-            parts.append(f'<path d="M{place(limit.at):.1f} {top}V{top + height}" stroke="{ink}" stroke-dasharray="5 4"/>')
-            parts.append(_text(place(limit.at) + 3, top + 14, name, ink, "start", 11))
     for x, share, cell in points:
         sign, _, ink = SIGNS[cell.check.word or "cannot load"]
         parts.append(f"<g>{_title(cell)}{_text(place(x), rise(share) + 5, sign, ink, 'middle', 15, bold=True)}</g>")

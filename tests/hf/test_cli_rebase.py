@@ -14,6 +14,7 @@ from tests.test_cli import cli, ok
 from workbench.jobs import dispatcher
 from workbench.rebase.recoordinate import Coordinates
 from workbench.rebase.result import Check
+from workbench.rebase.store import Checks
 
 pytestmark = pytest.mark.torch
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "check.schema.json"
@@ -32,7 +33,7 @@ def test_a_lost_adapter_fails_the_build_and_everything_is_written(world: World, 
 
     failed = cli(*check, "--fail-on", "weaker")
     assert failed.status == 3, failed
-    assert "orders@1 loses its gain on pico@permuted" in failed.out and "permuted coordinates" in failed.out
+    assert "orders@1 loses its gain on pico@permuted" in failed.out and "neurons in another order" in failed.out
     (written,) = json.loads(files["checks.json"].read_text(encoding="utf-8"))
     found = TypeAdapter(Check).validate_python({key: value for key, value in written.items() if key != "word"})
     assert found.word == written["word"] == "lost" and found.verdict is not None and found.verdict.n == 48
@@ -42,12 +43,25 @@ def test_a_lost_adapter_fails_the_build_and_everything_is_written(world: World, 
 
     assert cli(*check, "--fail-on", "does harm", "--rows", "40").status == 0, "lost is not as bad as doing harm"
     shown = ok("rebase", "show", "orders", "--onto", moved)
-    assert "what the user feels" in shown.out and "McNemar" in shown.out
+    assert "What users notice" in shown.out and "McNemar" in shown.out
     assert ok("rebase", "show", "orders", "--onto", moved, "--json").json["verdict"]["n"] == 40
     matrix = ok("rebase", "matrix")
-    assert "weaker 0" in matrix.out and "home" in matrix.out and "breaks orders@1" in matrix.out, "40 rows prove no more"
-    cells = {cell["base"]: cell["check"] for cell in ok("rebase", "matrix", "--json").json}
-    assert cells["pico@1"] is None and cells[moved]["word"] == "weaker"
+    assert "Weaker" in matrix.out and "Home" in matrix.out and "breaks orders@1" in matrix.out, "40 rows prove no more"
+    cells = {cell["base"]: (cell["state"], cell["check"]) for cell in ok("rebase", "matrix", "--json").json}
+    assert cells["pico@1"] == ("home", None) and cells[moved][0] == cells[moved][1]["word"] == "weaker"
+
+
+def test_the_matrix_names_what_is_out_of_date_and_checks_it_again(world: World) -> None:
+    again = world.add("again", world.base.path)
+    ok("rebase", "check", "orders@1", "--onto", again, "--rows", "20")
+    file = Checks().folder("orders@1", again) / "check.json"
+    known = world.bench.bases.get(again).lock_sha256
+    file.write_text(file.read_text(encoding="utf-8").replace(known, "0" * 64), encoding="utf-8")  # as if the base had been added anew
+    assert "Out of date" in ok("rebase", "matrix").out and "no longer holds" in ok("rebase", "show", "orders@1", "--onto", again).out
+    checked = ok("rebase", "matrix", "--check")
+    assert "Out of date" not in checked.out and "Too close to tell" in checked.out
+    found = world.bench.rebase.get("orders@1", again)
+    assert found.base_lock_sha256 == known and found.verdict is not None and found.verdict.n == 48
 
 
 def test_wrong_calls_are_answered_and_start_no_job(world: World) -> None:

@@ -16,7 +16,8 @@ from tests.tiny_base import make_tiny_base
 from workbench.data.scorers import score as is_right
 from workbench.errors import DataError, IntegrityError, JobError
 from workbench.evidence import summary
-from workbench.hf.evaluate import Evaluator, evaluate, evaluate_many
+from workbench.hf.arms import NewBase, Test
+from workbench.hf.evaluate import Evaluator, evaluate
 from workbench.hf.generate import answer
 from workbench.hf.load import load_adapter, load_base, load_tokenizer
 from workbench.hf.render import render
@@ -58,12 +59,14 @@ def assert_same(scores: list[ItemScore], plain: list[tuple[float, int, bool]]) -
         assert (score.tokens, score.exact) == (tokens, exact)
 
 
-def test_scores_equal_a_plain_pass_with_and_without_the_shared_start(base: Path, adapter: Path) -> None:
+def test_scores_equal_a_plain_pass_with_and_without_the_shared_start(base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = row_by_row(base, None), row_by_row(base, adapter)
     exact = sum(exact for _, _, exact in plain[1])
     assert 10 < exact < 40, "the tiny adapter must get some rows right and some wrong"
     for share in (True, False):
-        found = evaluate(base, adapter, ROWS, max_length=512, dtype=torch.float32, share_prefix=share)
+        if not share:
+            monkeypatch.setattr("workbench.hf.evaluate.common_prefix", lambda rows, limit: 0)
+        found = evaluate(base, adapter, ROWS, max_length=512, dtype=torch.float32)
         assert (found.report["shared_prefix_tokens"] > 0) is share
         assert_same(found.base, plain[0])
         assert_same(found.adapter, plain[1])
@@ -141,11 +144,12 @@ def test_several_adapters_share_one_load_and_one_bare_pass(base: Path, adapter: 
     monkeypatch.setattr(module, "load_base", counted)
     other = tiny_adapter(base, steps=3, seed=1)
     lines: list[Progress] = []
-    both = evaluate_many(base, [adapter, other, adapter], ROWS, max_length=512, dtype=torch.float32, report=lines.append)
+    arms, test = NewBase(base, "", arms=4, keep=False, report=lines.append), Test(ROWS, None, 512, bf16=False)
+    scored = [arms.score(test, one) for one in (adapter, other, adapter)]
     assert loads == [base]
-    assert both[0].base is both[1].base and both[0].adapter == both[2].adapter
-    assert both[0].adapter == evaluate(base, adapter, ROWS, max_length=512, dtype=torch.float32).adapter
-    assert [s.nll for s in both[1].adapter] != [s.nll for s in both[0].adapter]
+    assert scored[0].base is scored[1].base and scored[0].adapter == scored[2].adapter
+    assert scored[0].adapter == evaluate(base, adapter, ROWS, max_length=512, dtype=torch.float32).adapter
+    assert [s.nll for s in scored[1].adapter] != [s.nll for s in scored[0].adapter]
     steps = [line.step for line in lines]
     assert steps == sorted(steps) and steps[-1] == lines[-1].total_steps == 4 * len(ROWS)
 
@@ -255,7 +259,8 @@ def test_other_families_share_starts_and_go_on_from_prompts_alike(
     options = {"max_length": 512, "dtype": torch.float32, "scorer": "numeric"}
     shared = evaluate(folder, None, ROWS[:16], **options)
     monkeypatch.setattr(scoring, "plain_cache", lambda cache: False)
-    plain = evaluate(folder, None, ROWS[:16], share_prefix=False, **options)
+    monkeypatch.setattr("workbench.hf.evaluate.common_prefix", lambda rows, limit: 0)
+    plain = evaluate(folder, None, ROWS[:16], **options)
     assert shared.report["shared_prefix_tokens"] > 9
     assert shared.base == [dataclasses.replace(score, nll=pytest.approx(score.nll, abs=1e-4)) for score in plain.base]
     assert shared.report["base"]["agreement"] == plain.report["base"]["agreement"] == {"rows": 8, "agree": 8}

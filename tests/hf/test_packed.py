@@ -10,8 +10,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from workbench.hf.load import load_base
-from workbench.hf.packed import ATTENTION, Row, common_beginning, forward, pack, pad, padded_forward, row_mask, split, trim
-from workbench.hf.preflight import probe
+from workbench.hf.packed import ATTENTION, Row, common_beginning, pack, pad, row_mask, scored, split, trim
+from workbench.hf.preflight import kept_for_backward
+from workbench.hf.proof import prove
 from workbench.hf.render import IGNORED
 
 CPU = torch.device("cpu")
@@ -64,11 +65,11 @@ def test_loss_and_gradient_are_those_of_plain_rows(pico_base: Path, share: bool)
     packed = pack([trim(r) for r in batch], device=CPU, share=share)
     assert packed.layout.prefix == (9 if share else 0)
     assert packed.input_ids.shape[1] < sum(len(ids) for ids, _ in batch)
-    wanted, found = plain_loss(plain, batch), -forward(ours, packed).sum()
+    wanted, found = plain_loss(plain, batch), -scored(ours, packed)[0].sum()
     assert float((wanted - found).detach().abs()) < 1e-4
     for a, b in zip(gradients(plain, wanted), gradients(ours, found), strict=True):
         assert float((a - b).abs().max()) <= 1e-5 * max(1.0, float(a.abs().max()))
-    padded = -padded_forward(ours, pad([trim(r) for r in batch], device=CPU)).sum()
+    padded = -scored(ours, pad([trim(r) for r in batch], device=CPU))[0].sum()
     assert float((wanted - padded).detach().abs()) < 1e-4
 
 
@@ -116,12 +117,12 @@ def test_the_trial_tells_which_models_can_pack(kind: str, packs: bool | None) ->
     """Whatever the trial says, what is then used is right: packed rows where it says so, padded ones elsewhere."""
     model = tiny(kind)
     wanted = float(plain_loss(model, rows()).detach())
-    found = probe(model, rows(), torch.float32)
-    assert packs is None or found.packs is packs, found
-    assert found.packs or found.why_not
-    assert found.bytes_per_token > 0
+    proof = prove(model, rows())
+    packed = not proof.why_not
+    assert packs is None or packed is packs, proof
+    assert kept_for_backward(model, rows(), torch.float32, packs=packed)[1] > 0
     batch = [trim(r) for r in rows()]
-    ours = forward(model, pack(batch, device=CPU)) if found.packs else padded_forward(model, pad(batch, device=CPU))
+    ours = scored(model, (pack if packed else pad)(batch, device=CPU))[0]
     assert -float(ours.detach().sum()) == pytest.approx(wanted, rel=1e-4)
 
 
@@ -140,8 +141,7 @@ def test_the_trial_notices_attention_that_crosses_rows(pico_base: Path, monkeypa
         for weight in model.parameters():
             if weight.ndim == 2:
                 weight.mul_(8)
-    found = probe(model, rows(), torch.float32)
-    assert not found.packs and "another row's tokens" in found.why_not and model.config._attn_implementation == "sdpa"
+    assert "another row's tokens" in prove(model, rows()).why_not and model.config._attn_implementation == "sdpa"
 
 
 def test_long_rows_and_large_outputs_take_other_paths_to_the_same_loss(pico_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,12 +151,12 @@ def test_long_rows_and_large_outputs_take_other_paths_to_the_same_loss(pico_base
 
     model = load_base(pico_base, dtype=torch.float32, attn=ATTENTION)
     batch = pack([trim(r) for r in rows()], device=CPU)
-    wanted = forward(model, batch)
+    wanted = scored(model, batch)[0]
     add_fused_lm_head(model)
     monkeypatch.setattr(packed, "_WHOLE_LOGITS_UP_TO", 1)
-    assert torch.allclose(forward(model, batch, tiles=True), wanted, atol=1e-5)
+    assert torch.allclose(scored(model, batch, tiles=True)[0], wanted, atol=1e-5)
     monkeypatch.setattr(packed, "_PLAIN_ATTENTION_UP_TO", 1)
-    assert torch.allclose(forward(model, batch), wanted, atol=1e-5)
+    assert torch.allclose(scored(model, batch)[0], wanted, atol=1e-5)
 
 
 def test_beginnings_and_groups() -> None:

@@ -16,7 +16,8 @@ from benchmarks.zoo import build
 from workbench.hf import packed, train
 from workbench.hf.evaluate import evaluate
 from workbench.hf.load import load_base, load_tokenizer
-from workbench.hf.packed import ATTENTION, Row, attend, forward, pack, row_mask, trim
+from workbench.hf.packed import ATTENTION, Row, attend, pack, pad, row_mask, scored, trim
+from workbench.hf.preflight import _kept, kept_for_backward
 from workbench.hf.prepare import prepare
 from workbench.hf.proof import prove
 from workbench.hf.render import IGNORED, render
@@ -66,7 +67,7 @@ def test_what_is_proven_has_the_scores_and_gradients_of_rows_alone(zoo: Any, fam
     proof = prove(model, few)
     assert not proof.why_not, proof
     assert proof.random is (family in {"gpt-2", "seed-oss", "phimoe"}), "these have dropout or jitter of their own"
-    found = forward(model, pack([trim(row) for row in few], device=CPU))
+    found = scored(model, pack([trim(row) for row in few], device=CPU))[0]
     assert float((found - wanted).detach().abs().max()) < 1e-4
     assert float((gradient(model, found.sum()) - wanted_gradient).norm() / wanted_gradient.norm()) < 1e-4
 
@@ -193,10 +194,22 @@ def test_dropout_falls_on_each_row_by_itself(zoo: Any) -> None:
     one = trim(rendered(folder)[0])
     assert not prove(model, [one, one]).why_not
     batch = pack([one, one], device=CPU, share=False)
-    first, second = forward(model.train(), batch).chunk(2)
+    first, second = scored(model.train(), batch)[0].chunk(2)
     assert not torch.allclose(first, second)
-    first, second = forward(model.eval(), batch).chunk(2)
+    first, second = scored(model.eval(), batch)[0].chunk(2)
     assert torch.allclose(first, second, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama-3", "qwen3-moe", "bloom"])
+def test_what_the_backward_pass_needs_is_foreseen_from_a_few_rows(zoo: Any, tmp_path: Path, family: str) -> None:
+    """Adapted experts keep whole weights, however few the tokens: counted by the token, a batch would go in far too many parts."""
+    trainer, few = trainer_of(zoo(family), tmp_path), [trim(row) for row in rendered(zoo(family))[:16]]
+    fixed, per_token = kept_for_backward(trainer.model, few, torch.float32, packs=trainer.packs)
+    batch: Any = (pack if trainer.packs else pad)(few, device=CPU)
+    tokens = (batch.input_ids if trainer.packs else batch["input_ids"]).numel()
+    assert fixed + per_token * tokens == pytest.approx(_kept(trainer.model, lambda: scored(trainer.model, batch)), rel=0.35)
+    experts = sum(p.nbytes for name, p in trainer.model.named_parameters() if ".experts." in name and p.ndim == 3)
+    assert fixed >= 0.8 * experts and bool(experts) is (family == "qwen3-moe")
 
 
 # ------------------------------------------------------------------ positions that depend on the longest row

@@ -41,7 +41,7 @@ def test_the_same_weights_change_nothing_to_the_last_bit(world: World) -> None:
     assert found.word == "too close to tell" and (found.verdict.rows_needed or 0) >= 183, "48 rows without a flip prove no two points"
     assert found.health is not None and found.health.change is not None and found.health.change.value == 0.0 and not found.health.broken
     assert {line.phase for line in progress} >= {"structure", "weights", "behaviour", "testing", "done"}
-    page = world.bench.rebase.report("orders@1", again).read_text(encoding="utf-8")
+    page = world.bench.rebase.report("orders@1", again)
     assert "orders@1" in page and "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
 
 

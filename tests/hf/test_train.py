@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from tests.tiny_base import make_tiny_base
 from workbench.errors import IntegrityError, JobError, MissingDependency, TrainingError
-from workbench.hf import checkpoints, preflight, proof
+from workbench.hf import checkpoints, proof
 from workbench.hf.load import load_adapter, load_base, load_tokenizer
-from workbench.hf.packed import trim
+from workbench.hf.packed import log_probs
 from workbench.hf.render import render
 from workbench.hf.train import TrainResult, train
 from workbench.hf.trainer import Shuffled
@@ -419,7 +419,7 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(run: Any, pico_base
     model, tokenizer = load_base(result.folder, dtype=torch.float32), load_tokenizer(pico_base)
     ranked = sorted(range(60), key=lambda i: sha256(f"42:r{i}".encode()).digest())[:6]
     held = [render(tokenizer, chats()[i], max_length=999) for i in ranked]
-    scores = preflight.learned_log_probs(model, [trim((r.input_ids, r.labels)) for r in held], packs=False)
+    scores = torch.cat(log_probs(model, [(r.input_ids, r.labels) for r in held], packs=False))
     assert -float(scores.mean()) == pytest.approx(watched[best], abs=1e-4)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import timedelta
 from typing import Any
 
 from tests.ui.samples import NOW
 from workbench.evidence import Interval
+from workbench.rebase.figures import because
+from workbench.rebase.findings import found
 from workbench.rebase.result import (
     Check,
     Contrasts,
-    Finding,
     Health,
     Lineage,
     ModuleDrift,
@@ -21,6 +23,7 @@ from workbench.rebase.result import (
     Weights,
     Witness,
 )  # fmt: skip
+from workbench.words import words
 
 HOME, NEW = "tiny@1", "tiny@2"
 
@@ -34,6 +37,19 @@ ARMS = {
     "lost": (0.31, 0.80, 0.55, 0.56),
     "does harm": (0.40, 0.62, 0.52, 0.46),
     "cannot load": (0.31, 0.80, 0.0, 0.0),
+}
+
+
+# word -> the line of the rule that gives it
+LINES = {
+    "works": "served",
+    "not needed": "alone",
+    "no gain at home": "gain",
+    "too close to tell": "open",
+    "weaker": "weaker",
+    "lost": "lost",
+    "does harm": "harm",
+    "cannot load": "break",
 }
 
 
@@ -63,7 +79,8 @@ def verdict(word: str, **changed: Any) -> Verdict:
         "word": word,
         "absorbed": False,
         "metric": "exact_match",
-        "because": f"The line of the rule for '{word}', with its numbers.",
+        "because": "",
+        "line": LINES[word],
         "n": 200,
         "groups": None,
         "arms": scores,
@@ -77,7 +94,8 @@ def verdict(word: str, **changed: Any) -> Verdict:
     if word == "cannot load":
         gone: dict[str, Any] = dict(arms={}, contrasts={}, n=0, lost_rows=None, won_rows=None, lost_share=None, flip_p=None, metric="")
         values |= gone
-    return Verdict(**{**values, **changed})
+    made = Verdict(**{**values, **changed})
+    return dataclasses.replace(made, because=made.because or words("en").say(because(made)))
 
 
 def weights(layers: int = 12, **changed: Any) -> Weights:
@@ -101,15 +119,14 @@ def weights(layers: int = 12, **changed: Any) -> Weights:
         "lineage": Lineage(0.99, 1.0, 1.0, 1.0, (0, 6, 11), "same", 1e-30),
         "modules": tuple(modules),
         "worst": ("layer 10", "layer 11"),
-        "band": "amber",
     }
     return Weights(**{**values, **changed})
 
 
 FINDINGS = (
-    Finding("eos_id_moved", "break", "The end-of-turn token had id 2 and has id 7."),
-    Finding("chat_template_changed", "risk", "The chat template renders 3 of 5 probe conversations differently."),
-    Finding("same_weights", "note", "All 24 tensors have the same bytes."),
+    found("eos_id_moved", was=2, now=7),
+    found("chat_template_changed", count=3, of=5, differ=["system and user", "several turns", "tool call"]),
+    found("same_weights", tensors=24),
 )
 WITNESSES = (
     Witness("row-7", "please ship 2 lamps to Cairo", "2 LA CA", "2 LA CA", "2 lamps CA", 0.01, 1.9),
@@ -135,7 +152,7 @@ def check(word: str, adapter: str = "orders@1", **changed: Any) -> Check:
         "verdict": verdict(word),
         "witnesses": () if broken else WITNESSES,
         "health": Health(20, 1.10, 1.12, interval(-0.02, 0.04), broken=False),
-        "warnings": ("Only 40 rows could be compared.",) if word == "too close to tell" else (),
+        "warnings": (found("rows_left_out", rows=40),) if word == "too close to tell" else (),
         "created_at": (NOW - timedelta(hours=1)).isoformat(),
         "job_id": "job9",
     }

@@ -38,7 +38,7 @@ def store(bench: Workbench, adapter: Adapter, onto: str, word: str) -> Check:
     found = checks.check(
         word, adapter.ref, adapter_sha256=adapter.manifest_sha256, home=str(adapter.base), base=onto, base_lock_sha256=lock
     )
-    Checks().save(found, None, "<!doctype html><title>A report</title>")
+    Checks().save(found, None)
     return found
 
 
@@ -95,6 +95,27 @@ def test_the_check_of_an_adapter_that_is_gone_can_still_be_read(bench: Workbench
     assert "No adapter" in answer(bench, "tiny@2", "never@1")
 
 
+def test_the_matrix_names_every_state_and_what_no_longer_holds(bench: Workbench, tmp_path: Path) -> None:
+    orders, moved = publish(bench, tmp_path, "orders", "tiny@1"), publish(bench, tmp_path, "moved", "tiny@2")
+    bare = bench.import_adapter(write_adapter(tmp_path / "bare"), name="bare", base="tiny@1")
+    store(bench, orders, "tiny@2", "lost")
+
+    def states() -> dict[tuple[str, str], str]:
+        return {(cell.adapter.ref, cell.base): cell.state.name for cell in bench.rebase.matrix()}
+
+    assert states() == {
+        ("bare@1", "tiny@1"): "home", ("bare@1", "tiny@2"): "untested", ("moved@1", "tiny@1"): "unchecked",
+        ("moved@1", "tiny@2"): "home", ("orders@1", "tiny@1"): "home", ("orders@1", "tiny@2"): "lost",
+    }  # fmt: skip
+    assert bare.scores == {} and moved.scores
+    told = {cell.adapter.name: cell.scores and EN.say(cell.scores) for cell in bench.rebase.matrix([orders, moved], ["tiny@2"])}
+    assert told == {"orders": "80% → 56%", "moved": "80%"}
+    bench.bases.remove("tiny@2", force=True)
+    bench.bases.add("tiny@2", source=f"folder:{make_tiny_base(tmp_path / 'other', 9)}", license="Apache-2.0")
+    assert states()["orders@1", "tiny@2"] == "stale" and all(c.scores is None for c in bench.rebase.matrix([orders], ["tiny@2"]))
+    assert bench.rebase.stale(bench.rebase.get("orders@1", "tiny@2")) and "Out of date" in bench.rebase.report("orders@1", "tiny@2")
+
+
 def test_an_unchecked_cell_offers_the_check(bench: Workbench, tmp_path: Path) -> None:
     publish(bench, tmp_path, "orders", "tiny@1")
     assert "has not been checked on tiny@2" in answer(bench, "tiny@2", "orders@1") and "Check now" in answer(bench, "tiny@2", "orders@1")
@@ -118,8 +139,13 @@ def client() -> Iterator[TestClient]:
 def test_the_report_and_the_json_are_saved_and_never_shown(client: TestClient, bench: Workbench, tmp_path: Path) -> None:
     found = store(bench, publish(bench, tmp_path, "orders", "tiny@1"), "tiny@2", "lost")
     asked = {"adapter": "orders@1", "base": "tiny@2"}
+    assert "失效" in client.get("/files/rebase/check.html", params={**asked, "lang": "zh"}).text
     page, data = client.get("/files/rebase/check.html", params=asked), client.get("/files/rebase/check.json", params=asked)
-    assert page.headers["content-disposition"] == 'attachment; filename="orders-v1-on-tiny-2.html"' and "A report" in page.text
+    assert (
+        page.headers["content-disposition"] == 'attachment; filename="orders-v1-on-tiny-2.html"'
+        and page.text.startswith("<!doctype html>")
+        and "orders@1 on tiny@2" in page.text
+    )
     assert data.headers["content-disposition"].startswith("attachment") and Check.from_dict(data.json()) == found
 
 
@@ -130,6 +156,7 @@ def test_the_report_and_the_json_are_saved_and_never_shown(client: TestClient, b
         "check.json?adapter=../../x@1&base=tiny@2",
         "check.json?adapter=orders@1&base=../x@2",
         "check.html?adapter=none&base=tiny@2",
+        "check.html?adapter=orders@1&base=tiny@2&lang=xx",
         "check.exe?adapter=orders@1&base=tiny@2",
     ],
 )

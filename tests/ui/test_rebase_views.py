@@ -15,14 +15,20 @@ from tests.ui import checks
 from tests.ui.checks import ARMS, HOME, NEW, check
 from tests.ui.samples import EVIL, NOW, adapter, base, dataset, job
 from tests.ui.test_views import parse, text
+from workbench.blocks import Section
 from workbench.evidence import Interval
-from workbench.rebase.findings import CATALOGUE
-from workbench.rebase.result import VERDICTS, Check, Finding, Structure
+from workbench.rebase import moved, report
+from workbench.rebase.figures import share_interval
+from workbench.rebase.findings import described
+from workbench.rebase.release import Cell, moving
+from workbench.rebase.result import Check, Finding, Structure
+from workbench.rebase.telling import figures, tell
+from workbench.rebase.verdicts import STATES, VERDICTS
 from workbench.records import BaseRef, JobState, Progress
 from workbench.words import words
+from workbench.worth import difference, score
 from workbench_ui.views import check as detail_views
-from workbench_ui.views import drift, lineage, matrix, prose, rebase, verdict
-from workbench_ui.views.verdict import Cell
+from workbench_ui.views import lineage, matrix, prose, rebase
 
 EN, ZH = words("en"), words("zh")
 
@@ -37,7 +43,7 @@ def rows(markup: str) -> list[str]:
 
 
 def test_views_load_without_gradio_torch_or_numpy() -> None:
-    modules = "rebase, verdict, check, drift, matrix, lineage, prose"
+    modules = "rebase, check, matrix, lineage, prose"
     code = f"import sys; from workbench_ui.views import {modules}; print([m for m in ('gradio', 'torch', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
@@ -49,27 +55,31 @@ def test_views_load_without_gradio_torch_or_numpy() -> None:
 @pytest.mark.parametrize("word", VERDICTS)
 def test_every_verdict_has_a_word_a_sentence_and_both_raw_scores_with_n_and_interval(word: str, t: object) -> None:
     said = text(rebase.row(cell(word), t))  # type: ignore[arg-type]
-    assert verdict.word(word, t) in said and word.replace(" ", "-") in said  # type: ignore[arg-type]
+    assert t(f"rebase.word.{STATES[word].key}") in said and word.replace(" ", "-") in said  # type: ignore[operator]
     if word == "cannot load":
-        assert "The end-of-turn token had id 2 and has id 7." in said
+        assert "eos_token" in said and "2" in said and "7" in said
         return
     home, home_adapter, new, new_adapter = (f"{round(100 * share)}%" for share in ARMS[word])
     assert all(score in said for score in (home, home_adapter, new, new_adapter)) and "200" in said and "95%" in said
 
 
 def test_no_verdict_is_told_by_colour_alone() -> None:
-    looks = {word: (verdict.look(word)[1], verdict.word(word, EN)) for word in VERDICTS}
-    assert len({icon for icon, _ in looks.values()}) == len({said for _, said in looks.values()}) == len(VERDICTS) == 8
+    looks = {(STATES[word].mark, EN(f"rebase.word.{STATES[word].key}")) for word in VERDICTS}
+    assert len({mark for mark, _ in looks}) == len({said for _, said in looks}) == len(VERDICTS) == 8
 
 
 def test_the_worst_news_comes_first_and_the_headline_counts_everybody() -> None:
     cells = [cell(word) for word in VERDICTS] + [Cell(adapter("fresh"), NEW), Cell(adapter("foreign", scores={}), NEW)]
     markup = rebase.answer(cells, NEW, EN, at_home=2)
-    order = [row.split()[0] for row in rows(markup)]
+    order = [row.split()[1] for row in rows(markup)]  # after the mark
     assert order == ["Cannot", "Does", "Lost", "Weaker", "Not", "Never", "Too", "No", "Not", "Works"]
     told = text(markup)
     assert "Moving to tiny@2 : 1 of 10 adapters works as it is, 4 need retraining, 1 is no longer needed" in told
-    assert "1 was never tested, 1 has not been checked." in told and "2 adapters were made for tiny@2" in told
+    assert (
+        "1 was never tested, 1 has not been checked." in told
+        and "tiny@2 breaks cannot-load@1" in told
+        and "2 adapters were made for tiny@2" in told
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,13 +93,13 @@ def test_the_worst_news_comes_first_and_the_headline_counts_everybody() -> None:
     ],
 )
 def test_headlines(given: list[str], said: str) -> None:
-    assert text(rebase.headline([cell(word) for word in given], NEW, EN)) == f"Moving to tiny@2 : {said}"
+    assert EN.say(moving([STATES[word] for word in given], NEW)) == f"Moving to tiny@2: {said}"
 
 
 def test_retraining_times_are_added_only_when_all_are_known() -> None:
     known = [cell("lost", retrain_seconds=600.0), cell("weaker", retrain_seconds=300.0)]
-    assert "2 need retraining (about 15 min in all)" in text(rebase.headline(known, NEW, EN))
-    assert "in all" not in text(rebase.headline([*known, cell("does harm")], NEW, EN))
+    assert "2 need retraining (about 15 min in all)" in text(rebase.answer(known, NEW, EN))
+    assert "in all" not in text(rebase.answer([*known, cell("does harm")], NEW, EN))
 
 
 def test_all_unchecked_ones_are_offered_in_one_job_with_its_time() -> None:
@@ -118,9 +128,9 @@ def test_an_adapter_without_evidence_is_offered_a_test_and_no_check() -> None:
 def test_what_is_out_of_date_says_so_and_no_longer_claims_its_verdict() -> None:
     old = cell("works", stale=True)
     said = text(rebase.row(old, EN))
-    assert said.startswith("Out of date") and "It said: Works" in said and "79%" not in said and "Check again" in said
-    assert "0 of 1 adapter works as it is, 1 has not been checked" in text(rebase.headline([old], NEW, EN))
-    assert "→" not in matrix.matrix([old.adapter], [NEW], {(old.adapter.ref, NEW): old}, EN)
+    assert "Out of date" in said and "It said: Works" in said and "79%" not in said and "Check again" in said
+    assert "0 of 1 adapter works as it is, 1 is out of date" in text(rebase.answer([old], NEW, EN))
+    assert "→" not in matrix.matrix([old], EN)
 
 
 def test_a_running_check_shows_its_progress_and_offers_no_second_one() -> None:
@@ -139,10 +149,10 @@ def test_a_failed_check_says_why() -> None:
 
 def test_a_check_without_the_test_claims_nothing() -> None:
     looked = Cell(adapter(), NEW, check("works", verdict=None, structure=Structure(checks.FINDINGS[1:])))
-    assert looked.state == "looked" and "Only a test can tell" in text(rebase.row(looked, EN))
+    assert looked.state.name == "looked" and "Only a test can tell" in text(rebase.row(looked, EN))
     assert "Answers that match" not in detail_views.detail(looked, EN)
     forbidden = dataclasses.replace(looked, check=check("works", verdict=None, structure=Structure(checks.FINDINGS)))
-    assert forbidden.state == "cannot load"
+    assert forbidden.state.name == "cannot load"
 
 
 def test_absorbed_and_rows_needed_are_said() -> None:
@@ -150,15 +160,15 @@ def test_absorbed_and_rows_needed_are_said() -> None:
     assert "already knew part of it" in text(rebase.row(absorbed, EN))
     assert "About 610 would settle it." in text(rebase.row(cell("too close to tell"), EN))
     grouped = check("works", verdict=checks.verdict("works", groups=17))
-    assert "200 test questions in 17 groups" in verdict.figures(grouped, EN)
+    assert "200 test questions in 17 groups" in EN.say(figures(grouped))
 
 
 @pytest.mark.parametrize("metric", ["nll_per_token", "bits_per_byte"])
 def test_errors_are_shown_as_errors(metric: str) -> None:
     arms = {name: {metric: value} for name, value in zip(("home", "home_adapter", "new", "new_adapter"), (2.1, 0.9, 2.0, 1.4), strict=True)}
     free = check("weaker", verdict=checks.verdict("weaker", metric=metric, arms=arms, contrasts={metric: checks.contrasts((1, 2, 1, 1.5))}))
-    said = verdict.figures(free, EN)
-    assert "1.40 with the adapter, 2.00 without" in said and "lower is better" in said and "%" not in said.replace("95%", "")
+    said = EN.say(figures(free))
+    assert "1.400" in said and "2.000" in said and "lower is better" in said and "%" not in said.replace("95%", "")
 
 
 @pytest.mark.parametrize(
@@ -166,17 +176,17 @@ def test_errors_are_shown_as_errors(metric: str) -> None:
     [
         (Interval(0.26, 0.21, 0.31, "bootstrap"), "+26 points (95% interval +21 to +31)"),
         (Interval(-0.005, -0.02, 0.0, "exact"), "−0.5 points (95% interval −2 to 0)"),
-        (Interval(0.1, None, None, "none"), "+10 points"),
+        (Interval(0.1, None, None, "none"), "+10 points (one row gives no interval)"),
     ],
 )
 def test_differences_carry_sign_and_interval(interval: Interval, said: str) -> None:
-    assert verdict.difference(interval, "exact_match", EN) == said
+    assert EN.say(difference("exact_match", interval)) == said
 
 
 def test_a_number_that_is_none_is_a_dash() -> None:
     broken = dataclasses.replace(checks.verdict("lost").contrasts["exact_match"].transfer, value=None)
-    assert verdict.difference(broken, "exact_match", EN).startswith("– points")  # type: ignore[arg-type]
-    assert verdict.show(float("nan"), "right", EN) == "–"
+    assert EN.say(difference("exact_match", broken)).startswith("– points")  # type: ignore[arg-type]
+    assert EN.say(score("right", float("nan"))) == "–"
 
 
 # ---------------------------------------------------------------- one cell in full
@@ -199,9 +209,9 @@ def test_the_detail_shows_bars_differences_witnesses_weights_findings_and_certai
         "What it gives on tiny@2 +1 points (95% interval −4 to +6)",
         "53 questions were right before and are wrong now, 4 the other way round. Lost: 21% to 33% of all questions",
         "2 lamps CA", "(not recorded)", "(nothing)",
-        "The same model, trained further: the weights under the adapter moved by 2.1%", "3.8 times the adapter's own size",
-        "chat_template_changed", CATALOGUE["chat_template_changed"].explanation,
-        "0.962", "α=0.5: 1.200", "the base is sound", "scores 82%", "recovers 3%", "The line of the rule for 'lost'",
+        "The same model, trained further: the weights under the adapter moved by 2.1%", "3.80 times the adapter's own size",
+        "chat_template_changed", described("chat_template_changed")["explanation"],
+        "0.962", "α=0.5: 1.200", "The base is sound", "scores 82%", "recovers R = 0.03", "at most a tenth of its gain",
     ):  # fmt: skip
         assert part in said, part
     assert "/files/rebase/check.html?adapter=orders%401&amp;base=tiny%402" in markup and "check.json?" in markup
@@ -210,39 +220,49 @@ def test_the_detail_shows_bars_differences_witnesses_weights_findings_and_certai
 
 def test_the_cannot_load_detail_has_reasons_and_no_scores() -> None:
     said = text(detail_views.detail(cell("cannot load"), EN))
-    assert "Forbids it" in said and CATALOGUE["eos_id_moved"].title in said and "Answers that match" not in said
+    assert "Forbids it" in said and described("eos_id_moved")["title"] in said and "Answers that match" not in said
 
 
 def test_a_break_with_evidence_at_home_shows_what_was_at_stake() -> None:
     arms = {"home": {"exact_match": 0.3}, "home_adapter": {"exact_match": 0.8}}
-    judged = checks.verdict("cannot load", arms=arms, metric="exact_match", n=200)
-    said = verdict.figures(check("cannot load", verdict=judged), EN)
+    judged = checks.verdict("cannot load", arms=arms, metric="exact_match", n=200, home_gain=checks.interval(0.5))
+    said = EN.say(figures(check("cannot load", verdict=judged)))
     assert "80% with the adapter, 30% without, on 200 test questions" in said
     parse(detail_views.detail(Cell(adapter(), NEW, check("cannot load", verdict=judged)), EN))
 
 
-@pytest.mark.parametrize(("share", "n", "low", "high"), [(0.0, 20, 0.0, 0.161), (1.0, 20, 0.839, 1.0), (0.5, 100, 0.404, 0.596)])
+@pytest.mark.parametrize(("share", "n", "low", "high"), [(0.0, 20, 0.0, 0.168), (1.0, 20, 0.832, 1.0), (0.5, 100, 0.398, 0.602)])
 def test_a_score_by_itself_has_an_interval_of_some_width(share: float, n: int, low: float, high: float) -> None:
-    assert detail_views.wilson(share, n) == pytest.approx((low, high), abs=1e-3)
+    judged = checks.verdict("works", n=n)
+    assert share_interval(share, judged) == pytest.approx((low, high), abs=1e-3)
+    assert share_interval(share, dataclasses.replace(judged, n=7 * n, groups=n)) == share_interval(share, judged), "groups are the units"
 
 
-def test_layer_drift_is_the_root_mean_square_of_its_modules() -> None:
-    modules = checks.weights(layers=2).modules
-    doubled = [dataclasses.replace(m, drift=0.03 if m.module.endswith("q_proj") else 0.04, group="mlp") for m in modules]
-    assert drift.layer_drift(doubled)["mlp"][0] == pytest.approx((0.5 * (0.03**2 + 0.04**2)) ** 0.5)
+def test_drift_of_many_modules_is_pooled_over_their_entries() -> None:
+    first, second = checks.weights(layers=1).modules
+    alike = [dataclasses.replace(first, drift=0.03), dataclasses.replace(second, drift=0.04)]
+    assert moved.pooled(alike) == pytest.approx((0.5 * (0.03**2 + 0.04**2)) ** 0.5), "earlier checks kept no weights"
+    sized = [dataclasses.replace(m, weight=size) for m, size in zip(alike, (3.0, 1.0), strict=True)]
+    assert moved.pooled(sized) == pytest.approx(((0.09**2 + 0.04**2) / 10) ** 0.5)
+
+
+def drawn(section: Section) -> str:
+    """One section as it stands on the page."""
+    telling = dataclasses.replace(tell(check("lost")), sections=(section,))
+    return f"<div>{report.sections(telling, EN)}</div>"
 
 
 def test_the_strip_is_darkest_where_the_weights_moved_most_and_is_told_in_numbers_too() -> None:
-    tree = parse(drift.drift_card(checks.weights(layers=12), EN))
+    tree = parse(drawn(moved.moved(checks.weights(layers=12))))
     shades = [rect.get("class") for rect in tree.iter("rect")]
     assert len(shades) == 24 and shades[-1] == "s5" and shades[0] in {"s0", "s1"}
     assert "s5" not in shades[:20]
-    assert [" ".join(tr.itertext()) for tr in tree.iter("tr")][-1] == "11 2.3% 4%"
+    assert " ".join("11 2.3% 4%".split()) in [" ".join(" ".join(tr.itertext()).split()) for tr in tree.iter("tr")]
 
 
 @pytest.mark.parametrize("changed", [{"modules": ()}, {"drift": None, "modules": (), "change": "unknown"}, {"exact": False, "error": 0.08}])
 def test_weights_that_say_less_are_shown_as_less(changed: dict[str, object]) -> None:
-    said = text(drift.drift_card(checks.weights(**changed), EN))
+    said = text(drawn(moved.moved(checks.weights(**changed))))
     assert ("estimated" in said) == (changed.get("exact") is False) and ("moved by" in said) == (changed.get("drift", 1) is not None)
 
 
@@ -253,14 +273,13 @@ BASES = [base(ref=BaseRef("tiny", "1")), base(ref=BaseRef("tiny", "2"), continue
 
 def test_the_matrix_is_a_table_whose_cells_are_links_that_say_everything() -> None:
     here, gone = adapter("orders"), adapter("foreign", scores={})
-    cells = {(a.ref, b): Cell(a, b) for a in (here, gone) for b in (HOME, NEW)}
-    cells["orders@1", NEW] = Cell(here, NEW, check("lost"))
-    tree = parse(matrix.matrix([here, gone], [HOME, NEW], cells, EN, chosen=NEW))
+    cells = [Cell(here, HOME), Cell(here, NEW, check("lost")), Cell(gone, HOME), Cell(gone, NEW)]
+    tree = parse(matrix.matrix(cells, EN, chosen=NEW))
     heads = [(th.get("scope"), "".join(th.itertext()).strip()) for th in tree.iter("th")]
     assert heads == [("col", "Adapter"), ("col", HOME), ("col", NEW), ("row", "orders v1"), ("row", "foreign v1")]
     labels = [a.get("aria-label") for a in tree.iter("a")]
     assert labels == [
-        "orders@1 on tiny@1: Home",
+        "orders@1 on tiny@1: Home, 80%",
         "orders@1 on tiny@2: Lost, 80% → 56%",
         "foreign@1 on tiny@1: Home",
         "foreign@1 on tiny@2: Never tested",
@@ -324,11 +343,20 @@ def test_an_adapter_that_is_gone_keeps_its_name_from_the_check() -> None:
 
 
 def evil(word: str) -> Check:
-    told = checks.verdict(word, because=EVIL)
+    told = checks.verdict(word, because=EVIL, line="")
     found = Structure((Finding(EVIL, "risk", EVIL),), template_diff=EVIL)
     witnesses = tuple(dataclasses.replace(w, prompt=EVIL, expected=EVIL, home=EVIL, new=EVIL) for w in checks.WITNESSES)
-    moved = checks.weights(worst=(EVIL,), sentence=EVIL)
-    return check(word, verdict=told, structure=found, witnesses=witnesses, weights=moved, warnings=(EVIL,), dataset=EVIL, job_id=EVIL)
+    weights = checks.weights(worst=(EVIL,))
+    return check(
+        word,
+        verdict=told,
+        structure=found,
+        witnesses=witnesses,
+        weights=weights,
+        warnings=(Finding(EVIL, "risk", EVIL),),
+        dataset=EVIL,
+        job_id=EVIL,
+    )
 
 
 def test_what_anybody_named_stays_text() -> None:
@@ -338,7 +366,7 @@ def test_what_anybody_named_stays_text() -> None:
     parts = [
         rebase.answer([one, failed, Cell(adapter(EVIL, scores={}), EVIL)], EVIL, EN, datasets=[dataset(name=EVIL)]),
         detail_views.detail(one, EN),
-        matrix.matrix([named], [NEW], {(named.ref, NEW): one}, EN),
+        matrix.matrix([one], EN),
         lineage.lineage(BASES, [named], EN, chosen=EVIL),
         prose.picture(Path("nowhere.svg"), EVIL),
     ]

@@ -17,7 +17,7 @@ from workbench.data.checks import KINDS, Finding, Report
 from workbench.estimate import Estimate
 from workbench.recipe import PRESETS, Recipe, resolve
 from workbench.records import JobState, Progress
-from workbench.words import words
+from workbench.words import Number, words
 from workbench_ui.views import adapters, chart, home, jobs, recipe_form, tokens, train
 from workbench_ui.views import scores as score_views
 
@@ -46,10 +46,10 @@ def test_views_load_without_gradio_or_torch() -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda t: t.percent(0.784), "78%"),
-        (lambda t: t.percent(0.9991), "99.9%"),  # never a hundred that is none
-        (lambda t: t.percent(0.0004), "0.1%"),  # never a nought that is none
-        (lambda t: t.percent(1), "100%"),
+        (lambda t: t.say(Number(0.784, "share")), "78.4%"),
+        (lambda t: t.say(Number(0.9996, "share")), "99.9%"),  # never a hundred that is none
+        (lambda t: t.say(Number(0.0004, "share")), "0.1%"),  # never a nought that is none
+        (lambda t: t.say(Number(1, "share")), "100%"),
         (lambda t: t.bytes(1_100_000_000), "1.1 GB"),
         (lambda t: t.bytes(270_000_000), "270 MB"),
         (lambda t: t.duration(3), "5 s"),
@@ -158,7 +158,7 @@ def test_sample_answers_show_the_first_beside_the_newest() -> None:
         return Progress(1.0, "training", step=step, samples=[{"prompt": "2+2?", "expected": "4", "answer": answer}])
 
     said = text(jobs.job_samples(jobs.series([ask("five", 10), ask("4", 20)]), EN))
-    assert "At the first check five" in said and "Now 4 right" in said and "at step 20" in said
+    assert "At the first check five" in said and "Now 4 ✓ right" in said and "at step 20" in said
     assert jobs.job_samples(jobs.series([]), EN) == ""
 
 
@@ -170,8 +170,12 @@ def test_sample_answers_show_the_first_beside_the_newest() -> None:
     [
         (scores(2, 160), "Right answers rose from 1% to 80% on 200 test questions.", "better"),
         (scores(160, 2), "Right answers fell from 80% to 1% on 200 test questions: it does harm.", "worse"),
-        (scores(100, 101), "Right answers: 50% before, 50% after, on 200 test questions. Too close to tell.", "unclear"),
-        (scores(0, 0, scorer=None), "Its error on 200 test questions: 1.04 before, 1.04 after. Too close to tell.", "unclear"),
+        (scores(100, 101), "Right answers: 50% before, 50.5% after, on 200 test questions. Too close to tell.", "unclear"),
+        (
+            scores(0, 0, scorer=None),
+            "Its error on 200 test questions: 1.037 nats a token before, 1.037 nats a token after. Too close to tell.",
+            "unclear",
+        ),
     ],
 )
 def test_a_score_is_a_sentence_with_both_raw_values(given: dict[str, object], says: str, verdict: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -11,20 +12,22 @@ import workbench
 import workbench_ui
 from workbench.data.checks import KINDS
 from workbench.data.scorers import SCORERS
-from workbench.rebase.findings import LEVELS
-from workbench.rebase.result import CHANGES, NOTES, VERDICTS
+from workbench.rebase import rule
+from workbench.rebase.findings import CATALOGUE, LEVELS
+from workbench.rebase.result import CHANGES, NOTES
+from workbench.rebase.telling import CONTRASTS
+from workbench.rebase.verdicts import STATES, VERDICTS
 from workbench.recipe import GROUPS, PRESETS
 from workbench.records import JobState
 from workbench.words import LANGUAGES, words
 from workbench_ui.views.jobs import PHASES
 from workbench_ui.views.rebase import STAGES
 from workbench_ui.views.recipe_form import FIELDS
-from workbench_ui.views.verdict import STATES, key_of
 
 METRICS = ["right", "exact_match", "nll_per_token", "bits_per_byte"]
 ROOTS = [Path(package.__file__).parent for package in (workbench, workbench_ui)]
 TABLES = {lang: words(lang).table for lang in LANGUAGES}
-SOURCE = "\n".join(file.read_text(encoding="utf-8") for root in ROOTS for file in root.rglob("*.py"))
+SOURCE = "\n".join(file.read_text(encoding="utf-8") for root in ROOTS for kind in ("*.py", "*.html") for file in root.rglob(kind))
 
 # Keys made at run time: prefix -> every ending that can occur.
 MADE = {
@@ -42,17 +45,21 @@ MADE = {
     "home": ["step1", "step2", "step3", "step1.text", "step2.text", "step3.text"],
     "score": [f"{key}.{end}" for key in ("right", "exact_match", "nll_per_token") for end in ("title", "better", "worse", "unclear")],
     "alert": ["close", "failed", "lost"],
-    "rebase.word": [key_of(state) for state in STATES],
-    "rebase.says": [key_of(state) for state in STATES],
-    "rebase.rule": [key_of(word) for word in VERDICTS],
-    "rebase.change": list(CHANGES),
+    "rebase.word": [state.key for state in STATES.values()],
+    "rebase.says": [*(state.key for state in STATES.values()), "works_absorbed", "weaker_unsure"],
+    "rebase.rule": [STATES[word].key for word in VERDICTS],
+    "rebase.because": [*re.findall(r'Decision\(".+?", .+?, "(\w+)"', inspect.getsource(rule)), "absorbed", "kept", "kept_unsure"],
+    "rebase.change": [*CHANGES, "too_far"],
+    "rebase.lineage": ["same", "permuted", "independent", "unclear"],
     "rebase.drift.note": list(NOTES),
-    "rebase.band": ["green", "amber", "red"],
+    "rebase.drift": ["input", "output", "alignment", "embeddings", "norms"],
+    "rebase.drift.column": ["module", "drift", "ratio", "input", "output", "alignment"],
+    "rebase.differences": ["what", "value", "method", "line"],
     "rebase.level": list(LEVELS),
     "rebase.group": ["attention", "mlp", "embeddings", "other"],
     "rebase.stage": list(STAGES),
     "rebase.arm": ["home", "home_adapter", "new", "new_adapter"],
-    "rebase.contrast": ["gain", "transfer", "served", "alone"],
+    "rebase.contrast": list(CONTRASTS),
     "rebase.metric": METRICS,
     "rebase.figures": METRICS,
     "missing": ("title", "onward"),
@@ -61,10 +68,13 @@ MADE = {
     "jobs.ask_stop": ["title", "text", "yes", "no"],
 }
 MADE["jobs.doing"] += ["fetch", "rebase", "evaluate"]
-HEADS = ("broken", "not_needed", "no_gain", "too_close", "busy", "untested", "unchecked")
+HEADS = ("broken", *(state.key for state in STATES.values() if not state.broken and state.name != "works"))
 COUNTED = [
     *(f"rebase.head.{key}" for key in HEADS),
     "rebase.at_home",
+    "rebase.safe",
+    "rebase.checks",
+    "found.more",
     "rebase.lost_rows",
     "rebase.won_rows",
     "lineage.bases",
@@ -78,11 +88,24 @@ COUNTED = [
 ]
 
 
+def _of_a_finding(key: str) -> bool:
+    """Its title and what to do about it, or a sentence that the code names."""
+    _, name, part = [*key.split("."), ""][:3]
+    if part in {"title", "why", "do", "when"}:
+        return name in CATALOGUE and (part != "when" or bool(CATALOGUE[name].milder))
+    return f'"{part}"' in SOURCE and (name in CATALOGUE or name == "shared")
+
+
 def used() -> set[str]:
     """Every key the code names or makes."""
     literal = set(re.findall(r"""["']([a-z_]+(?:\.[a-z_0-9]+)+|app|copy)["']""", SOURCE)) & set(TABLES["en"])
     made = {f"{prefix}.{end}" for prefix, ends in MADE.items() for end in ends}
-    return literal | made | {f"{key}.{number}" for key in COUNTED for number in ("one", "other")}
+    return (
+        literal
+        | made
+        | {key for key in TABLES["en"] if key.startswith("found.") and _of_a_finding(key)}
+        | {f"{key}.{number}" for key in COUNTED for number in ("one", "other")}
+    )
 
 
 def test_both_languages_have_the_same_keys() -> None:

@@ -8,11 +8,12 @@ import tempfile
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.background import BackgroundTask
 
 from workbench import Workbench
 from workbench.errors import IntegrityError, NotFound, UsageError
+from workbench.words import LANGUAGES
 
 __all__ = ["downloads"]
 
@@ -21,20 +22,21 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 def downloads(bench: Workbench) -> APIRouter:
     """GET /files/adapters/{name}/{version}.zip: the adapter's folder, checked against its manifest, as one zip.
-    GET /files/rebase/check.html and check.json ?adapter=name@3&base=family@2: a rebase check to keep or to send on."""
+    GET /files/rebase/check.html and check.json ?adapter=name@3&base=family@2&lang=en: a rebase check to keep or to send on."""
     router = APIRouter()
 
     @router.get("/files/rebase/check.{kind}")
-    def rebase_check(kind: str, adapter: str, base: str) -> Response:
+    def rebase_check(kind: str, adapter: str, base: str, lang: str = "en") -> Response:
         try:
             check = bench.rebase.find(adapter, base)
-            if check is None or kind not in {"html", "json"}:
+            if check is None or kind not in {"html", "json"} or lang not in LANGUAGES:
                 raise HTTPException(404, "No such check.")
             name = f"{check.adapter.replace('@', '-v')}-on-{check.base.replace('@', '-')}.{kind}"
             # Always saved, never shown: the report must not run beside the pages.
+            saved = {"content-disposition": f'attachment; filename="{name}"'}
             if kind == "html":
-                return FileResponse(bench.rebase.report(adapter, base), filename=name, media_type="text/html")
-            return JSONResponse(check.as_dict(), headers={"content-disposition": f'attachment; filename="{name}"'})
+                return HTMLResponse(bench.rebase.report(adapter, base, lang=lang), headers=saved)
+            return JSONResponse(check.as_dict(), headers=saved)
         except (NotFound, UsageError) as error:
             raise HTTPException(404, str(error)) from None
         except IntegrityError as error:

@@ -165,13 +165,15 @@ def print_scores(adapter: Adapter) -> None:
     if not adapter.scores:
         say(f"No evidence. Score it: workbench adapter evaluate {adapter.ref} --dataset NAME")
         return
-    from workbench.evidence import Summary, gain_table, headline
+    from workbench.evidence import Summary
+    from workbench.words import words
+    from workbench.worth import gain_rows, headline
 
-    summary = Summary.from_dict(adapter.scores)
-    say(headline(summary))
+    summary, t = Summary.from_dict(adapter.scores), words("en")
+    say(t.say(headline(summary)))
     say()
-    numbers = ("base", "with adapter", "gain", "95 % interval")
-    table((f"{summary.n} test rows", *numbers), gain_table(summary), right=numbers)
+    rows = [[t.say(cell) for cell in row] for row in gain_rows(summary)]
+    table((f"{summary.n} test rows", "base", "with adapter", "gain"), rows, right=("base", "with adapter"))
 
 
 def print_samples(answers: list[dict[str, Any]]) -> None:
@@ -182,12 +184,15 @@ def print_samples(answers: list[dict[str, Any]]) -> None:
 
 
 def _gain(found: Adapter) -> str:
-    """The gain in the share of right answers, in points; else in nats per token."""
-    gains = found.scores.get("gain", {})
-    for key, scale, unit in (("right", 100, " points"), ("exact_match", 100, " points"), ("nll_per_token", 1, " nats")):
-        if key in gains and (key != "exact_match" or found.scores.get("scorer") == "exact" or gains[key]["value"] > 0):
-            return f"{gains[key]['value'] * scale:+.{1 if scale == 100 else 2}f}{unit}"
-    return ""
+    """The gain in the score to speak of, without its interval."""
+    if not found.scores:
+        return ""
+    from workbench.evidence import Summary
+    from workbench.words import words
+    from workbench.worth import gain, metric_of
+
+    summary = Summary.from_dict(found.scores)
+    return words("en").say(gain(metric_of(summary), summary))
 
 
 def _follow(job: Job, detach: bool) -> None:

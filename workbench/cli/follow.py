@@ -71,9 +71,11 @@ def print_result(job: Job) -> None:
 
 def _say_headline(result: dict[str, Any]) -> None:
     if result.get("scores"):
-        from workbench.evidence import Summary, headline
+        from workbench.evidence import Summary
+        from workbench.words import words
+        from workbench.worth import headline
 
-        say(headline(Summary.from_dict(result["scores"])))
+        say(words("en").say(headline(Summary.from_dict(result["scores"]))))
 
 
 def _gap(gap: dict[str, float]) -> str:

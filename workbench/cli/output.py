@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
@@ -16,6 +15,7 @@ import click
 from workbench import paths
 from workbench.errors import WorkbenchError
 from workbench.records import as_json
+from workbench.words import words
 
 __all__ = [
     "Ticker",
@@ -84,7 +84,7 @@ class Ticker:
 
 def print_json(value: Any) -> None:
     """Records, or dictionaries and lists of them, as indented JSON."""
-    text = json.dumps(_finite(as_json(value)), ensure_ascii=False, indent=2, allow_nan=False)
+    text = json.dumps(as_json(value), ensure_ascii=False, indent=2, allow_nan=False)
     say(_CODES.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # JSON has its own way to write what `say` would replace
 
 
@@ -130,49 +130,18 @@ def count(value: float | int | None) -> str:
 
 
 def bytes_text(value: float | None) -> str:
-    """2147483648 -> `2.0 GiB`."""
-    if value is None:
-        return ""
-    for unit in ("B", "KiB", "MiB"):
-        if abs(value) < 1024:
-            return f"{value:.0f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GiB"
+    """`2.1 GB`, as the pages say it; None is an empty text."""
+    return "" if value is None else words("en").bytes(value)
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as people say them: `45 s`, `2 min 5 s`, `3 h 20 min`."""
-    if seconds is None:
-        return ""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 48 * 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} days {whole % 86400 // 3600} h"
+    """`45 s`, `2 min 05 s`, `3 h 20 min`; None is an empty text."""
+    return "" if seconds is None else words("en").elapsed(seconds)
 
 
 def ago(when: datetime | None) -> str:
-    """How long ago, in the largest unit that fits: `3 min ago`."""
-    if when is None:
-        return ""
-    aware = when if when.tzinfo else when.replace(tzinfo=UTC)
-    seconds = max(0.0, (datetime.now(UTC) - aware).total_seconds())
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size if unit == "days" else seconds >= size:
-            return f"{seconds // size:.0f} {unit} ago"
-    return "just now"
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinities are no JSON: they become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list) else value
+    """`3 min ago`, or the date once that says more; None is an empty text."""
+    return "" if when is None else words("en").ago(when)
 
 
 def _width(text: str) -> int:

@@ -25,7 +25,7 @@ from workbench.hf.scoring import Arm, TestItem, TestSet, spread
 from workbench.peft_layout import CONFIG
 from workbench.records import ItemScore, Progress
 
-__all__ = ["ArmScores", "Ask", "Evaluator", "Options", "evaluate", "evaluate_many"]
+__all__ = ["ArmScores", "Ask", "Evaluator", "Options", "evaluate"]
 
 
 class Options(TypedDict, total=False):
@@ -34,7 +34,6 @@ class Options(TypedDict, total=False):
     max_length: Required[int]
     dtype: torch.dtype | None
     quantized: str | None
-    share_prefix: bool
     samples: int
     report: Callable[[Progress], None] | None
     stopping: Callable[[], bool] | None
@@ -61,39 +60,28 @@ def evaluate(
     base is scored alone and `Evidence.adapter` is empty). Raises `DataError` when no row can be scored,
     `IntegrityError` when the adapter does not fit, `JobError` when asked to stop.
     """
-    return evaluate_many(base, [adapter] if adapter else [], rows, scorer=scorer, **options)[0]
-
-
-def evaluate_many(
-    base: Path, adapters: Sequence[Path], rows: Sequence[dict[str, Any]], *, scorer: str | None = None, **options: Unpack[Options]
-) -> list[Evidence]:
-    """As `evaluate`, for several adapters on one base: one load, and one pass of the bare base that all share."""
-    arms = 1 + len(adapters)
-    evaluator = Evaluator(base, arms=arms, **options)
+    evaluator = Evaluator(base, arms=1 + bool(adapter), **options)
     test = evaluator.prepare(rows, scorer)
     bare = evaluator.score(test)
-    common = {
+    other: ArmScores | None = None
+    if adapter is not None and (adapter / CONFIG).is_file():
+        other = evaluator.score(test, adapter)
+    elif adapter is not None:
+        evaluator.release()
+        tuned = Evaluator(adapter, arms_done=1, **options)
+        other = tuned.score(tuned.prepare(rows, scorer))
+    report = {
         "dtype": str(evaluator.dtype).removeprefix("torch."),
         "quantized": evaluator.quantized,
         "max_length": evaluator.max_length,
         "shared_prefix_tokens": test.prefix,
         "skipped": test.skipped,
         "cut": [item.id for item in test.items if item.cut],
+        "base": bare.facts,
+        **({"adapter": other.facts} if other else {}),
     }
-    if not adapters:
-        return [Evidence(bare.scores, [], test.groups, {**common, "base": bare.facts}, evaluator.samples(test, base=bare.shown))]
-    found = []
-    for done, adapter in enumerate(adapters, start=1):
-        if (adapter / CONFIG).is_file():
-            other = evaluator.score(test, adapter)
-        else:
-            evaluator.release()
-            tuned = Evaluator(adapter, arms=arms, arms_done=done, **options)
-            other = tuned.score(tuned.prepare(rows, scorer))
-        facts = {**common, "base": bare.facts, "adapter": other.facts}
-        shown = evaluator.samples(test, base=bare.shown, adapter=other.shown)
-        found.append(Evidence(bare.scores, other.scores, test.groups, facts, shown))
-    return found
+    shown = evaluator.samples(test, base=bare.shown, **({"adapter": other.shown} if other else {}))
+    return Evidence(bare.scores, other.scores if other else [], test.groups, report, shown)
 
 
 class Evaluator:
@@ -113,7 +101,6 @@ class Evaluator:
         quantized: str | None = None,
         arms: int = 2,
         arms_done: int = 0,
-        share_prefix: bool = True,
         samples: int = 0,
         report: Callable[[Progress], None] | None = None,
         stopping: Callable[[], bool] | None = None,
@@ -123,7 +110,7 @@ class Evaluator:
         self.dtype = dtype or compute_dtype(None)
         self.quantized = quantized
         self.tokenizer = load_tokenizer(base)
-        self._share_prefix, self._samples = share_prefix, samples
+        self._samples = samples
         self._report = report
         self._stopping = stopping
         self._arms, self._arms_done = arms, arms_done
@@ -144,8 +131,7 @@ class Evaluator:
             lost = f"None of the {len(rows)} test rows has an answer within {limit} tokens."
             raise DataError(lost if rows else "There are no test rows to score.", hint="Raise max_length, or give the dataset a test part.")
         prompts = min(item.start for item in items) - 1  # the prompt's last token predicts the answer's first: never shared
-        shared = common_prefix([item.ids for item in items], prompts) if self._share_prefix else 0
-        return TestSet(items, scorer, shared, skipped, groups if any(groups) else None)
+        return TestSet(items, scorer, common_prefix([item.ids for item in items], prompts), skipped, groups if any(groups) else None)
 
     def _item(self, row: dict[str, Any], max_length: int) -> TestItem | None:
         """The row without what follows its last answer; None when nothing of that answer is left."""

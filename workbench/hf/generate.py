@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 
-from workbench.errors import JobError, UsageError
+from workbench.errors import UsageError
 from workbench.hf.prefix import Prefix, plain_cache
-from workbench.hf.render import end_of_turn_id, prompt_text
-from workbench.hf.rope import length_kind
+from workbench.hf.render import end_of_turn_id, prompt_ids
+from workbench.hf.rope import alike, length_kind
 
 __all__ = ["answer", "decode", "decoded", "greedy", "stop_ids"]
 
-Prompt = dict[str, Any] | list[dict[str, Any]] | str
 Ended = Callable[[list[int]], bool]
 
 
@@ -34,38 +33,20 @@ def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 def answer(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[Prompt],
+    rows: Sequence[dict[str, Any]],
     *,
-    max_new_tokens: int = 128,
-    stop: frozenset[int] | None = None,
-    batch_size: int = 16,
-    stopping: Callable[[], bool] | None = None,
+    max_new_tokens: int,
 ) -> list[str]:
-    """The model's greedy answer to each prompt, without its end-of-turn token.
-
-    A prompt is a canonical row (its last answer is not shown), a list of messages, or plain text without chat template.
-    """
-    stop = stop_ids(model, tokenizer) if stop is None else stop
-    ids = [_prompt_ids(tokenizer, prompt) for prompt in prompts]
-    found = greedy(model, ids, max_new_tokens=max_new_tokens, stop=stop, batch_size=batch_size, stopping=stopping)
-    return [decoded(tokenizer, tokens, stop) for tokens in found]
+    """The model's greedy answer to each canonical row, whose last answer is not shown, without its end-of-turn token."""
+    stop = stop_ids(model, tokenizer)
+    answers = greedy(model, [prompt_ids(tokenizer, row) for row in rows], max_new_tokens=max_new_tokens, stop=stop)
+    return [decoded(tokenizer, tokens, stop) for tokens in answers]
 
 
 def decoded(tokenizer: Any, tokens: Sequence[int], stop: frozenset[int]) -> str:
     """The text of generated `tokens`, up to the token that stopped them."""
     kept = tokens[:-1] if tokens and tokens[-1] in stop else tokens
     return str(tokenizer.decode(list(kept), skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
-
-
-def _prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
-    if isinstance(prompt, list):
-        prompt = {"messages": [*prompt, {"role": "assistant", "content": ""}]}
-    text = prompt if isinstance(prompt, str) else prompt_text(tokenizer, prompt)
-    chat = isinstance(prompt, dict) and "messages" in prompt
-    ids: list[int] = list(tokenizer(text, add_special_tokens=not chat)["input_ids"])
-    if not chat and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
-        ids.pop()  # some tokenizers close every text; an answer has to follow here
-    return ids or [tokenizer.eos_token_id]
 
 
 def greedy(
@@ -77,36 +58,45 @@ def greedy(
     batch_size: int = 16,
     prefix: Prefix | None = None,
     ended: Ended | None = None,
-    stopping: Callable[[], bool] | None = None,
 ) -> list[list[int]]:
     """Continue each prompt (token ids, after `prefix` if given) until a token of `stop`, which is included.
 
-    Prompts of like length go together; the result keeps their order. Raises `JobError` when `stopping` says so.
+    Prompts of like length go together; the result keeps their order.
     """
-    kind, skipped = length_kind(model), prefix.length if prefix else 0
-    found: list[list[int]] = [[] for _ in prompts]
-    kinds: dict[Hashable, list[int]] = {}
-    for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
-        kinds.setdefault(kind(skipped + len(prompts[i])), []).append(i)
-    for one, order in kinds.items():
-        start = prefix
-        if prefix is not None and (not prefix.plain or kind(prefix.length) != one):
-            # Padding between the prefix and the prompts would use up a sliding window.
-            start, prompts = None, [[*prefix.ids, *prompt] if i in order else prompt for i, prompt in enumerate(prompts)]
-        for at in range(0, len(order), batch_size):
-            if stopping is not None and stopping():
-                raise JobError("Generating was stopped as asked.")
-            batch = order[at : at + batch_size]
-            answers = _continue(model, [prompts[i] for i in batch], max_new_tokens, stop, start, ended)
-            for i, tokens in zip(batch, answers, strict=True):
-                found[i] = tokens
-    return found
+    kind, beginning = length_kind(model), prefix.ids if prefix else []
+    answers: list[list[int]] = [[] for _ in prompts]
+
+    def length(i: int) -> int:
+        return len(beginning) + len(prompts[i]) + len(answers[i])
+
+    unfinished = list(range(len(prompts)))
+    while unfinished:
+        kinds: dict[Hashable, list[int]] = {}
+        for i in sorted(unfinished, key=length):
+            kinds.setdefault(kind(length(i)), []).append(i)
+        for of_kind, rows in kinds.items():
+            # padding between the prefix and the prompts would use up a sliding window
+            start = prefix if prefix and prefix.plain and kind(prefix.length) == of_kind else None
+            for at in range(0, len(rows), batch_size):
+                batch = rows[at : at + batch_size]
+                texts = [[*(() if start else beginning), *prompts[i], *answers[i]] for i in batch]
+                limits = [min(max_new_tokens, len(answers[i]) + alike(kind, length(i))) for i in batch]
+                _continue(model, texts, [answers[i] for i in batch], limits, stop, start, ended)
+        # what is left has grown past a length from which on the model turns all its tokens by other angles, so they are read anew
+        unfinished = [i for i in unfinished if not _finished(answers[i], max_new_tokens, stop, ended)]
+    return answers
 
 
 @torch.inference_mode()
 def _continue(
-    model: Any, prompts: list[Sequence[int]], limit: int, stop: frozenset[int], prefix: Prefix | None, ended: Ended | None
-) -> list[list[int]]:
+    model: Any,
+    prompts: list[list[int]],
+    answers: list[list[int]],
+    limits: Sequence[int],
+    stop: frozenset[int],
+    prefix: Prefix | None,
+    ended: Ended | None,
+) -> None:
     """Read the prompts, padded on the left so that every row's next token falls on the same place; then decode."""
     longest = max(map(len, prompts))
     skipped = prefix.length if prefix else 0
@@ -114,7 +104,7 @@ def _continue(
     mask = torch.ones(len(prompts), skipped + longest, dtype=torch.long)
     for row, prompt in enumerate(prompts):
         pad = longest - len(prompt)
-        ids[row, pad:] = torch.tensor(list(prompt))
+        ids[row, pad:] = torch.tensor(prompt)
         mask[row, skipped : skipped + pad] = 0
     ids, mask = ids.to(model.device), mask.to(model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, skipped:]
@@ -129,7 +119,7 @@ def _continue(
     if getattr(out, "past_key_values", None) is None:
         raise UsageError("This base keeps no cache of keys and values, so it cannot be asked for answers here.", hint="Use another base.")
     first = out.logits[:, -1].argmax(-1)
-    return decode(model, out.past_key_values, mask, positions[:, -1] + 1, first, limit=limit, stop=stop, ended=ended)
+    decode(model, out.past_key_values, mask, positions[:, -1] + 1, first, answers=answers, limits=limits, stop=stop, ended=ended)
 
 
 @torch.inference_mode()
@@ -140,30 +130,31 @@ def decode(
     position: torch.Tensor,
     first: torch.Tensor,
     *,
-    limit: int,
+    answers: Sequence[list[int]],
+    limits: Sequence[int],
     stop: frozenset[int],
     ended: Ended | None = None,
-) -> list[list[int]]:
-    """Go on greedily from a filled cache, one token a step, until each row stops, `ended` or has `limit` tokens.
+) -> None:
+    """Go on greedily from a filled cache, one token a step, until each row's answer stops, has `ended` or has its limit of tokens.
 
     `mask` [rows, slots] says which of the cache's slots a row may look at, `position` [rows] is the place of its next
-    token, `first` [rows] that token. Rows that are finished leave the batch.
+    token, `first` [rows] that token. `answers` are the rows' tokens so far, and grow. Rows that are finished leave the batch.
     """
-    found: list[list[int]] = [[] for _ in range(len(first))]
     live, token = list(range(len(first))), first
     can_shrink = plain_cache(cache)
     while True:
         for row, new in zip(live, token.tolist(), strict=True):
-            tokens = found[row]
-            if not _finished(tokens, limit, stop, ended):
-                tokens.append(new)
-        keep = [i for i, row in enumerate(live) if not _finished(found[row], limit, stop, ended)]
+            if not _finished(answers[row], limits[row], stop, ended):
+                answers[row].append(new)
+        keep = [i for i, row in enumerate(live) if not _finished(answers[row], limits[row], stop, ended)]
         if not keep:
-            return found
+            return
         if can_shrink and len(keep) < len(live):
             chosen = torch.tensor(keep, device=token.device)
             cache.batch_select_indices(chosen)
             live, mask, position, token = [live[i] for i in keep], mask[chosen], position[chosen], token[chosen]
+        else:  # a finished row that cannot leave stands at the beginning, lest its length decide by what angles the others are turned
+            position[[i for i in range(len(live)) if i not in keep]] = 0
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         out = model(
             input_ids=token[:, None],

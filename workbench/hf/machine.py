@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ from typing import Any
 import psutil
 import torch
 
-from workbench.hf.load import device, has_bf16_units
+from workbench.errors import TrainingError
+from workbench.hf.load import device, first_line, has_bf16_units
 
-__all__ = ["Machine", "activation_room", "facts", "peak_bytes"]
+__all__ = ["Machine", "activation_room", "enough_memory", "facts", "peak_bytes"]
 
-_CPU_ACTIVATIONS = 192 * 1024**2  # bytes: some 190 tokens of a 135M model in float32, enough to keep the cores busy
+_CPU_ACTIVATIONS = 256 * 1024**2  # bytes: some 180 tokens of a 135M model in float32, enough to keep the cores busy
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,20 @@ def activation_room(machine: Machine, weights: int) -> int:
     if machine.device == "cuda":
         return max(1024**3, int(0.7 * (machine.memory_bytes - weights)))
     return min(_CPU_ACTIVATIONS, max(32 * 1024**2, (machine.memory_bytes - weights) // 8))
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Raise `TrainingError` where memory runs out, on a GPU or in main memory; any other error stays what it is."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise TrainingError(
+            f"Memory ran out: {first_line(error)}",
+            hint="Set gradient_checkpointing: true, a smaller max_length or method qlora, or use a smaller base.",
+        ) from error
 
 
 def peak_bytes() -> int:

@@ -32,10 +32,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from workbench.hf.render import IGNORED
+from workbench.hf.render import IGNORED, supervised
+from workbench.hf.rope import length_kind
 
-__all__ = ["ATTENTION", "Layout", "Pack", "Row", "attend", "common_beginning", "forward", "inputs_of", "masks_for", "pack"]
-__all__ += ["pad", "padded_forward", "row_mask", "scored", "split", "trim"]
+__all__ = ["ATTENTION", "Layout", "Pack", "Row", "attend", "common_beginning", "inputs_of", "log_probs", "masks_for", "pack"]
+__all__ += ["pad", "row_mask", "scored", "split", "trim"]
 
 ATTENTION = "workbench_packed"  # the name under which transformers finds `attend`
 Row = tuple[list[int], list[int]]  # (input_ids, labels), equally long
@@ -138,16 +139,8 @@ def pack(rows: Sequence[Row], *, device: torch.device, share: bool = True, whole
     return Pack(tensor([ids]), tensor([positions]), tensor([follows]), stands_for, Layout(prefix, tensor(gather), tensor(scatter)))
 
 
-def forward(model: Any, batch: Pack, *, tiles: bool = False) -> Tensor:
-    """Log-probability [N], float32, of every learned token of the packed batch given what precedes it in its row.
-
-    `tiles` says that TRL's fused output layer is on the model, for batches whose logits would take too much memory.
-    """
-    return scored(model, batch, tiles=tiles)[0]
-
-
 def pad(rows: Sequence[Row], *, device: torch.device, whole: bool = False) -> dict[str, Tensor]:
-    """Rows as an ordinary batch [n, S], padded on the right; for models that `forward` does not fit. `whole` as in `pack`."""
+    """Rows as an ordinary batch [n, S], padded on the right; for models on which packed rows do not stay apart. `whole` as in `pack`."""
     fed = [len(ids) - (not whole) for ids, _ in rows]
     width = max(fed)
     ids = [row_ids[:own] + [0] * (width - own) for own, (row_ids, _) in zip(fed, rows, strict=True)]
@@ -155,11 +148,6 @@ def pad(rows: Sequence[Row], *, device: torch.device, whole: bool = False) -> di
     follows = [([*labels[1:], IGNORED][:own]) + [IGNORED] * (width - own) for own, (_, labels) in zip(fed, rows, strict=True)]
     values = {"input_ids": ids, "attention_mask": mask, "next_labels": follows}
     return {name: torch.tensor(value, dtype=torch.long, device=device) for name, value in values.items()}
-
-
-def padded_forward(model: Any, batch: dict[str, Tensor], *, tiles: bool = False) -> Tensor:
-    """As `forward`, for the batch of `pad`."""
-    return scored(model, batch, tiles=tiles)[0]
 
 
 def inputs_of(batch: Pack | dict[str, Tensor]) -> dict[str, Any]:
@@ -174,7 +162,8 @@ def inputs_of(batch: Pack | dict[str, Tensor]) -> dict[str, Any]:
 def scored(model: Any, batch: Pack | dict[str, Tensor], *, tiles: bool = False, balance: bool = False) -> tuple[Tensor, Tensor | None]:
     """(log-probabilities [N], float32, of the learned tokens in row order; with `balance` the load-balancing loss of the experts).
 
-    The output layer runs only where something is learned.
+    The output layer runs only where something is learned. `tiles` says that TRL's fused one is on the model, for batches whose
+    logits would take too much memory.
     """
     inputs, next_labels = inputs_of(batch), batch.next_labels if isinstance(batch, Pack) else batch["next_labels"]
     if balance:
@@ -195,6 +184,17 @@ def scored(model: Any, batch: Pack | dict[str, Tensor], *, tiles: bool = False, 
     here = learned[:, columns]
     wanted = out.logits.flatten(0, 1) if bool(here.all()) else out.logits[here]
     return -F.cross_entropy(wanted.float(), next_labels[:, columns][here], reduction="none"), aux
+
+
+@torch.no_grad()
+def log_probs(model: Any, rows: Sequence[Row], *, packs: bool, tokens: int = 1024) -> list[Tensor]:
+    """Log-probabilities of the learned tokens of each row, float32 on the CPU, from batches of at most `tokens` tokens."""
+    on, trimmed = next(model.parameters()).device, [trim(row) for row in rows]
+    by_row: dict[int, Tensor] = {}
+    for part in split([row for row in trimmed if len(row[0]) > 1], tokens, kind=length_kind(model)):
+        of_part = scored(model, pack(part, device=on) if packs else pad(part, device=on))[0].cpu()
+        by_row |= zip(map(id, part), of_part.split([supervised(labels) for _, labels in part]), strict=True)
+    return [by_row.get(id(row), torch.zeros(0)) for row in trimmed]
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +14,19 @@ from safetensors.torch import load_file
 from transformers.pytorch_utils import Conv1D
 
 from workbench.errors import IntegrityError, TrainingError
-from workbench.hf.packed import Row, pack, pad, scored, split, trim
-from workbench.hf.proof import Proof, prove
-from workbench.hf.render import IGNORED, end_of_turn_id
-from workbench.hf.rope import length_kind
+from workbench.hf.packed import Row, pack, pad, scored, trim
+from workbench.hf.render import end_of_turn_id
 from workbench.peft_layout import takes_factors, unmatched_targets
 
 __all__ = [
-    "Footprint",
     "beside_all_linear",
     "check_change",
     "check_fit",
     "check_targets",
-    "learned_log_probs",
+    "kept_for_backward",
     "load_start",
-    "probe",
     "stop_at_end_of_turn",
-    "supervised",
 ]
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """What a trial forward pass showed."""
-
-    proof: Proof  # that packed rows give what each row gives alone
-    bytes_per_token: int  # kept for the backward pass
-
-    @property
-    def packs(self) -> bool:
-        return not self.proof.why_not
-
-    @property
-    def why_not(self) -> str:
-        return self.proof.why_not
 
 
 def stop_at_end_of_turn(model: Any, tokenizer: Any, *, chat: bool) -> list[str]:
@@ -127,21 +106,24 @@ def check_fit(model: Any, rows: Sequence[Row]) -> None:
         )
 
 
-def probe(model: Any, rows: Sequence[Row], dtype: torch.dtype) -> Footprint:
-    """Prove that rows may be packed, and count on a few short ones what is kept for the backward pass.
+def kept_for_backward(model: Any, rows: Sequence[Row], dtype: torch.dtype, *, packs: bool) -> tuple[int, int]:
+    """(bytes that a forward pass in `dtype` keeps for the backward pass whatever its tokens, bytes for each token more).
 
-    Leaves the model with packed attention where that is proven, else with its own.
+    Counted on one short row and on four. Adapted experts keep their weights with the update added.
     """
-    proof = prove(model, rows)
-    few = [trim(row) for row in sorted(rows, key=lambda row: len(row[0]))[:3]]
-    on = next(model.parameters()).device
-    batch = pad(few, device=on) if proof.why_not else pack(few, device=on)
-    with torch.autocast(on.type, dtype=dtype, enabled=dtype != torch.float32):
-        kept = _kept(model, lambda: scored(model, batch)[0])
-    return Footprint(proof, kept // sum(len(ids) - 1 for ids, _ in few))
+    few, on = [trim(row) for row in sorted(rows, key=lambda row: len(row[0]))[:4]], next(model.parameters()).device
+    seen = []
+    for some in (few[:1], few):
+        batch: Any = pack(some, device=on) if packs else pad(some, device=on)
+        with torch.autocast(on.type, dtype=dtype, enabled=dtype != torch.float32):
+            kept = _kept(model, functools.partial(scored, model, batch))
+        seen.append((kept, (batch.input_ids if packs else batch["input_ids"]).numel()))
+    (less, short), (more, long) = seen
+    per_token = (more - less) // (long - short) if long > short else more // long
+    return max(0, less - per_token * short), max(1, per_token)
 
 
-def _kept(model: Any, run: Callable[[], torch.Tensor]) -> int:
+def _kept(model: Any, run: Callable[[], object]) -> int:
     """The bytes that `run` keeps for the backward pass beside the weights."""
     kept: dict[int, int] = {}
 
@@ -154,16 +136,6 @@ def _kept(model: Any, run: Callable[[], torch.Tensor]) -> int:
         run()
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     return sum(size for pointer, size in kept.items() if pointer not in weights)
-
-
-def learned_log_probs(model: Any, rows: Sequence[Row], *, packs: bool, tokens: int = 1024) -> torch.Tensor:
-    """Log-probabilities of the learned tokens of `rows`, without gradients."""
-    on = next(model.parameters()).device
-    parts = []
-    with torch.no_grad():
-        for part in split([trim(row) for row in rows], tokens, kind=length_kind(model)):
-            parts.append(scored(model, pack(part, device=on) if packs else pad(part, device=on))[0])
-    return torch.cat(parts).cpu()
 
 
 def check_change(before: torch.Tensor, after: torch.Tensor, noise: float) -> float:
@@ -181,8 +153,3 @@ def check_change(before: torch.Tensor, after: torch.Tensor, noise: float) -> flo
             hint="Raise learning_rate or the number of steps.",
         )
     return change
-
-
-def supervised(rows: Sequence[Row]) -> int:
-    """Number of learned tokens."""
-    return sum(label != IGNORED for _, labels in rows for label in labels)

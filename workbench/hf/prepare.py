@@ -10,8 +10,7 @@ from typing import Any
 from workbench.errors import TrainingError
 from workbench.estimate import held_back
 from workbench.hf.packed import Row
-from workbench.hf.preflight import supervised
-from workbench.hf.render import render
+from workbench.hf.render import render, supervised
 from workbench.planning import judge_lengths, sum_lengths
 from workbench.recipe import Recipe
 
@@ -65,6 +64,6 @@ def prepare(recipe: Recipe, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> P
             "rows_answer_lost": total["answer_lost"],
             "rows_left_out": total["unlearnable"],
             "tokens_per_epoch": sum(len(ids) for ids, _ in trained),
-            "supervised_tokens": supervised(trained),
+            "supervised_tokens": sum(supervised(labels) for _, labels in trained),
         },
     )

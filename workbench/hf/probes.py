@@ -18,7 +18,8 @@ import torch
 from workbench.errors import DataError
 from workbench.hf.generate import greedy, stop_ids
 from workbench.hf.load import compute_dtype, load_adapter, load_base, load_tokenizer
-from workbench.hf.render import IGNORED, prompt_text, render
+from workbench.hf.packed import log_probs, pad
+from workbench.hf.render import IGNORED, prompt_ids, render
 from workbench.rebase.result import Probes
 
 __all__ = ["DOSES", "Told", "passages_nll", "probe", "tell"]
@@ -104,7 +105,7 @@ def tell(
     """Ask one base, bare and with the adapter. `answers` are the continuations to judge; without them the adapter gives its own."""
     tokenizer = load_tokenizer(base)
     model = load_base(base, dtype=dtype or compute_dtype(None))
-    prompts = [_ids(tokenizer, prompt_text(tokenizer, row), chat="messages" in row)[-max_length:] for row in rows]
+    prompts = [prompt_ids(tokenizer, row)[-max_length:] for row in rows]
     layers, states, log_probs = _read(model, prompts)
     model = load_adapter(model, adapter)
     some = prompts[:EFFECTS]
@@ -115,10 +116,6 @@ def tell(
     effects, divergence = _effects(model, tokenizer, some, answers)
     dose = _dose_curve(model, tokenizer, rows[:DOSE_ROWS], doses, max_length)
     return Told(states, layers, log_probs, list(answers), effects, divergence, dose)
-
-
-def _ids(tokenizer: Any, text: str, *, chat: bool) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=not chat)["input_ids"]) or [int(tokenizer.eos_token_id)]
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -133,16 +130,13 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         yield batch
 
 
-def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+def _padded(rows: Sequence[list[int]], device: torch.device) -> torch.Tensor:
     """[rows, longest], padded on the right, where causal attention never looks."""
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(list(row))
-    return ids.to(device)
+    return pad([(row, row) for row in rows], device=device, whole=True)["input_ids"]
 
 
 @torch.inference_mode()
-def _read(model: Any, prompts: Sequence[Sequence[int]]) -> tuple[list[int], torch.Tensor, torch.Tensor]:
+def _read(model: Any, prompts: Sequence[list[int]]) -> tuple[list[int], torch.Tensor, torch.Tensor]:
     """(layers, last-token states [layers, prompts, hidden], next-token log-probabilities [prompts, vocabulary])."""
     depth = int(model.config.get_text_config().num_hidden_layers)
     layers = sorted({round(1 + i * (depth - 1) / (LAYERS - 1)) for i in range(LAYERS)})
@@ -167,7 +161,7 @@ def _effects(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], answe
     """(log p with - without the adapter of each answer, mean KL(with || without) per answer token)."""
     effects: list[float] = [0.0] * len(prompts)
     divergence, tokens = 0.0, 0
-    tails = [_ids(tokenizer, text, chat=True) if text else [int(tokenizer.eos_token_id)] for text in answers]
+    tails = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) or [int(tokenizer.eos_token_id)] for text in answers]
     for batch in _batches([len(p) + len(t) for p, t in zip(prompts, tails, strict=True)]):
         rows = [[*prompts[i], *tails[i]] for i in batch]
         asked = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.bool)
@@ -204,34 +198,21 @@ def _dosed(model: Any, alpha: float) -> Iterator[None]:
 @torch.inference_mode()
 def _dose_curve(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], doses: Sequence[float], max_length: int) -> dict[str, float]:
     """h(alpha): nats per answer token of the base + alpha times the adapter, on a few labelled rows."""
-    shown = [one for row in rows if not (one := render(tokenizer, row, max_length=max_length)).answer_lost]
-    if not doses or not shown:
-        return {}
-    ids = _padded([one.input_ids for one in shown], model.device)
-    labels = torch.full_like(ids, IGNORED)
-    for n, one in enumerate(shown):
-        kept = [label if i >= one.answer_start else IGNORED for i, label in enumerate(one.labels)]
-        labels[n, : len(kept)] = torch.tensor(kept, device=ids.device)
+    rendered = [r for row in rows if not (r := render(tokenizer, row, max_length=max_length)).answer_lost]
+    answers = [(r.input_ids, [IGNORED] * r.answer_start + r.labels[r.answer_start :]) for r in rendered]
     curve = {}
-    for alpha in doses:
+    for alpha in doses if answers else ():
         with _dosed(model, alpha):
-            logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-        curve[f"{alpha:g}"] = float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED))
+            curve[f"{alpha:g}"] = -float(torch.cat(log_probs(model, answers, packs=False)).mean())
     return curve
 
 
 @torch.inference_mode()
 def passages_nll(model: Any, tokenizer: Any, passages: Sequence[str]) -> list[tuple[float, int]]:
     """(nats, UTF-8 bytes) of each passage; its first token, which nothing predicts, is given."""
-    rows = [_ids(tokenizer, passage, chat=False) for passage in passages]
-    found: dict[int, float] = {}
-    for batch in _batches([len(row) for row in rows]):
-        ids = _padded([rows[i] for i in batch], model.device)
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-        for n, i in enumerate(batch):
-            size = len(rows[i]) - 1
-            found[i] = float(torch.nn.functional.cross_entropy(logits[n, :size], ids[n, 1 : size + 1], reduction="sum"))
-    return [(found[i], len(passage.encode())) for i, passage in enumerate(passages)]
+    rows = [list(tokenizer(passage)["input_ids"]) for passage in passages]
+    scores = log_probs(model, [(ids, [IGNORED, *ids[1:]]) for ids in rows], packs=False)
+    return [(-float(row.sum()), len(passage.encode())) for row, passage in zip(scores, passages, strict=True)]
 
 
 def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from workbench.hf.load import first_line
+from workbench.hf.machine import enough_memory
 from workbench.hf.packed import ATTENTION, Pack, Row, inputs_of, masks_for, pack, pad, trim
 from workbench.hf.rope import length_kind
 
@@ -58,8 +59,9 @@ def prove(model: Any, rows: Sequence[Row]) -> Proof:
         random = False
         try:
             model.train()
-            random = _draws(decoder, few[0])
-            why_not = _difference(model, decoder, few, random=random)
+            with enough_memory():
+                random = _draws(decoder, few[0])
+                why_not = _difference(model, decoder, few, random=random)
         except _FAILS as error:
             why_not = f"its forward pass fails on them: {first_line(error)}"
         model.set_attn_implementation(own)
@@ -175,7 +177,8 @@ def _first_of_each_kind(decoder: Any, row: Row) -> Iterator[list[nn.Module]]:
     setattr(holder, attribute, some)
     try:
         try:
-            _states(decoder, pad([(row[0][:2], row[1][:2])], device=decoder.device))
+            with enough_memory():
+                _states(decoder, pad([(row[0][:2], row[1][:2])], device=decoder.device))
         except _FAILS:
             some = layers
             setattr(holder, attribute, layers)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from workbench.data.checks import RowLength
 from workbench.errors import DataError
 
-__all__ = ["IGNORED", "Rendered", "Span", "end_of_turn_id", "measure", "prompt_text", "render"]
+__all__ = ["IGNORED", "Rendered", "Span", "end_of_turn_id", "measure", "prompt_ids", "prompt_text", "render", "supervised"]
 
 IGNORED = -100  # the label of a token that is not learned, as in PyTorch's cross entropy
 Span = tuple[str, str]  # (text, "template" | "prompt" | "learned" | "cut")
@@ -43,7 +43,7 @@ class Rendered:
     @property
     def supervised(self) -> int:
         """Number of learned tokens."""
-        return sum(label != IGNORED for label in self.labels)
+        return supervised(self.labels)
 
     @property
     def length(self) -> RowLength:
@@ -116,6 +116,11 @@ def render(tokenizer: Any, row: dict[str, Any], *, max_length: int, assistant_on
     )
 
 
+def supervised(labels: Sequence[int]) -> int:
+    """Number of learned tokens."""
+    return sum(label != IGNORED for label in labels)
+
+
 def measure(
     tokenizer: Any, rows: Iterable[dict[str, Any]], max_length: int, *, assistant_only: bool = True, completion_only: bool = True
 ) -> list[RowLength]:
@@ -129,6 +134,15 @@ def prompt_text(tokenizer: Any, row: dict[str, Any]) -> str:
     if "messages" in row:
         return _apply(tokenizer, row["messages"][:-1], row.get("tools"), ask=True)
     return str(row.get("prompt", ""))
+
+
+def prompt_ids(tokenizer: Any, row: dict[str, Any]) -> list[int]:
+    """`prompt_text` as token ids, at least one of them."""
+    chat = "messages" in row
+    ids: list[int] = list(tokenizer(prompt_text(tokenizer, row), add_special_tokens=not chat)["input_ids"])
+    if not chat and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+        ids.pop()  # some tokenizers close every text; an answer has to follow here
+    return ids or [tokenizer.eos_token_id]
 
 
 def end_of_turn_id(tokenizer: Any) -> int:

@@ -7,13 +7,17 @@ whatever stands beside it, so rows of another kind never share a forward pass, n
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Hashable
 from typing import Any
 
-__all__ = ["length_kind"]
+__all__ = ["LONG", "alike", "length_kind"]
+
+Kind = Callable[[int], Hashable]
+LONG = 2**40  # tokens: longer than any row
 
 
-def length_kind(model: Any) -> Callable[[int], Hashable]:
+def length_kind(model: Any) -> Kind:
     """A function of a row's length in tokens, equal for rows that `model` turns by the same angles."""
     config = model.config.get_text_config()
     given = getattr(config, "rope_parameters", None) or {}
@@ -22,3 +26,8 @@ def length_kind(model: Any) -> Callable[[int], Hashable]:
     switches = [int(rope.get("original_max_position_embeddings") or context) for rope in ropes if rope.get("rope_type") == "longrope"]
     scales = any("dynamic" in str(rope.get("rope_type")) for rope in ropes)
     return lambda length: (*(length > switch for switch in switches), max(length, context) if scales else 0)
+
+
+def alike(kind: Kind, length: int) -> int:
+    """How many tokens can follow a row of `length` tokens, each given those before it, until the row is of another `kind`."""
+    return 1 + bisect_left(range(1, LONG), True, key=lambda more: kind(length + more) != kind(length))

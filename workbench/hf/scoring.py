@@ -190,10 +190,12 @@ class Arm:
                 mask[row, : item.start] = 1
             position = torch.tensor([item.start for item in items], device=on)
             token = torch.tensor([first[i] for i in rows], device=on)
-            found = decode(self.model, cache, mask.to(on), position, token, limit=limit, stop=self._stop, ended=ended)
+            answers: list[list[int]] = [[] for _ in rows]
+            limits = [limit] * len(rows)
+            decode(self.model, cache, mask.to(on), position, token, answers=answers, limits=limits, stop=self._stop, ended=ended)
         else:
-            found = self._greedy(items, limit, self._stop, ended)
-        return [decoded(self.tokenizer, tokens, self._stop) for tokens in found]
+            answers = self._greedy(items, limit, self._stop, ended)
+        return [decoded(self.tokenizer, tokens, self._stop) for tokens in answers]
 
     def _greedy(
         self, items: Sequence[TestItem], limit: int, stop: frozenset[int], ended: Callable[[list[int]], bool] | None = None

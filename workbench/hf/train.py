@@ -24,8 +24,10 @@ from workbench.estimate import total_steps
 from workbench.hf import checkpoints, machine, preflight
 from workbench.hf.follow import Follower, Report, Sampler
 from workbench.hf.load import compute_dtype, first_line, load_base, load_tokenizer, set_threads
+from workbench.hf.packed import log_probs
 from workbench.hf.prepare import Prepared, prepare
-from workbench.hf.rehearsal import rehearse
+from workbench.hf.proof import prove
+from workbench.hf.rehearsal import possible, rehearse
 from workbench.hf.trainer import AnswerTrainer, Collator, Shuffled
 from workbench.planning import missing_loggers
 from workbench.recipe import Recipe
@@ -79,66 +81,27 @@ def train(
     """
     if missing := missing_loggers(recipe):
         raise MissingDependency(" ".join(missing))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # between transformers, TRL and PEFT, which are pinned together
-        return _train(recipe, base, rows, out, start, earlier, report, stopping, check)
-
-
-def _train(
-    recipe: Recipe,
-    base: Path,
-    rows: Sequence[dict[str, Any]],
-    out: Path,
-    start: Path | None,
-    earlier: Sequence[Path],
-    report: Report,
-    stopping: Callable[[], bool],
-    check: Callable[[Path], object],
-) -> TrainResult:
-    began = time.perf_counter()
-    threads = set_threads(recipe.threads)
-    report(_preparing("Reading the rows."))
-    tokenizer = load_tokenizer(base)
-    data = prepare(recipe, tokenizer, rows)
-    report(_preparing("Loading the base."))
-    run = _Run(recipe, base, tokenizer, data, out, start)
-    trainer, follower = run.trainer(report, stopping)
-    found, passed_over = checkpoints.newest_verified([out / "checkpoints", *(folder / "checkpoints" for folder in earlier)], of=run.of)
-    if found is None:
-        report(_preparing("Starting." if not passed_over else f"Starting over: {'; '.join(passed_over)}."))
-        run.report["rehearsal_seconds"] = seconds = round(run.rehearse(trainer, check), 2)
-        report(_preparing(f"Everything this job does was tried on two rows, in {seconds:.1f} s."))
-    else:
-        report(_preparing(f"Going on from step {checkpoints.step_of(found)}."))
-    _fit(trainer, found)
-    state = trainer.state
-    if follower.stopped:
-        raise JobError(
-            f"Stopped at step {state.global_step} of {state.max_steps}, as asked; a checkpoint is saved.",
-            hint="Go on: workbench jobs resume",
+    began, threads = time.perf_counter(), set_threads(recipe.threads)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # between transformers, TRL and PEFT, pinned together
+        report(_preparing("Reading the rows."))
+        tokenizer = load_tokenizer(base)
+        data = prepare(recipe, tokenizer, rows)
+        report(_preparing("Loading the base."))
+        run = _Run(recipe, base, tokenizer, data, out, start)
+        trainer, follower = run.trainer(report, stopping)
+        checkpoint, passed_over = checkpoints.newest_verified(
+            [out / "checkpoints", *(folder / "checkpoints" for folder in earlier)], of=run.of
         )
-    change = run.finish()
-    losses = [entry["loss"] for entry in state.log_history if "loss" in entry][-10:]
-    return TrainResult(
-        folder=run.save(),
-        steps=state.global_step,
-        tokens=state.num_input_tokens_seen,
-        seconds=time.perf_counter() - began,
-        tokens_per_second=follower.rate(),
-        peak_bytes=machine.peak_bytes(),
-        final_loss=sum(losses) / len(losses) if losses else math.nan,
-        best_eval_loss=state.best_metric,
-        report={
-            **data.report,
-            **run.report,
-            "threads": threads,
-            "resumed_from_step": checkpoints.step_of(found) if found else None,
-            "checkpoints_passed_over": passed_over,
-            "best_step": state.best_global_step if state.best_metric is not None else state.global_step,
-            "stopped_early": state.global_step < state.max_steps,
-            "largest_change": change,
-        },
-    )
+        if checkpoint is None:
+            report(_preparing("Starting." if not passed_over else f"Starting over: {'; '.join(passed_over)}."))
+            run.report["rehearsal_seconds"] = seconds = round(run.rehearse(trainer, check), 2)
+            report(_preparing(f"Everything this job does was tried on two rows, in {seconds:.1f} s."))
+        else:
+            report(_preparing(f"Going on from step {checkpoints.step_of(checkpoint)}."))
+        _fit(trainer, follower, checkpoint)
+        resumed = checkpoints.step_of(checkpoint) if checkpoint else None
+        run.report |= {"threads": threads, "resumed_from_step": resumed, "checkpoints_passed_over": passed_over}
+        return run.result(trainer.state, follower.rate(), began)
 
 
 class _Run:
@@ -200,42 +163,37 @@ class _Run:
         """Decide how many tokens go through the model at once, and whether layers are computed twice to save memory."""
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         learning = 12 * sum(p.numel() for p in self.model.parameters() if p.requires_grad)  # gradient and Adam's two moments
-        room = machine.activation_room(self.machine, weights + learning)
-        try:
-            trial = preflight.probe(self.model, self.data.train, self.dtype)
-        except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            raise TrainingError(
-                f"A first pass through this base fails with method {self.recipe.method}: {first_line(error)}",
-                hint="Use method lora." if self.recipe.quantized else "Name other modules in lora_target_modules, or use another base.",
-            ) from error
+        with possible(f"take a first pass with method {self.recipe.method}"):
+            proof = prove(self.model, self.data.train)
+            fixed, per_token = preflight.kept_for_backward(self.model, self.data.train, self.dtype, packs=not proof.why_not)
+        fixed += weights + learning
         longest = max(len(ids) for ids, _ in self.data.train)
-        needed = weights + learning + longest * trial.bytes_per_token
-        self.random = trial.proof.random
-        self.packs = trial.packs and not self.recipe.neftune_noise_alpha  # its noise is scaled by the length of a row
+        self.random = proof.random
+        self.packs = not proof.why_not and not self.recipe.neftune_noise_alpha  # its noise is scaled by the length of a row
         self.checkpointing = self.recipe.gradient_checkpointing
         if self.checkpointing is None:
-            self.checkpointing = needed > 0.8 * self.machine.memory_bytes
-        per_token = trial.bytes_per_token
+            self.checkpointing = fixed + longest * per_token > 0.8 * self.machine.memory_bytes
+        kept = per_token
         if self.checkpointing:  # one layer's activations and every layer's input
-            per_token = max(1, 3 * per_token // max(1, self.model.config.get_text_config().num_hidden_layers))
-        if weights + learning + longest * per_token > self.machine.memory_bytes:
+            kept = max(1, 3 * per_token // max(1, self.model.config.get_text_config().num_hidden_layers))
+        needed = fixed + longest * kept
+        if needed > self.machine.memory_bytes:
             raise TrainingError(
-                f"This run needs at least {(weights + learning + longest * per_token) / 1e9:.1f} GB of memory, "
-                f"and this machine has {self.machine.memory_bytes / 1e9:.1f} GB.",
+                f"This run needs at least {needed / 1e9:.1f} GB of memory, and this machine has {self.machine.memory_bytes / 1e9:.1f} GB.",
                 hint="Use method qlora, a smaller max_length, or a smaller base.",
             )
-        self.tokens_at_once = max(1, room // max(1, per_token))
+        self.tokens_at_once = max(1, machine.activation_room(self.machine, fixed) // kept)
         self.report: dict[str, Any] = {
             "dtype": str(self.dtype).removeprefix("torch."),
             "gradient_checkpointing": self.checkpointing,
             "packed": self.packs,
-            "packing_proof": {"layers": trial.proof.layers, "seconds": round(trial.proof.seconds, 2)},
+            "packing_proof": {"layers": proof.layers, "seconds": round(proof.seconds, 2)},
             "tokens_at_once": self.tokens_at_once,
-            "bytes_per_token": trial.bytes_per_token,
+            "bytes_per_token": per_token,
             "machine": self.machine.as_dict(),
             "libraries": {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")},
             "notes": self.notes
-            + ([] if self.packs else [f"Rows are padded, not packed: {trial.why_not or 'NEFTune scales its noise by their length'}."]),
+            + ([] if self.packs else [f"Rows are padded, not packed: {proof.why_not or 'NEFTune scales its noise by their length'}."]),
         }
 
     def trainer(self, report: Report, stopping: Callable[[], bool]) -> tuple[AnswerTrainer, Follower]:
@@ -279,9 +237,31 @@ class _Run:
     def _scores(self, tokens: int = 1024) -> torch.Tensor:
         self.model.eval()
         with torch.autocast(self.machine.device, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            return preflight.learned_log_probs(self.model, self._watched, packs=self.packs, tokens=tokens)
+            return torch.cat(log_probs(self.model, self._watched, packs=self.packs, tokens=tokens))
 
-    def finish(self) -> float:
+    def result(self, state: TrainerState, tokens_per_second: float, began: float) -> TrainResult:
+        """Save what was learned, once it is sure that it is something."""
+        change = self._change()
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry][-10:]
+        return TrainResult(
+            folder=self.save(),
+            steps=state.global_step,
+            tokens=state.num_input_tokens_seen,
+            seconds=time.perf_counter() - began,
+            tokens_per_second=tokens_per_second,
+            peak_bytes=machine.peak_bytes(),
+            final_loss=sum(losses) / len(losses) if losses else math.nan,
+            best_eval_loss=state.best_metric,
+            report={
+                **self.data.report,
+                **self.report,
+                "best_step": state.best_global_step if state.best_metric is not None else state.global_step,
+                "stopped_early": state.global_step < state.max_steps,
+                "largest_change": change,
+            },
+        )
+
+    def _change(self) -> float:
         """How far training moved the answers of what is saved; raises `TrainingError` when it did not, or not to numbers."""
         learned = self._scores()
         change = preflight.check_change(self._before, learned, self._noise)
@@ -377,18 +357,21 @@ def _arguments(run: _Run, steps: int, *, evaluates: bool) -> SFTConfig:
     return args
 
 
-def _fit(trainer: AnswerTrainer, checkpoint: Path | None) -> None:
+def _fit(trainer: AnswerTrainer, follower: Follower, checkpoint: Path | None) -> None:
     """Train, or go on from `checkpoint`; one taken after the last step only has its best weights loaded."""
-    if checkpoint is None:
-        trainer.train()
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")) if checkpoint else trainer.state
+    if checkpoint and state.global_step >= state.max_steps:
+        best = Path(state.best_model_checkpoint) if state.best_model_checkpoint else checkpoint
+        trainer._load_from_checkpoint(str(best if best.is_dir() else checkpoint))
+        trainer.state = state
         return
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    if state.global_step < state.max_steps:
-        trainer.train(resume_from_checkpoint=str(checkpoint))
-        return
-    best = Path(state.best_model_checkpoint) if state.best_model_checkpoint else checkpoint
-    trainer._load_from_checkpoint(str(best if best.is_dir() else checkpoint))
-    trainer.state = state
+    with machine.enough_memory():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if follower.stopped:
+        raise JobError(
+            f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, as asked; a checkpoint is saved.",
+            hint="Go on: workbench jobs resume",
+        )
 
 
 def _fingerprint(recipe: Recipe, base: Path, data: Prepared) -> str:

@@ -22,11 +22,10 @@ from workbench.errors import TrainingError
 from workbench.hf import checkpoints
 from workbench.hf.packed import Row, pack, pad, scored, split, trim
 from workbench.hf.render import IGNORED
-from workbench.hf.rope import length_kind
+from workbench.hf.rope import LONG, length_kind
 
 __all__ = ["AnswerTrainer", "Collator", "Shuffled"]
 
-_LONG = 2**40  # tokens
 _WINDOW = 10  # steps over which the loss is averaged when looking whether it rises
 
 
@@ -76,7 +75,7 @@ class Collator(DataCollatorForLanguageModeling):  # type: ignore[misc]
 
 
 class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
-    """`packs`, `random` and `tokens_at_once` are what `preflight.probe` found; `order` is the training rows' sampler.
+    """`packs`, `random` and `tokens_at_once` are what was found before the run; `order` is the training rows' sampler.
 
     Where a mixture of experts has a load-balancing loss, it is added as TRL adds it: over every real token of a batch,
     once for each row that the token is in, and by its share where a batch goes through in parts.
@@ -95,7 +94,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         self.balances = self.aux_loss_enabled and "output_router_logits" in inspect.signature(type(plain).forward).parameters
         self._kind = length_kind(self.model)
         # tokens that nothing is learned from count nevertheless: for the experts' balance, and for a row's length
-        self.whole = self.balances or self._kind(1) != self._kind(_LONG)
+        self.whole = self.balances or self._kind(1) != self._kind(LONG)
         # dropout falls on each row by itself, so a shared beginning would not be the same thing
         self._shares_in_training = not random
         # every label is one of ours, none stands first, and the loss below is divided by their number

@@ -20,8 +20,9 @@ from workbench.errors import DataError, JobError, WorkbenchError
 from workbench.evidence import Evidence, Interval, summary
 from workbench.jobs.tasks import TaskContext
 from workbench.jobs.training import frozen_base, frozen_dataset
-from workbench.rebase import calibration, report, structure, verdict, weights
+from workbench.rebase import structure, verdict, weights
 from workbench.rebase.ceiling import recovered
+from workbench.rebase.findings import found
 from workbench.rebase.result import Check, Finding, Health, Probes, Retrained, Settings, Structure, Verdict, Weights, Witness
 from workbench.rebase.store import Checks, neutral_passages
 from workbench.rebase.tokenizers import same_tokenizer
@@ -164,10 +165,9 @@ class _Work:
         from workbench.db import fencing
         from workbench.db.session import transaction
 
-        page = report.html(check)
         with transaction() as connection:  # an attempt that was taken over must not overwrite the newer one's check
             fencing.check(connection, self.ctx.token)
-            Checks().save(check, scores, page)
+            Checks().save(check, scores)
         return check
 
     # ------------------------------------------------------------ stages 0 to 2
@@ -179,14 +179,13 @@ class _Work:
         )
 
     def _weights(self, subject: Subject) -> Weights:
-        found = weights.measure(
+        return weights.measure(
             subject.adapter.path,
             subject.lock,
             self.lock,
             home_folder=subject.home.path if subject.home else None,
             new_folder=self.base.path,
         )
-        return dataclasses.replace(found, band=calibration.band(found))
 
     def _probe(self, subject: Subject) -> Probes:
         from workbench.hf.probes import probe
@@ -311,25 +310,24 @@ def _only(evidence: Evidence, ids: set[str]) -> Evidence:
     return dataclasses.replace(evidence, base=[evidence.base[i] for i in keep], adapter=[evidence.adapter[i] for i in keep], groups=groups)
 
 
-def _warnings(subject: Subject, new: Evidence) -> list[str]:
+def _warnings(subject: Subject, new: Evidence) -> list[Finding]:
     """What a reader must know before trusting the numbers."""
-    found = []
+    warnings = []
     how_file = subject.adapter.path / "evidence" / "how.json"
     how = json.loads(how_file.read_text(encoding="utf-8")) if how_file.is_file() else {}
     if how.get("dtype") not in (None, new.report["dtype"]):
-        found.append(f"The scores at home were computed in {how['dtype']}, these in {new.report['dtype']}.")
+        warnings.append(found("dtype_of_home", was=how["dtype"], now=new.report["dtype"]))
     if skipped := new.report["skipped"]:
-        found.append(f"{len(skipped)} test rows do not fit the new base's tokenizer within max_length and are left out.")
+        warnings.append(found("rows_left_out", rows=len(skipped)))
     agreed = new.report["adapter"]["agreement"]
     if agreed["agree"] < agreed["rows"]:
-        found.append(f"Real generation agreed with teacher forcing in {agreed['agree']} of {agreed['rows']} rows only.")
+        warnings.append(found("generation_disagrees", agree=agreed["agree"], rows=agreed["rows"]))
     served = new.report["adapter"].get("served", {"rows": 0, "same": 0})
     if served["same"] < served["rows"]:
-        lost = f"{served['rows'] - served['same']} of {served['rows']} answers that are right token by token come out otherwise"
-        found.append(f"{lost} when the base serves them with its own stop tokens: look at the chat template and the end-of-turn token.")
+        warnings.append(found("served_otherwise", lost=served["rows"] - served["same"], rows=served["rows"]))
     if subject.home is None:
-        found.append(f"{subject.adapter.base} is not here as it was at training, so weights are compared by the lock's sketches.")
-    return found
+        warnings.append(found("home_is_gone", home=str(subject.adapter.base)))
+    return warnings
 
 
 def _bits(passages: list[tuple[float, int]]) -> float:

@@ -2,14 +2,16 @@
 
     structure.py   0  what configurations, tokenizers.py, templates.py and PEFT methods.py say, as named findings.py; milliseconds
     weights.py     1  how far the weights moved as the adapter sees it (drift.py, factors.py), what kind of change.py it is,
-                      lineage.py: whose child B is; calibration.py: the colours that the lineage lab measured
+                      lineage.py: whose child B is
     (hf/probes.py) 2  what both models do on unlabelled prompts
     verdict.py     3  the frozen test set in four arms (contrasts.py) and the rule.py: the only stage that decides
     ceiling.py     4  what training anew on B would give
 
     result.py         the records of a check, and its JSON
     store.py          checks on disk, and what they share
-    report.py         sentences, and the page that opens offline (report_parts.py)
+    verdicts.py       the words, each with its tone, its mark and its place from good to bad
+    telling.py        a check as sections of plain values (figures.py, moved.py); release.py: many adapters on one base
+    report.py         the telling as markup, for the page and for the report that opens offline
     simulate.py       how often the rule errs, over the true states.py; published.py: the rule beside published numbers
     recoordinate.py   the same model in other coordinates; controls.py: bases and adapters whose verdict is known (writing.py)
 

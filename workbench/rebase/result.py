@@ -20,11 +20,9 @@ from workbench.evidence import Interval
 from workbench.records import as_json
 
 __all__ = [
-    "BROKEN",
     "CHANGES",
     "NOTES",
     "SCHEMA",
-    "VERDICTS",
     "Check",
     "Contrasts",
     "Finding",
@@ -42,12 +40,6 @@ __all__ = [
 
 SCHEMA = 2
 _LETTERS = {"x": "gain", "y": "transfer", "u": "served", "w": "alone"}  # what schema 1 called the contrasts
-
-# From the best news to the worst: the order of `--fail-on` and, reversed, of every list.
-VERDICTS = (
-    "works", "not needed", "no gain at home", "too close to tell", "weaker", "lost", "does harm", "cannot load",
-)  # fmt: skip
-BROKEN = frozenset({"weaker", "lost", "does harm", "cannot load"})
 
 # What happened to the weights between A and B, as stage 1 can tell.
 NOTES = (
@@ -93,8 +85,9 @@ class Finding:
 
     name: str  # a key of findings.CATALOGUE, such as "eos_id_moved"
     level: str  # "break": cannot load, or means something else; "risk": loads, may behave differently; "note"
-    text: str  # one sentence with what was and what is
+    text: str  # what was and what is, in English
     details: dict[str, Any] = field(default_factory=dict)
+    said: tuple[str, ...] = ()  # the sentences, as ends of string keys that `details` fill; empty in checks of earlier versions
 
 
 @dataclass(frozen=True)
@@ -135,7 +128,7 @@ class ModuleDrift:
     input: float | None  # |D Q_A| / |W_A Q_A|, Q_A = orth(lora_A^T)
     output: float | None  # |Q_B^T D| / |Q_B^T W_A|, Q_B = orth(lora_B)
     alignment: float | None  # <D, dW> / (|D| |dW|): positive, the base went the adapter's way
-    weight: float | None = None  # |W_A|; None in checks of earlier versions
+    weight: float | None = None  # |W_A|, Frobenius; None in checks of earlier versions
 
 
 @dataclass(frozen=True)
@@ -155,7 +148,6 @@ class Weights:
     lineage: Lineage | None = None
     modules: tuple[ModuleDrift, ...] = ()
     worst: tuple[str, ...] = ()  # the layers that moved most, such as ("layer 24", "layer 29")
-    band: str | None = None  # "green" | "amber" | "red", by the lineage lab's calibration; None: the lab says nothing about it
     notes: tuple[str, ...] = ()  # of NOTES
     bytes_read: int = 0
     seconds: float = 0.0
@@ -193,10 +185,10 @@ class Contrasts:
 class Verdict:
     """Stage 3: the word, why, and every number it rests on."""
 
-    word: str  # one of VERDICTS
+    word: str  # one of verdicts.VERDICTS
     absorbed: bool  # works, but B already knew part of it
     metric: str  # the one that decided: "right" | "exact_match" | "nll_per_token" | "bits_per_byte"
-    because: str  # the line of the rule that matched, with its numbers
+    because: str  # the line of the rule that matched, with its numbers, in English
     n: int  # test rows
     groups: int | None  # units resampled, where rows come in groups
     arms: dict[str, dict[str, float]]  # arm -> metric -> score (success as a share, the others as nats or bits)
@@ -208,6 +200,8 @@ class Verdict:
     p_worse: float | None = None  # one-sided: the user loses no more than epsilon
     rows_needed: int | None = None  # test rows that would settle "too close to tell"
     settings: Settings = field(default_factory=Settings)
+    line: str = ""  # the name of that line: "gain" | "break" | "harm" | …; empty in checks of earlier versions
+    home_gain: Interval | None = None  # the gain at home in `metric`, where nothing ran on the new base
 
 
 @dataclass(frozen=True)
@@ -266,7 +260,7 @@ class Check:
     health: Health | None = None
     retrained: Retrained | None = None
     how: dict[str, Any] = field(default_factory=dict)  # dtype, seconds per stage, skipped rows, agreement with real generation
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Finding, ...] = ()  # what to know before trusting the numbers
     created_at: str = ""  # ISO 8601, UTC
     job_id: str | None = None
     schema: int = SCHEMA
@@ -291,7 +285,9 @@ class Check:
         """
         if data["schema"] not in (1, SCHEMA):
             raise ValueError(f"it has schema {data['schema']!r}; this version reads 1 to {SCHEMA}")
-        check: Check = _read(cls, {**data, "schema": SCHEMA})
+        # schema 1 kept warnings as sentences
+        warnings = [{"name": "", "level": "risk", "text": told} if isinstance(told, str) else told for told in data.get("warnings", ())]
+        check: Check = _read(cls, {**data, "schema": SCHEMA, "warnings": warnings})
         return check
 
 

@@ -27,14 +27,10 @@ __all__ = [
     "RULES",
     "SUCCESS",
     "Decision",
-    "aside",
-    "because",
     "decide",
     "epsilon",
     "points",
     "rows_needed",
-    "score",
-    "span",
     "success_metric",
 ]
 
@@ -155,77 +151,3 @@ def _rows_for(table: Table, metric: str, name: str, limit: float, side: int, set
         middle = (smallest + largest) // 2
         smallest, largest = (smallest, middle) if clear(middle) else (middle, largest)
     return largest
-
-
-# ---------------------------------------------------------------- words
-
-
-def score(metric: str, value: float) -> str:
-    """`92.5 %`, `0.431 nats a token`."""
-    return f"{100 * value:.1f} %" if metric in SUCCESS else f"{value:.3f} {_unit(metric)}"
-
-
-def span(metric: str, interval: Interval) -> str:
-    """`-1.5 points (95 % interval -3.2 to +0.1)`."""
-    scale, digits, unit = (100, 1, "points") if metric in SUCCESS else (1, 3, _unit(metric))
-    value = f"{interval.value * scale:+.{digits}f} {unit}"
-    if interval.low is None or interval.high is None:
-        return f"{value} (one row gives no interval)"
-    return f"{value} (95 % interval {interval.low * scale:+.{digits}f} to {interval.high * scale:+.{digits}f})"
-
-
-def aside(metric: str, interval: Interval) -> str:
-    """The same inside parentheses: `-1.5 points, 95 % interval -3.2 to +0.1`."""
-    return span(metric, interval).replace(" (", ", ").removesuffix(")")
-
-
-def _unit(metric: str) -> str:
-    return "nats a token" if metric == "nll_per_token" else "bits a byte"
-
-
-def amount(metric: str, value: float) -> str:
-    return f"{100 * value:.1f} points" if metric in SUCCESS else f"{value:.3f} {_unit(metric)}"
-
-
-def because(
-    decision: Decision, contrasts: Mapping[str, Contrasts], arms: Mapping[str, Mapping[str, float]], n: int, settings: Settings
-) -> str:
-    """One sentence: the line of the rule that matched, with raw scores and intervals."""
-    m = decision.metric
-    c, limit = contrasts[m], amount(m, epsilon(m, settings))
-    scores = {arm: score(m, values[m]) for arm, values in arms.items()}
-    rows = f"on {n:,} test rows"
-    home = f"at home {scores['home_adapter']} with the adapter and {scores['home']} without it"
-    new = f"the new base scores {scores['new_adapter']} with the adapter and {scores['new']} without it" if "new_adapter" in scores else ""
-    lines = {
-        "gain": f"{rows}, {home}: a gain of {span(m, c.gain)} is not shown to exceed {limit}, so there is nothing to carry over",
-        "break": f"{rows}, {home}: a gain of {span(m, c.gain)}, but it cannot be loaded on the new base",
-        "harm": f"{rows}, {new}: {span(m, c.transfer)}, so it does harm beyond the limit of {limit}",
-        "alone": f"{rows}, {new}, and {home}: the new base alone is at most {limit} worse than the adapter was ({aside(m, c.alone)}), "
-        f"and the adapter adds no more than that to it ({aside(m, c.transfer)})",
-        "served": f"{rows}, {new}, and {home}: the user sees {span(m, c.served)}, a loss of no more than {limit}{_kept(decision, c)}",
-        "lost": f"{rows}, {new}: {span(m, c.transfer)}, against {span(m, c.gain)} at home, so at most a tenth of its gain, "
-        f"or {limit}, is left, and the user loses more than {limit} ({aside(m, c.served)})",
-        "weaker": f"{rows}, {new}: it still helps ({aside(m, c.transfer)}), but the user loses more than {limit} against home "
-        f"({aside(m, c.served)})",
-        "worse": f"{rows}, {new}: the user loses more than {limit} against home ({aside(m, c.served)}), and it takes more rows to say "
-        f"whether anything is left of its gain ({aside(m, c.transfer)})",
-        "unharmed": f"{rows}, {new}: the user loses no more than {limit} ({aside(m, c.served)}), but that the adapter makes the new base "
-        f"worse is not ruled out ({_harms(contrasts)})",
-        "open": f"{rows}, {new}, and {home}: the user sees {span(m, c.served)}, the adapter gives {span(m, c.transfer)}; "
-        f"the intervals cross the limit of {limit}",
-    }
-    text = lines[decision.line]
-    return text[0].upper() + text[1:] + "."
-
-
-def _kept(decision: Decision, c: Contrasts) -> str:
-    m = decision.metric
-    gains = f"its gain is {span(m, c.transfer)} now, {span(m, c.gain)} at home"
-    if decision.absorbed:
-        return f"; the new base already knew part of it: {gains}"
-    return f"; {gains}" if low(c.kept) > 0 else f"; {gains}, too few rows to say how much of it the new base knew already"
-
-
-def _harms(contrasts: Mapping[str, Contrasts]) -> str:
-    return "; ".join(aside(name, c.transfer) for name, c in contrasts.items() if name != "exact_match" or "right" not in contrasts)

@@ -1,6 +1,6 @@
 """Checks on disk, and what they share.
 
-    <home>/checks/<adapter>/v<N>/<family>@<version>/    check.json (written last), scores.jsonl, report.html
+    <home>/checks/<adapter>/v<N>/<family>@<version>/    check.json (written last), scores.jsonl
     <home>/cache/bare/<key>.json                        scores of a bare base, by (its lock, the test rows, how they are scored)
 
 The newest check of an adapter on a base replaces the one before; the job that made it keeps its result.
@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -22,14 +20,13 @@ from typing import Any
 from workbench import paths
 from workbench.errors import IntegrityError, NotFound
 from workbench.evidence import Evidence, read_scores, write_scores
+from workbench.files import atomic_write
 from workbench.rebase.result import Check
 from workbench.records import AdapterRef, BaseRef, ItemScore
 
 __all__ = ["Checks", "bare_key", "neutral_passages", "read_bare", "write_bare"]
 
-_CHECK, _SCORES, _REPORT = "check.json", "scores.jsonl", "report.html"
-
-
+_CHECK, _SCORES = "check.json", "scores.jsonl"
 Found = list[Check]  # `list` is a method below
 
 
@@ -42,11 +39,8 @@ class Checks:
 
     def list(self) -> Found:
         """The newest check of every adapter on every base, by adapter and base."""
-        return [check for check in self._each() if check is not None]
-
-    def _each(self) -> Iterator[Check | None]:
-        for file in sorted(self.root.glob(f"*/v*/*/{_CHECK}")):
-            yield _read(file)
+        read = map(_read, sorted(self.root.glob(f"*/v*/*/{_CHECK}")))
+        return [check for check in read if check is not None]
 
     def find(self, adapter: str, base: str | BaseRef) -> Check | None:
         """The newest check of `name@version` on a base, if there is one."""
@@ -55,10 +49,10 @@ class Checks:
 
     def get(self, adapter: str, base: str | BaseRef) -> Check:
         """As `find`; raises `NotFound` saying how to make it."""
-        found = self.find(adapter, base)
-        if found is None:
+        check = self.find(adapter, base)
+        if check is None:
             raise NotFound(f"{adapter} was not checked on {base} yet.", hint=f"Check it: workbench rebase check {adapter} --onto {base}")
-        return found
+        return check
 
     def scores(self, adapter: str, base: str | BaseRef) -> Evidence:
         """The scores of B and B + adapter row by row. Raises `NotFound` for a check without a verdict by test rows."""
@@ -67,11 +61,6 @@ class Checks:
             raise NotFound(f"The check of {adapter} on {base} scored no test rows.", hint="Check it with the stage 'behaviour'.")
         return read_scores(file)
 
-    def report(self, adapter: str, base: str | BaseRef) -> Path:
-        """The page of a check. Raises `NotFound`."""
-        self.get(adapter, base)
-        return self.folder(adapter, base) / _REPORT
-
     def folder(self, adapter: str, base: str | BaseRef) -> Path:
         """Where a check stands. Both names are parsed again: they become a path here."""
         ref, onto = AdapterRef.parse(adapter), BaseRef.parse(base)
@@ -79,7 +68,7 @@ class Checks:
             raise NotFound(f"{adapter} names no version.", hint=f"Write {ref.name}@1, or whichever version you mean.")
         return self.root / ref.name / f"v{ref.version}" / str(onto)
 
-    def save(self, check: Check, scores: Evidence | None, page: str) -> Path:
+    def save(self, check: Check, scores: Evidence | None) -> Path:
         """Put a check in place of the one before. Whole or not at all: a reader sees the old one or the new one."""
         goal = self.folder(check.adapter, check.base)
         draft, old = (goal.with_name(f".{goal.name}.{end}.{os.getpid()}") for end in ("new", "old"))
@@ -88,8 +77,7 @@ class Checks:
         draft.mkdir(parents=True)
         if scores is not None:
             write_scores(draft / _SCORES, scores)
-        (draft / _REPORT).write_text(page, encoding="utf-8")
-        _write_json(draft / _CHECK, check.as_dict())
+        atomic_write(draft / _CHECK, json.dumps(check.as_dict(), ensure_ascii=False, indent=1))
         if goal.is_dir():
             os.rename(goal, old)
         os.rename(draft, goal)
@@ -105,22 +93,6 @@ def _read(file: Path) -> Check | None:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{file} is not a check: {error}.", hint="Delete its folder and check again.") from None
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(finite(value), file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def finite(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: None stands for them."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
-    return [finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 # ---------------------------------------------------------------- shared between checks
@@ -145,9 +117,7 @@ def write_bare(key: str, scores: list[ItemScore], facts: dict[str, Any]) -> None
     """Keep the scores of a bare base for the next adapter with the same test rows."""
     file = paths.home() / "cache" / "bare" / f"{key}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_text(json.dumps({"scores": [asdict(score) for score in scores], "facts": facts}), encoding="utf-8")
-    partial.replace(file)
+    atomic_write(file, json.dumps({"scores": [asdict(score) for score in scores], "facts": facts}))
 
 
 def neutral_passages() -> list[str]:

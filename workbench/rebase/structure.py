@@ -26,20 +26,10 @@ from workbench.rebase.tokenizers import Loaded, compare_tokenizers
 
 __all__ = ["examine"]
 
-# Kinds of settings with one finding each, and how the finding's sentence begins.
-_SETTINGS = {
-    "activation": ("activation_changed", "The activation function differs"),
-    "bias": ("bias_changed", "Biases differ"),
-    "qk_norm": ("qk_norm_changed", "Normalisation of queries and keys differs"),
-    "rope": ("rope_changed", "Rotary position embedding differs"),
-    "window": ("window_changed", "The attention window differs"),
-    "context": ("context_changed", "The longest context differs"),
-    "norm_eps": ("norm_eps_changed", "The epsilon of the norms differs"),
-    "softcap": ("softcap_changed", "Soft caps of logits differ"),
-    "multiplier": ("multiplier_changed", "Scaling factors differ"),
-    "routing": ("routing_changed", "The routing to experts differs"),
-    "other": ("config_changed", "Other settings differ"),
-}
+# Kinds of settings with one finding each, `<kind>_changed`.
+_SETTINGS = (
+    "activation", "bias", "qk_norm", "rope", "window", "context", "norm_eps", "softcap", "multiplier", "routing", "other",
+)  # fmt: skip
 _SIZES = {
     "hidden_size": "hidden_size_changed",
     "layers": "layer_count_changed",
@@ -48,7 +38,6 @@ _SIZES = {
     "experts": "experts_changed",
 }
 _SECONDS = 30  # for tokenizers and templates, many times what honest ones take
-_LISTED = 6  # settings or modules named in a sentence; all are in the details
 
 
 def examine(adapter: Path, home: Lock, new: Lock, *, home_folder: Path | None, new_folder: Path, texts: Sequence[str] = ()) -> Structure:
@@ -61,7 +50,7 @@ def examine(adapter: Path, home: Lock, new: Lock, *, home_folder: Path | None, n
     adapted = read_adapter(adapter)
     findings = _home(adapter, home)
     if home.sha256 and home.sha256 == new.sha256:
-        findings.append(found("same_base", "The new base is the home base: both locks are the same."))
+        findings.append(found("same_base"))
         return Structure(ordered(findings), seconds=time.perf_counter() - started)
     if home_folder is not None and not home_folder.is_dir():
         home_folder = None
@@ -69,7 +58,7 @@ def examine(adapter: Path, home: Lock, new: Lock, *, home_folder: Path | None, n
     misfits = _modules(adapted, new)
     same_weights = home.weights_sha256 == new.weights_sha256
     if same_weights:
-        findings.append(found("same_weights", f"All {len(new.tensors)} tensors are the same, byte for byte."))
+        findings.append(found("same_weights", tensors=len(new.tensors)))
     else:
         findings += compare_methods(adapted, home, new)
     findings += misfits
@@ -94,7 +83,7 @@ def _run_limited(home: Lock, new: Lock, home_folder: Path | None, new_folder: Pa
     try:
         return limits.run(_run, home, new, home_folder, new_folder, texts)
     except IntegrityError as error:
-        return [found("tokenizer_unreadable", error.message)], ""
+        return [found("tokenizer_unreadable", problems=[error.message])], ""
 
 
 def _run(home: Lock, new: Lock, home_folder: Path | None, new_folder: Path, texts: list[str]) -> tuple[list[Finding], str]:
@@ -111,39 +100,33 @@ def _home(adapter: Path, home: Lock) -> list[Finding]:
     findings = []
     own = adapter / "chat_template.jinja"
     if own.is_file() and home.chat_template is not None and own.read_text(encoding="utf-8", errors="replace") != home.chat_template:
-        findings.append(found("own_chat_template", "The adapter's own chat template is not that of its home base."))
+        findings.append(found("own_chat_template"))
     try:
         trained = read_lock(adapter / "base.lock.json")
     except IntegrityError as error:
         missing = not (adapter / "base.lock.json").is_file()
-        why = "there is no base.lock.json in its folder" if missing else error.message
-        return [*findings, found("home_unknown", f"It is not known which base the adapter was trained on: {why}.".replace("..", "."))]
+        return [*findings, found("home_unknown", "missing") if missing else found("home_unknown", "unreadable", problem=error.message)]
     if trained.sha256 == home.sha256:
         return findings
     if trained.weights_sha256 != home.weights_sha256:
-        text = (
-            f"The adapter was trained on weights {trained.weights_sha256[:12]} ({_source(trained)}) and the home base given has "
-            f"{home.weights_sha256[:12]} ({_source(home)})."
-        )
-        details = {"trained_on": trained.weights_sha256, "given": home.weights_sha256}
-        return [*findings, found("home_mismatch", text, details=details)]
+        return [*findings, found("home_mismatch", trained_on=_source(trained), given=_source(home))]
     parts = {
-        "the configuration": trained.config_sha256 == home.config_sha256,
-        "the tokenizer": trained.tokenizer == home.tokenizer and trained.special_ids == home.special_ids,
-        "the chat template": trained.chat_template_sha256 == home.chat_template_sha256,
-        "the stop tokens": trained.eos_token_ids == home.eos_token_ids,
+        "config.json": trained.config_sha256 == home.config_sha256,
+        "tokenizer.json": trained.tokenizer == home.tokenizer and trained.special_ids == home.special_ids,
+        "chat_template.jinja": trained.chat_template_sha256 == home.chat_template_sha256,
+        "eos_token_id": trained.eos_token_ids == home.eos_token_ids,
     }
     differ = [part for part, equal in parts.items() if not equal]
     if differ:  # else only the place it came from differs
-        text = f"The home base given has the weights of the training, but differs in {', '.join(differ)}."
-        findings.append(found("home_mismatch", text, milder=True, details={"differ": differ}))
+        findings.append(found("home_mismatch", "milder", milder=True, differ=differ))
     return findings
 
 
 def _source(lock: Lock) -> str:
+    """Where a base's weights came from and which ones they are: `tiny (0123456789ab)`."""
     source = lock.source
-    name = source.get("repo") or source.get("base") or source.get("name") or source.get("kind") or "unknown source"
-    return f"{name}, {lock.parameters:,} parameters"
+    name = source.get("repo") or source.get("base") or source.get("name") or source.get("kind") or "?"
+    return f"{name} ({lock.weights_sha256[:12]})"
 
 
 # -- do the modules fit
@@ -161,16 +144,10 @@ def _modules(adapted: Adapted, new: Lock) -> list[Finding]:
     findings = []
     total = len(shapes)
     if missing:
-        text = f"{len(missing)} of the adapter's {total} modules do not exist in the new base: {_names(missing)}."
-        findings.append(found("module_missing", text, details={"modules": missing, "of": total}))
+        findings.append(found("module_missing", count=len(missing), of=total, modules=missing))
     if wrong:
-        first = min(wrong)
-        text = (
-            f"{len(wrong)} of the adapter's {total} modules have another shape: {_names(sorted(wrong))}. "
-            f"{first} was {_size(wrong[first][0])} and is {_size(wrong[first][1])}."
-        )
-        details = {"modules": {m: {"was": list(x), "is": list(y)} for m, (x, y) in sorted(wrong.items())}, "of": total}
-        findings.append(found("module_reshaped", text, details=details))
+        shown = {module: {"was": list(was), "is": list(now)} for module, (was, now) in sorted(wrong.items())}
+        findings.append(found("module_reshaped", count=len(wrong), of=total, modules=shown))
     return findings
 
 
@@ -183,23 +160,22 @@ def _settings(adapted: Adapted, home: Lock, new: Lock, *, fits: bool) -> list[Fi
     for key, pair in changed(home, new).items():
         kinds.setdefault(kind_of(key), {})[key] = pair
     findings = []
-    for kind, (name, words) in _SETTINGS.items():
+    for kind in _SETTINGS:
         if kind in kinds:
-            findings.append(found(name, f"{words}: {_changes(kinds[kind])}.", details=_details(kinds[kind])))
+            findings.append(found("config_changed" if kind == "other" else f"{kind}_changed", **_details(kinds[kind])))
     for kind, name in _SIZES.items():
         if kind in kinds:
             values = kinds[kind]
             milder = kind != "hidden_size" and not _affected(kind, adapted, values)
-            findings.append(found(name, f"Sizes differ: {_changes(values)}.", milder=milder, details=_details(values)))
+            findings.append(found(name, milder=milder, **_details(values)))
     if "identity" in kinds:
-        before, after = (f"{lock.model_type} ({', '.join(lock.architectures) or 'no architecture named'})" for lock in (home, new))
-        text = f"The model was {before} and is {after}."
-        findings.append(found("architecture_changed", text, milder=fits, details=_details(kinds["identity"])))
+        before, after = (f"{lock.model_type} ({', '.join(lock.architectures) or '?'})" for lock in (home, new))
+        findings.append(found("architecture_changed", milder=fits, was=before, now=after, **_details(kinds["identity"])))
     if "tied" in kinds:
-        before, after = ("tied" if value else "untied" for value in kinds["tied"]["tie_word_embeddings"])
-        touches = adapted.touches_embeddings
-        text = f"Input and output embeddings were {before} and are {after}; the adapter changes {'them' if touches else 'neither'}."
-        findings.append(found("tied_embeddings_changed", text, milder=not touches, details=_details(kinds["tied"])))
+        said = "tied" if kinds["tied"]["tie_word_embeddings"][1] else "untied"
+        touched = adapted.touches_embeddings
+        more = "touched" if touched else "untouched"
+        findings.append(found("tied_embeddings_changed", said, more, milder=not touched, **_details(kinds["tied"])))
     return findings
 
 
@@ -221,11 +197,10 @@ def _tensors(home: Lock, new: Lock) -> list[Finding]:
     qk = {"q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm"}
     findings = []
     if (before & qk) != (after & qk) and bool(before & qk) != bool(after & qk):
-        text = "Queries and keys were {} and are {}.".format(*("normalised" if side & qk else "not normalised" for side in (before, after)))
-        findings.append(found("qk_norm_changed", text, details={"was": sorted(before & qk), "is": sorted(after & qk)}))
+        said = "added" if after & qk else "removed"
+        findings.append(found("qk_norm_changed", said, was=sorted(before & qk), now=sorted(after & qk)))
     if before - qk != after - qk:
-        text = f"Norms of a layer were {', '.join(sorted(before - qk)) or 'none'} and are {', '.join(sorted(after - qk)) or 'none'}."
-        findings.append(found("norm_placement_changed", text, details={"was": sorted(before - qk), "is": sorted(after - qk)}))
+        findings.append(found("norm_placement_changed", was=sorted(before - qk), now=sorted(after - qk)))
     return findings
 
 
@@ -241,19 +216,10 @@ def _norms(lock: Lock) -> set[str]:
 def _numbers(home: Lock, new: Lock) -> list[Finding]:
     findings = []
     if home.dtype != new.dtype:
-        text = f"Weights were stored as {home.dtype} and are stored as {new.dtype}."
-        findings.append(found("dtype_changed", text, details={"was": home.dtype, "is": new.dtype}))
+        findings.append(found("dtype_changed", was=home.dtype, now=new.dtype))
     if home.quantization != new.quantization:
-        text = f"Weights were {_quantised(home)} and are {_quantised(new)}."
-        findings.append(found("quantization_changed", text, details={"was": home.quantization, "is": new.quantization}))
+        findings.append(found("quantization_changed", was=home.quantization, now=new.quantization))
     return findings
-
-
-def _quantised(lock: Lock) -> str:
-    if lock.quantization is None:
-        return "not quantised"
-    told = [str(lock.quantization[key]) for key in ("quant_method", "bits") if lock.quantization.get(key) is not None]
-    return f"quantised ({', '.join(told)} bits)" if len(told) == 2 else f"quantised ({', '.join(told) or 'method not named'})"
 
 
 def _license(home_folder: Path | None, new_folder: Path) -> list[Finding]:
@@ -262,29 +228,8 @@ def _license(home_folder: Path | None, new_folder: Path) -> list[Finding]:
     before, after = (read_json(folder / "base.json").get("license") for folder in (home_folder, new_folder))
     if before == after or not before or not after:
         return []
-    return [found("license_changed", f"The licence was {before} and is {after}.", details={"was": before, "is": after})]
-
-
-# -- words
-
-
-def _changes(values: dict[str, tuple[Any, Any]]) -> str:
-    shown = [f"{key} was {_value(before)} and is {_value(after)}" for key, (before, after) in list(values.items())[:_LISTED]]
-    return "; ".join(shown) + (f"; and {len(values) - _LISTED} more" if len(values) > _LISTED else "")
-
-
-def _value(value: Any) -> str:
-    text = "not set" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+    return [found("license_changed", was=before, now=after)]
 
 
 def _details(values: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
     return {key: {"was": before, "is": after} for key, (before, after) in values.items()}
-
-
-def _names(modules: list[str]) -> str:
-    return ", ".join(modules[:3]) + (f" and {len(modules) - 3} more" if len(modules) > 3 else "")
-
-
-def _size(shape: Shape) -> str:
-    return " x ".join(str(n) for n in shape)

@@ -128,20 +128,20 @@ def compare_templates(home: Lock, new: Lock, loaded: Loaded) -> tuple[list[Findi
     except IntegrityError as error:
         if not changed:
             return [], ""
-        return [found("chat_template_unreadable", f"The chat template changed and could not be rendered: {error.message}")], ""
+        return [found("chat_template_unreadable", problem=error.message)], ""
     if not changed and (before == after or home.chat_template is None):
         return [], ""
     if home.chat_template is None:
-        return [found("chat_template_added", "There was no chat template and there is one.")], ""
+        return [found("chat_template_added")], ""
     if new.chat_template is None:
-        return [found("chat_template_removed", "There was a chat template and there is none.")], ""
+        return [found("chat_template_removed")], ""
     old, now = render_probes(home.chat_template, before), render_probes(new.chat_template, after)
     broken = [(which, side) for which, side in (("old", old), ("new", now)) if not side.readable]
     if broken:
-        which = "Neither chat template" if len(broken) == 2 else f"The {broken[0][0]} chat template"
-        why = next(iter(broken[0][1].texts.values())).removeprefix("refused: ")
-        text = f"{which} renders {'any' if len(broken) == 2 else 'none'} of the probe conversations: {why.rstrip('.')}."
-        return [found("chat_template_unreadable", text, details={side: dict(each.texts) for side, each in broken})], ""
+        said = "both" if len(broken) == 2 else broken[0][0]
+        why = next(iter(broken[0][1].texts.values())).removeprefix("refused: ").rstrip(".")
+        rendered = {side: dict(each.texts) for side, each in broken}
+        return [found("chat_template_unreadable", said, problem=why, rendered=rendered)], ""
     if not changed and old.texts == now.texts:
         return [], ""
     return _judged(old, now, changed, _token_ids(loaded, (old, now)))
@@ -170,20 +170,17 @@ def _token_ids(loaded: Loaded, sides: tuple[Rendering, Rendering]) -> dict[str, 
 def _judged(old: Rendering, now: Rendering, changed: bool, ids: dict[str, Any]) -> tuple[list[Finding], str]:
     differ = [name for name in PROBES if old.texts[name] != now.texts[name]]
     if not differ:
-        text = f"The chat template's text changed and all {len(PROBES)} probe conversations render the same."
-        if ids.get("ids_differ"):
-            text += f" The new tokenizer cuts {len(ids['ids_differ'])} of them into other tokens."
-        return [found("chat_template_text_changed", text, details=ids)], ""
+        cut = len(ids.get("ids_differ", ()))
+        more = ["cut_otherwise"] if cut else []
+        return [found("chat_template_text_changed", "text", *more, of=len(PROBES), cut=cut, **ids)], ""
     refused = [name for name in differ if name in now.refused and name not in old.refused]
-    text = f"{len(differ)} of {len(PROBES)} probe conversations render differently: {', '.join(differ)}."
-    if refused:
-        text += f" The new template refuses: {', '.join(refused)}."
-    if not changed:
-        text += " The template is the same; the special tokens that it writes are not."
+    said = ["text", *(["refused"] if refused else []), *(["same_template"] if not changed else [])]
     lines: list[str] = []
     for name in differ:
         x, y = old.texts[name].splitlines(), now.texts[name].splitlines()
         lines += difflib.unified_diff(x, y, f"old: {name}", f"new: {name}", n=2, lineterm="")
         if x == y:  # only the last line break differs
             lines += [f"--- old: {name}", f"+++ new: {name}", f"-{old.texts[name][-20:]!r}", f"+{now.texts[name][-20:]!r}"]
-    return [found("chat_template_changed", text, details={"differ": differ, "refused": refused, **ids})], "\n".join(lines)
+    return [found("chat_template_changed", *said, count=len(differ), of=len(PROBES), differ=differ, refused=refused, **ids)], "\n".join(
+        lines
+    )

@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["Loaded", "compare_tokenizers", "same_tokenizer"]
 
 _CUTTING = {
-    "merges_sha256": ("merges_changed", "The merges of the tokenizer differ"),
-    "normalizer_sha256": ("normalizer_changed", "The normalizer of the tokenizer differs"),
-    "pre_tokenizer_sha256": ("pre_tokenizer_changed", "The pre-tokenizer differs"),
-    "post_processor_sha256": ("post_processor_changed", "The post-processor of the tokenizer differs"),
-    "files": ("merges_changed", "The files of the tokenizer differ"),
+    "merges_sha256": ("merges_changed", "text"),
+    "normalizer_sha256": ("normalizer_changed", "text"),
+    "pre_tokenizer_sha256": ("pre_tokenizer_changed", "text"),
+    "post_processor_sha256": ("post_processor_changed", "text"),
+    "files": ("merges_changed", "files"),
 }
-_EXAMPLES = 5  # tokens named in a sentence
 _LISTED = 50  # tokens in the details
 _GONE = "The home base is no longer here, and the adapter keeps no copy of its tokenizer."
 
@@ -78,26 +77,24 @@ def compare_tokenizers(home: Lock, new: Lock, loaded: Loaded, texts: Sequence[st
     rows = (effective(home).get("vocab_size"), effective(new).get("vocab_size"))
     if loaded.same:
         if home.tokenizer.get("decoder_sha256") != new.tokenizer.get("decoder_sha256"):
-            findings.append(found("decoder_changed", "The decoder of the tokenizer differs; texts are cut as before."))
+            findings.append(found("decoder_changed", "text", "only"))
         if rows[0] != rows[1]:
-            text = f"The embedding had {_n(rows[0])} rows and has {_n(rows[1])}; the tokens are the same."
-            findings.append(found("vocabulary_rows_changed", text))
+            findings.append(found("vocabulary_rows_changed", was=rows[0], now=rows[1]))
         return findings
     unread: list[str] = []
     cut = _measure(loaded, texts, unread)
     findings += _vocabulary(home, new, loaded, cut, unread)
-    for key, (name, words) in _CUTTING.items():
+    measured = "cut" if cut else "not_measured"
+    for key, (name, said) in _CUTTING.items():
         if home.tokenizer.get(key) != new.tokenizer.get(key) and not (key != "files" and "files" in {*home.tokenizer, *new.tokenizer}):
-            findings.append(found(name, f"{words}; {_share(cut)}", details=cut))
+            findings.append(found(name, said, measured, **cut))
     if home.tokenizer.get("decoder_sha256") != new.tokenizer.get("decoder_sha256"):
-        findings.append(found("decoder_changed", "The decoder of the tokenizer differs."))
+        findings.append(found("decoder_changed"))
     before, after = home.tokenizer.get("type", "files"), new.tokenizer.get("type", "files")
     if before != after:
-        text = f"The tokenizer was of type {before} and is of type {after}; {_share(cut)}"
-        findings.append(found("tokenizer_type_changed", text, details={"before": before, "after": after, **cut}))
+        findings.append(found("tokenizer_type_changed", "text", measured, was=before, now=after, **cut))
     if unread:
-        text = "A tokenizer could not be read, so texts were not compared: " + " ".join(dict.fromkeys(unread))
-        findings.append(found("tokenizer_unreadable", text, details={"problems": list(dict.fromkeys(unread))}))
+        findings.append(found("tokenizer_unreadable", problems=list(dict.fromkeys(unread))))
     return findings
 
 
@@ -105,9 +102,8 @@ def _vocabulary(home: Lock, new: Lock, loaded: Loaded, cut: dict[str, Any], unre
     """What became of each token's id. What could not be compared is added to `unread`."""
     same_added = home.tokenizer.get("added_tokens_sha256") == new.tokenizer.get("added_tokens_sha256")
     if home.tokenizer.get("vocab_sha256") == new.tokenizer.get("vocab_sha256"):
-        text = "The added tokens are the same and match text differently (white space, whole words, normalised or not)."
-        return [] if same_added else [found("added_tokens_changed", text, details=cut)]
-    words = _sizes(home, new)
+        return [] if same_added else [found("added_tokens_changed", **cut)]
+    had, has = (lock.tokenizer.get("vocab_size") for lock in (home, new))
     try:
         if loaded.home_folder is None:
             raise IntegrityError(_GONE)
@@ -116,26 +112,20 @@ def _vocabulary(home: Lock, new: Lock, loaded: Loaded, cut: dict[str, Any], unre
             raise IntegrityError("One of the two bases has no tokenizer.json.")
         renamed = _renamed(known, loaded.home_folder, loaded.new_folder)
     except IntegrityError as error:
-        unread.append(f"{error.message} {words}")
+        unread.append(error.message)
         return []
     gone = {token: n for token, n in known.gone.items() if token not in renamed}
     added = {token: n for token, n in known.added.items() if token not in renamed.values()}
     findings = []
     if known.moved:
-        shown = ", ".join(f"{t!r} was {a} and is {b}" for t, (a, b) in list(known.moved.items())[:_EXAMPLES])
-        text = f"{_count(len(known.moved), 'token has', 'tokens have')} another id: {shown}. {words}"
-        listed = {t: list(ids) for t, ids in list(known.moved.items())[:_LISTED]}
-        findings.append(found("token_id_moved", text, details={"count": len(known.moved), "tokens": listed, **cut}))
-    if gone:
-        text = f"{_count(len(gone), 'token is', 'tokens are')} gone: {_some(gone)}. {words}"
-        findings.append(found("token_gone", text, details={"count": len(gone), "tokens": dict(list(gone.items())[:_LISTED]), **cut}))
+        listed = {token: list(ids) for token, ids in list(known.moved.items())[:_LISTED]}
+        findings.append(found("token_id_moved", "text", "vocabulary", count=len(known.moved), tokens=listed, had=had, has=has, **cut))
+    for name, tokens in (("token_gone", gone), ("tokens_added", added)):
+        if tokens:
+            some = dict(list(tokens.items())[:_LISTED])
+            findings.append(found(name, "text", "vocabulary", count=len(tokens), tokens=some, had=had, has=has, **cut))
     if renamed:
-        shown = ", ".join(f"{a!r} is now {b!r}" for a, b in list(renamed.items())[:_EXAMPLES])
-        text = f"{_count(len(renamed), 'added token was', 'added tokens were')} renamed under the same id: {shown}."
-        findings.append(found("tokens_renamed", text, details={"count": len(renamed), "tokens": dict(list(renamed.items())[:_LISTED])}))
-    if added:
-        text = f"{_count(len(added), 'token was', 'tokens were')} added: {_some(added)}. {words}"
-        findings.append(found("tokens_added", text, details={"count": len(added), "tokens": dict(list(added.items())[:_LISTED]), **cut}))
+        findings.append(found("tokens_renamed", count=len(renamed), tokens=dict(list(renamed.items())[:_LISTED])))
     return findings
 
 
@@ -182,14 +172,6 @@ def _measure(loaded: Loaded, texts: Sequence[str], unread: list[str]) -> dict[st
     }
 
 
-def _share(cut: dict[str, Any]) -> str:
-    if not cut:
-        return "how many texts it cuts differently was not measured."
-    words = f"{cut['differ']} of {cut['texts']} texts have other ids ({cut['share']:.0%})"
-    before, after = cut["tokens_per_byte"]
-    return f"{words}, with {before:.3f} tokens per byte before and {after:.3f} now."
-
-
 def _special_ids(home: Lock, new: Lock) -> list[Finding]:
     """Special tokens that were given another id. A role that two bases fill with different tokens counts as moved."""
     findings = []
@@ -198,15 +180,13 @@ def _special_ids(home: Lock, new: Lock) -> list[Finding]:
         before, after = (lock.special_ids.get(f"{role}_token") for lock in (home, new))
         if before == after:
             continue
-        milder = False
-        why = ""
+        milder, said = False, ["text"]
         if role == "eos":
             milder = before is None or before in new.eos_token_ids
-            why = " The new base still stops at the old one." if before is not None and milder else ""
+            said += ["still_stops"] if before is not None and milder else []
         elif role == "pad":
             milder = before is None or after is None or after >= size
-        text = f"{role}_token was {_id(before)} and is {_id(after)}.{why}"
-        findings.append(found(f"{role}_id_moved", text, milder=milder, details={"before": before, "after": after}))
+        findings.append(found(f"{role}_id_moved", *said, milder=milder, was=before, now=after))
     return findings
 
 
@@ -214,39 +194,11 @@ def _generation(home: Lock, new: Lock) -> list[Finding]:
     findings = []
     before, after = set(home.eos_token_ids), set(new.eos_token_ids)
     if before != after:
-        text = f"Generation stopped at {_ids(before)} and stops at {_ids(after)}."
-        findings.append(found("generation_eos_changed", text, details={"before": sorted(before), "after": sorted(after)}))
+        findings.append(found("generation_eos_changed", was=sorted(before), now=sorted(after)))
     ids = ("eos_token_id", "bos_token_id", "pad_token_id")
     old, now = ({k: v for k, v in lock.generation_config.items() if k not in ids and v} for lock in (home, new))
     keys = [key for key in sorted(old.keys() | now.keys()) if old.get(key) != now.get(key)]
     if keys:
-        shown = ", ".join(f"{key} was {old.get(key)} and is {now.get(key)}" for key in keys[:4])
-        details = {key: [old.get(key), now.get(key)] for key in keys}
-        findings.append(found("generation_config_changed", f"Defaults of generation differ: {shown}.", details=details))
+        differ: dict[str, Any] = {key: [old.get(key), now.get(key)] for key in keys}
+        findings.append(found("generation_config_changed", **differ))
     return findings
-
-
-def _sizes(home: Lock, new: Lock) -> str:
-    before, after = (lock.tokenizer.get("vocab_size") for lock in (home, new))
-    return f"The vocabulary had {_n(before)} tokens and has {'as many' if before == after else _n(after)}."
-
-
-def _n(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else "an unknown number of"
-
-
-def _count(n: int, one: str, many: str) -> str:
-    return f"{n:,} {one if n == 1 else many}"
-
-
-def _some(tokens: dict[str, int]) -> str:
-    shown = ", ".join(f"{token!r} ({n})" for token, n in list(tokens.items())[:_EXAMPLES])
-    return shown + (", …" if len(tokens) > _EXAMPLES else "")
-
-
-def _id(value: int | None) -> str:
-    return "none" if value is None else f"id {value}"
-
-
-def _ids(values: set[int]) -> str:
-    return ", ".join(f"id {n}" for n in sorted(values)) or "no token"

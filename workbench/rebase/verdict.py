@@ -7,6 +7,7 @@ witnesses     the rows that tell it      broken, safe_for_all   many adapters on
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,9 +16,12 @@ from workbench.data.rows import answer_of, question_of
 from workbench.errors import UsageError
 from workbench.evidence import Evidence, Interval, clopper_pearson, exact_gain, mcnemar
 from workbench.rebase.contrasts import ARMS, Table, measure, scores_of, weights
+from workbench.rebase.figures import because
 from workbench.rebase.result import Check, Contrasts, Finding, Settings, Verdict, Witness
-from workbench.rebase.rule import Decision, because, decide, epsilon, points, rows_needed, success_metric
+from workbench.rebase.rule import Decision, decide, epsilon, points, rows_needed, success_metric
+from workbench.rebase.verdicts import PASSING
 from workbench.records import ItemScore
+from workbench.words import words
 
 __all__ = [
     "benjamini_hochberg",
@@ -60,11 +64,11 @@ def judge(
     if success is not None and (success == "right" or scorer is not None or decision.metric == success):
         won, lost = table.flips[success]["served"]
     shrink = table.units / table.n
-    return Verdict(
+    judged = Verdict(
         word=decision.word,
         absorbed=decision.absorbed,
         metric=decision.metric,
-        because=because(decision, table.contrasts, table.arms, table.n, settings),
+        because="",
         n=table.n,
         groups=table.units if table.grouped else None,
         arms=table.arms,
@@ -76,32 +80,38 @@ def judge(
         p_worse=_p_worse(table, decision.metric, settings),
         rows_needed=rows_needed(table, settings) if decision.word == "too close to tell" else None,
         settings=settings,
+        line=decision.line,
     )
+    return _explained(judged)
+
+
+def _explained(verdict: Verdict, breaks: Sequence[Finding] = ()) -> Verdict:
+    """With its reason in English, which the faces say in their own language."""
+    return dataclasses.replace(verdict, because=words("en").say(because(verdict, breaks)))
 
 
 def cannot_load(breaks: Sequence[Finding], home: Evidence | None = None, *, settings: Settings = _DEFAULT) -> Verdict:
     """The verdict when a stage-0 break stands: no arm on the new base exists. With the home evidence, an adapter that gained
     nothing there is called that first, as the rule's order says."""
-    reasons = "; ".join(finding.text.rstrip(".") for finding in breaks)
-    names = ", ".join(finding.name for finding in breaks)
     if home is None:
-        text = f"It cannot be used on the new base ({names}): {reasons}."
-        return Verdict("cannot load", False, "", text, 0, None, {}, {}, settings=settings)
-    # the new arms stand in as copies; only the gain is read and reported
+        return _explained(Verdict("cannot load", False, "", "", 0, None, {}, {}, settings=settings, line="break"), breaks)
+    # the new arms stand in as copies; only the gain is read, and only the gain is reported
     table = measure(home, Evidence(home.base, home.adapter), same_tokenizer=True, settings=settings)
     decision = decide(table.contrasts, settings, breaks=True)
-    text = because(decision, table.contrasts, {arm: table.arms[arm] for arm in ARMS[:2]}, table.n, settings)
-    return Verdict(
+    judged = Verdict(
         word=decision.word,
         absorbed=False,
         metric=decision.metric,
-        because=f"{text} On the new base it cannot be used ({names}): {reasons}.",
+        because="",
         n=table.n,
         groups=table.units if table.grouped else None,
         arms={"home": scores_of(home.base), "home_adapter": scores_of(home.adapter)},
         contrasts={},
         settings=settings,
+        line=decision.line,
+        home_gain=table.contrasts[decision.metric].gain,
     )
+    return _explained(judged, breaks)
 
 
 def point_rule(contrasts: Mapping[str, Contrasts], settings: Settings = _DEFAULT) -> Decision:
@@ -152,18 +162,19 @@ def judge_cells(
     contrasts = {"right": Contrasts(**intervals)}
     arms = {arm: {"right": share} for arm, share in zip(ARMS, shares, strict=True)}
     decision = decide(contrasts, settings, rule=rule)
-    text = because(decision, contrasts, arms, n, settings)
-    return Verdict(
+    judged = Verdict(
         word=decision.word,
         absorbed=decision.absorbed,
         metric="right",
-        because=f"{text} The arms count as independent, which widens the intervals.",
+        because="",
         n=n,
         groups=None,
         arms=arms,
         contrasts=contrasts,
         settings=settings,
+        line=decision.line,
     )
+    return _explained(judged)
 
 
 def _mover(factors: Sequence[float], shares: Sequence[float], n: int) -> Interval:
@@ -238,4 +249,4 @@ def broken(checks: Sequence[Check], q: float = 0.05) -> list[bool]:
 def safe_for_all(checks: Sequence[Check]) -> bool:
     """Whether the release may replace the old base for everyone: each adapter passes by itself. No correction is needed, since one
     that fails is enough to say no (an intersection-union test). An adapter without a verdict does not pass."""
-    return bool(checks) and all(check.verdict is not None and check.verdict.word in ("works", "not needed") for check in checks)
+    return bool(checks) and all(check.verdict is not None and check.verdict.word in PASSING for check in checks)

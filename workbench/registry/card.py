@@ -33,19 +33,21 @@ def render(facts: Facts, checked: Checked) -> str:
     from jinja2 import Environment, StrictUndefined
 
     from workbench.bases.catalogue import Catalogue
-    from workbench.evidence import Summary, gain_table, headline
+    from workbench.evidence import Summary
+    from workbench.words import words as table
+    from workbench.worth import gain_rows, headline
 
     base, catalogue = facts.base, Catalogue.load()
     entry = catalogue.find(base.ref) or (catalogue.find(base.continues) if base.continues else None)  # or of the base that it continues
-    scores = Summary.from_dict(facts.scores) if facts.scores else None
+    scores, t = Summary.from_dict(facts.scores) if facts.scores else None, table("en")
     config, change = checked.config, checked.change
     words = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
     text = words.from_string(Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")).render(
         {name: getattr(facts, name) for name in ("name", "version", "method", "dataset", "learned_from", "base", "four_bits")},
         front_matter=_front_matter(facts, entry),
-        headline=headline(scores) if scores else "",
+        headline=t.say(headline(scores)) if scores else "",
         scores=scores,
-        gains=gain_table(scores) if scores else [],
+        gains=[[t.say(cell) for cell in row] for row in gain_rows(scores)] if scores else [],
         checked=checked,
         kind="DoRA" if config["use_dora"] else "rsLoRA" if config["use_rslora"] else "LoRA",
         targets=sorted(config["target_modules"]),

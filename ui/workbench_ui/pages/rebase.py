@@ -5,14 +5,15 @@ Everything is read from the stored checks at each look. Checking is a job: the p
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import gradio as gr
 
 from workbench import Workbench
 from workbench.errors import NotFound
-from workbench.records import Adapter, Base, Dataset, Job
+from workbench.rebase.release import Cell
+from workbench.records import Base, Dataset, Job
 from workbench.words import Words
 from workbench_ui.chrome import head, nav
 from workbench_ui.guard import guarded, spoken
@@ -21,7 +22,6 @@ from workbench_ui.views.check import detail
 from workbench_ui.views.lineage import bases_in_order, lineage
 from workbench_ui.views.markup import card, esc, panel, stack
 from workbench_ui.views.matrix import matrix
-from workbench_ui.views.verdict import Cell
 from workbench_ui.widgets.view import QUIET, view
 
 __all__ = ["build"]
@@ -100,22 +100,20 @@ class _Handlers:
     def act(self, base: str, event: gr.EventData, request: gr.Request) -> list[Any]:
         """Start what a button asks for; what runs already is not started again."""
         adapter = str(request.query_params.get("adapter") or "")
-        wanted, busy = str(event.adapter), _busy(self._jobs())
-        if event.what == "evaluate" and (wanted, "") not in busy:
+        wanted = str(event.adapter)
+        asked = [self.bench.adapters.get(wanted)] if wanted else self.bench.rebase.candidates(base)
+        cells = [cell for cell in self.bench.rebase.matrix(asked, [base]) if cell.job is None and (wanted or cell.state.waits)]
+        if event.what == "evaluate" and cells:
             self.bench.evaluate(wanted, dataset=str(event.dataset) or None)
-        elif event.what == "check":
-            away = [(candidate, base) for candidate in self.bench.rebase.candidates(base)] if not wanted else []
-            refs = [wanted] if wanted else [cell.adapter.ref for cell in self._cells(away, []) if cell.open]
-            refs = [ref for ref in refs if (ref, base) not in busy]
-            if refs:
-                self.bench.rebase.check(refs, onto=base)
+        elif event.what == "check" and cells:
+            self.bench.rebase.check([cell.adapter.ref for cell in cells], onto=base)
         return self._drawn(base, adapter)
 
     # ---------------------------------------------------------------- drawing
 
     def _drawn(self, base: str, adapter: str, jobs: list[Job] | None = None) -> list[Any]:
         jobs = self._jobs() if jobs is None else jobs
-        shown, problem = spoken(self.t, lambda: self._cell(base, adapter, jobs) if adapter else self._overview(base, jobs))
+        shown, problem = spoken(self.t, lambda: self._cell(base, adapter) if adapter else self._overview(base))
         if shown is None:
             return [panel("bad", problem, icon="warn"), *self._nothing(base)]
         return [*shown, base, _stamp(jobs), gr.Timer(active=bool(jobs))]
@@ -123,7 +121,7 @@ class _Handlers:
     def _nothing(self, base: str) -> list[Any]:
         return [gr.Accordion(visible=False), "", "", base, "", gr.Timer(active=False)]
 
-    def _overview(self, base: str, jobs: list[Job]) -> list[Any]:
+    def _overview(self, base: str) -> list[Any]:
         t, bases = self.t, self.bench.bases.list()
         if not bases:
             return [views.no_bases(t), gr.Accordion(visible=False), "", ""]
@@ -134,71 +132,38 @@ class _Handlers:
             return [views.one_base(bases[0], t), gr.Accordion(visible=False), "", picture]
         refs = [str(b.ref) for b in bases_in_order(bases)]
         ordered = sorted(adapters, key=lambda a: (a.name, -a.version))
-        everything = {(c.adapter.ref, c.base): c for c in self._cells([(a, ref) for a in ordered for ref in refs], jobs)}
-        cells = [everything[candidate.ref, base] for candidate in self.bench.rebase.candidates(base) if (candidate.ref, base) in everything]
+        everything = self.bench.rebase.matrix(ordered, refs)
+        newest = {adapter.ref for adapter in self.bench.rebase.candidates(base)}
+        cells = [cell for cell in everything if cell.base == base and cell.adapter.ref in newest]
         at_home = len({adapter.name for adapter in adapters}) - len(cells)
-        waiting = [cell.adapter.ref for cell in cells if cell.open]
+        waiting = [cell.adapter.ref for cell in cells if cell.state.waits]
         seconds = self.bench.rebase.estimate(waiting, base) if len(waiting) > 1 else None
         answer = views.answer(cells, base, t, at_home=at_home, seconds=seconds, datasets=self._datasets(cells))
-        table = matrix(ordered, refs, everything, t, chosen=base) if ordered else ""
+        table = matrix(everything, t, chosen=base) if ordered else ""
         return [answer, gr.Accordion(visible=bool(ordered)), table, picture]
 
-    def _cell(self, base: str, ref: str, jobs: list[Job]) -> list[Any]:
-        found = self.bench.rebase.find(ref, base)
+    def _cell(self, base: str, ref: str) -> list[Any]:
+        check = self.bench.rebase.find(ref, base)
         try:
             adapter = self.bench.adapters.get(ref)
         except NotFound:
-            adapter = None
-        if adapter is None and found is None:
-            self.bench.adapters.get(ref)  # raises, saying what there is
-        if found is None:
-            self.bench.bases.get(base)
-        if adapter is None:
-            assert found is not None
+            if check is None:
+                raise
             gone = panel("warn", self.t.html("rebase.adapter_gone", adapter=ref), icon="warn")
-            kept = Cell(views.adapter_of(found), base, found, stale=True)
+            kept = Cell(views.adapter_of(check), base, check, stale=True)
             return [stack([gone, detail(kept, self.t)]), gr.Accordion(visible=False), "", ""]
-        (cell,) = self._cells([(adapter, base)], jobs)
+        if check is None:
+            self.bench.bases.get(base)  # says which ones there are
+        (cell,) = self.bench.rebase.matrix([adapter], [base])
         return [detail(cell, self.t, datasets=self._datasets([cell])), gr.Accordion(visible=False), "", ""]
 
     # ---------------------------------------------------------------- reading
-
-    def _cells(self, pairs: list[tuple[Adapter, str]], jobs: list[Job]) -> list[Cell]:
-        checks = {(check.adapter, check.base): check for check in self.bench.rebase.list()}
-        busy, failed, cells = _busy(jobs), self._failed(), []
-        took = {ref: self._took(ref) for ref in {a.job_id for a, _ in pairs if a.job_id}}
-        for adapter, base in pairs:
-            check = checks.get((adapter.ref, base))
-            stale = check is not None and self.bench.rebase.stale(check)
-            job = busy.get((adapter.ref, base)) or busy.get((adapter.ref, ""))
-            wrong = failed.get((adapter.ref, base))
-            wrong = wrong if wrong is not None and (check is None or _later(wrong, check.created_at)) else None
-            cells.append(Cell(adapter, base, check, stale, job, wrong, took.get(adapter.job_id or "")))
-        return cells
-
-    def _failed(self) -> dict[tuple[str, str], Job]:
-        """Checks that ended with an error, the newest of each adapter and base."""
-        over = [job for job in self.bench.jobs.list(limit=_LISTED) if job.kind == "rebase" and job.state.final]
-        newest: dict[tuple[str, str], Job] = {}
-        for job in over:  # the newest comes first
-            for ref in job.spec.get("adapters", []):
-                newest.setdefault((str(ref), str(job.spec.get("base"))), job)
-        return {key: job for key, job in newest.items() if job.error}
-
-    def _took(self, job_id: str) -> float | None:
-        """Seconds that the adapter's training took; None when its job is no longer known."""
-        try:
-            attempts = self.bench.jobs.get(job_id).attempts
-        except NotFound:
-            return None
-        spans = [(a.ended_at - a.started_at).total_seconds() for a in attempts if a.started_at and a.ended_at]
-        return sum(spans) if spans else None
 
     def _jobs(self) -> list[Job]:
         return [job for job in self.bench.jobs.list(limit=_LISTED) if job.kind in _KINDS and not job.state.final]
 
     def _datasets(self, cells: list[Cell]) -> list[Dataset]:
-        if not any(cell.state == "untested" for cell in cells):
+        if not any(cell.state.name == "untested" for cell in cells):
             return []
         return [dataset for dataset in self.bench.datasets.list() if dataset.test_rows]
 
@@ -214,22 +179,6 @@ def _newest_first(bases: list[Base]) -> list[Base]:
         return base.added_at.timestamp() if isinstance(base.added_at, datetime) else 0.0
 
     return sorted(reversed(bases_in_order(bases)), key=added, reverse=True)
-
-
-def _busy(jobs: list[Job]) -> dict[tuple[str, str], Job]:
-    """(adapter, base) -> the job that looks at it; an evaluation looks at no base but its own."""
-    busy: dict[tuple[str, str], Job] = {}
-    for job in jobs:
-        if job.kind == "rebase":
-            busy |= {(str(ref), str(job.spec.get("base"))): job for ref in job.spec.get("adapters", [])}
-        else:
-            busy[str(job.spec.get("adapter")), ""] = job
-    return busy
-
-
-def _later(job: Job, checked_at: str) -> bool:
-    created, checked = (at if at.tzinfo else at.replace(tzinfo=UTC) for at in (job.created_at, datetime.fromisoformat(checked_at)))
-    return created > checked
 
 
 def _stamp(jobs: list[Job]) -> str:

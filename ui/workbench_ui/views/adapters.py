@@ -10,14 +10,14 @@ from typing import Any
 from workbench.evidence import Summary
 from workbench.records import Adapter, Base, Dataset
 from workbench.words import Words
+from workbench.worth import gain, metric_of
 from workbench_ui.views.jobs import download_link
 from workbench_ui.views.markup import badge, button, card, code_block, empty, esc, facts, stack
-from workbench_ui.views.scores import answers, gain_text, measure, score_bars, score_sentence, verdict
+from workbench_ui.views.scores import TONES, answers, score_bars, score_sentence, verdict
 
 __all__ = ["adapter_actions", "adapter_answers", "adapter_facts", "adapter_list", "adapter_page", "adapter_score", "adapter_use", "learned"]
 
 _PAGE = 50  # names on one page
-_TONES = {"better": "good", "worse": "bad", "unclear": "warn"}
 
 
 def adapter_list(adapters: Sequence[Adapter], t: Words, *, now: datetime | None = None) -> str:
@@ -82,10 +82,8 @@ def gain_badge(scores: dict[str, Any], t: Words) -> str:
     if not scores:
         return badge(t("gain.unknown"), "idle")
     summary = Summary.from_dict(scores)
-    key = measure(summary)
-    value = gain_text(summary.gain[key], key, t).split(" (", 1)[0].split("(", 1)[0]
     says = verdict(summary)
-    return badge(value if says != "unclear" else t("gain.unclear"), _TONES[says])
+    return badge(t.say(gain(metric_of(summary), summary)) if says != "unclear" else t("gain.unclear"), TONES[says])
 
 
 def learned(adapter: Adapter, dataset: Dataset | None, t: Words) -> str:

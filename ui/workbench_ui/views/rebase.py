@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from workbench.rebase.release import Cell, moving, safety
 from workbench.rebase.result import Check
+from workbench.rebase.telling import figures
+from workbench.rebase.verdicts import State, badness
 from workbench.records import Adapter, AdapterRef, Base, BaseRef, Dataset, Job
 from workbench.words import Words
-from workbench_ui.icons import ICONS
 from workbench_ui.views.jobs import share_done
 from workbench_ui.views.markup import button, empty, esc, panel
-from workbench_ui.views.verdict import Cell, figures, look, sentence, word
 
 __all__ = [
     "STAGES",
@@ -21,13 +22,13 @@ __all__ = [
     "adapter_of",
     "answer",
     "detail_link",
-    "headline",
     "no_adapters",
     "no_bases",
     "one_base",
     "picker",
     "retrain_link",
     "row",
+    "sign",
 ]
 
 
@@ -73,38 +74,6 @@ def adapter_of(check: Check) -> Adapter:
     )
 
 
-# ---------------------------------------------------------------- the headline
-
-
-def headline(cells: Sequence[Cell], base: str, t: Words) -> str:
-    """How many work as they are, and how many need what. Safe HTML."""
-    counts = {state: sum(cell.state == state for cell in cells) for state in {c.state for c in cells}}
-    works, of = counts.get("works", 0), len(cells)
-    key = "rebase.head.all" if works == of else "rebase.head.some"
-    end = "one" if of == 1 else "single" if works == 1 else "other"
-    parts = [t.html(f"{key}.{end}", base=base, works=t.number(works), n=t.number(of))]
-    broken = [cell for cell in cells if cell.broken]
-    if broken:
-        told = t.n("rebase.head.broken", len(broken))
-        times = [cell.retrain_seconds for cell in broken]
-        if all(seconds is not None for seconds in times):
-            told += t("rebase.head.time", time=t.duration(sum(filter(None, times))))
-        parts.append(esc(told))
-    for state, key in (
-        ("not needed", "not_needed"),
-        ("no gain at home", "no_gain"),
-        ("too close to tell", "too_close"),
-        ("busy", "busy"),
-        ("untested", "untested"),
-    ):
-        if counts.get(state):
-            parts.append(esc(t.n(f"rebase.head.{key}", counts[state])))
-    unchecked = sum(counts.get(state, 0) for state in ("unchecked", "stale", "looked"))
-    if unchecked:
-        parts.append(esc(t.n("rebase.head.unchecked", unchecked)))
-    return t("rebase.head.join").join(parts) + t("rebase.head.end")
-
-
 # ---------------------------------------------------------------- the rows
 
 
@@ -125,36 +94,43 @@ def answer(
     home = t.n("rebase.at_home", at_home, base=base) if at_home else ""
     if not cells:
         return f'<div class="wb-answer">{panel("good", esc(home), icon="home")}</div>' if home else no_adapters(t)
-    waiting = sum(cell.open for cell in cells)
+    waiting = sum(cell.state.waits for cell in cells)
     everything = ""
     if waiting > 1:
         cost = f" ({t('train.about', value=t.duration(seconds))})" if seconds else ""
         everything = act_button("check", t("rebase.check_all", n=waiting) + cost, "", base, primary=True)
-    rows = "".join(row(cell, t, datasets=datasets) for cell in sorted(cells, key=lambda c: (c.urgency, c.adapter.name)))
+    rows = "".join(row(cell, t, datasets=datasets) for cell in sorted(cells, key=lambda c: (-badness(c.state.name), c.adapter.name)))
     under = f'<p class="wb-quiet">{esc(home)}</p>' if home else ""
+    told = moving([cell.state for cell in cells], base, [cell.retrain_seconds for cell in cells if cell.state.broken])
+    sure = safety([cell.check if cell.state.verdict else None for cell in cells], base) if len(cells) > 1 else None
+    under = (f'<p class="sure">{t.markup(sure)}</p>' if sure is not None else "") + under
     return (
         f'<div class="wb-answer"><div class="top" data-row="">'
-        f'<h2 class="headline" role="status">{headline(cells, base, t)}</h2>{everything}</div>'
+        f'<h2 class="headline" role="status">{t.markup(told)}</h2>{everything}</div>'
         f'<ul class="wb-verdicts">{rows}</ul>{under}</div>'
     )
 
 
 def row(cell: Cell, t: Words, *, datasets: Sequence[Dataset] = ()) -> str:
     """One adapter: icon, word, sentence, figures, what to do."""
-    tone, icon = look(cell.state)
-    numbers = ""
-    if cell.check is not None and cell.state not in {"stale", "busy"}:
-        numbers = f'<p class="figures">{esc(figures(cell.check, t))}</p>'
+    state, numbers = cell.state, ""
+    if cell.check is not None and state.name not in {"stale", "busy"}:
+        numbers = f'<p class="figures">{t.markup(figures(cell.check))}</p>'
     elif cell.failed is not None and cell.job is None:
         said = t("rebase.failed", error=(cell.failed.error or t("jobs.no_reason")).splitlines()[0])
         numbers = f'<p class="figures">{esc(said)} <a href="{esc(t.link("jobs", job=cell.failed.id))}">{esc(t("rebase.see_job"))}</a></p>'
     progress = _progress(cell.job, t) if cell.job is not None else ""
     return (
-        f'<li class="wb-verdict wb-{tone}" data-row="{esc(cell.adapter.ref)}">{ICONS[icon]}<div>'
-        f'<p class="word">{esc(word(cell.state, t))}</p>'
-        f'<p class="says">{sentence(cell, t)}</p>{numbers}{progress}</div>'
+        f'<li class="wb-verdict wb-{state.tone}" data-row="{esc(cell.adapter.ref)}">{sign(state)}<div>'
+        f'<p class="word">{esc(t(f"rebase.word.{state.key}"))}</p>'
+        f'<p class="says">{t.markup(cell.headline)}</p>{numbers}{progress}</div>'
         f'<div class="wb-actions">{actions(cell, t, datasets=datasets)}</div></li>'
     )
+
+
+def sign(state: State) -> str:
+    """The mark that tells a state from the others without its colour; the word beside it says it all."""
+    return f'<span class="wb-sign" aria-hidden="true">{esc(state.mark)}</span>'
 
 
 def actions(cell: Cell, t: Words, *, datasets: Sequence[Dataset] = (), details: bool = True) -> str:
@@ -162,13 +138,14 @@ def actions(cell: Cell, t: Words, *, datasets: Sequence[Dataset] = (), details: 
     ref, base, parts = cell.adapter.ref, cell.base, list[str]()
     if cell.job is not None:
         return button(t("rebase.see_job"), t.link("jobs", job=cell.job.id))
-    if cell.broken:
+    state = cell.state.name
+    if cell.state.broken:
         parts.append(button(t("rebase.retrain", base=base), retrain_link(cell.adapter, base, t)))
-    elif cell.state == "untested":
+    elif state == "untested":
         parts.append(_evaluate(cell.adapter, datasets, t))
-    elif cell.state == "unchecked" or cell.state == "looked":
+    elif state in {"unchecked", "looked"}:
         parts.append(act_button("check", t("rebase.check_now"), ref, base, about=cell.adapter.name))
-    if cell.check is not None and (not details or cell.state == "stale"):
+    if cell.check is not None and (not details or state == "stale"):
         parts.append(act_button("check", t("rebase.check_again"), ref, base, about=cell.adapter.name))
     if details and cell.check is not None:
         label = f"{t('rebase.details')}: {cell.adapter.name}"
