@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from workbench import evidence
+from workbench import stats
 from workbench.rebase import result
 from workbench.rebase.verdicts import VERDICTS
 
@@ -29,7 +29,7 @@ _RECORDS: tuple[type[Any], ...] = (
     result.Probes,
     result.Verdict,
     result.Contrasts,
-    evidence.Interval,
+    stats.Interval,
     result.Settings,
     result.Witness,
     result.Health,

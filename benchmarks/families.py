@@ -264,7 +264,7 @@ def permuted(source: Path, out: Path) -> Path:
 
 
 def perturbed(source: Path, out: Path) -> Path:
-    from workbench.rebase.controls import add_noise
+    from benchmarks.controls import add_noise
 
     return add_noise(source, out, relative=MOVED)
 

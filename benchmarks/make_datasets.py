@@ -15,7 +15,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from workbench.data.checks import check  # noqa: E402
-from workbench.data.similar import cluster, normalise  # noqa: E402
+from workbench.data.similar import Likeness, normalise  # noqa: E402
 from workbench.data.split import split_rows  # noqa: E402
 from workbench.data.store import write_folder  # noqa: E402
 
@@ -77,7 +77,7 @@ def plain_replies(rows: int, seed: int) -> list[dict[str, object]]:
             slots = {name: rng.choice(values) for name, values in table["slots"].items()}
             reply = situation["reply"][rng.choice(letters)]
             pairs.append((question.format(**slots), reply.format(**slots)))
-    first = cluster([normalise(question) for question, _ in pairs])  # rows that ask nearly the same are left out
+    first = Likeness(normalise(question) for question, _ in pairs).near  # rows that ask nearly the same are left out
     pairs = [pair for i, pair in enumerate(pairs) if first[i] == i][:rows]
     return [_conversation("Reply plainly.", question, reply) for question, reply in pairs]
 

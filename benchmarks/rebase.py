@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.bases.diff import exact_drift
 from workbench.bases.lock import Lock
+from workbench.bases.stream import distance, in_file_order
 from workbench.bases.tensors import folder_tensors, weight_files
 from workbench.evidence import Evidence
 from workbench.rebase import structure, verdict, weights
@@ -53,11 +53,16 @@ def drift(arguments: argparse.Namespace) -> None:
     size = sum(file.stat().st_size for file in files)
     tensors = folder_tensors(a)
     other = folder_tensors(b)
-    names = [name for name, info in tensors.items() if name in other and other[name].shape == info.shape]
+    names = in_file_order([name for name, info in tensors.items() if name in other and other[name].shape == info.shape], tensors)
+
+    def measure() -> None:
+        for name in names:
+            distance(tensors[name], other[name])
+
     seconds: dict[str, list[float]] = {"plain": [], "drift": []}
     processor = []
     for _ in range(arguments.repeats):
-        for kind, run in (("plain", lambda: read_through(files)), ("drift", lambda: exact_drift(a, b, names))):
+        for kind, run in (("plain", lambda: read_through(files)), ("drift", measure)):
             forget(files)
             started, worked = time.perf_counter(), time.process_time()
             run()
@@ -65,7 +70,7 @@ def drift(arguments: argparse.Namespace) -> None:
             if kind == "drift":
                 processor.append(time.process_time() - worked)
     tracemalloc.start()
-    exact_drift(a, b, names)
+    measure()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     plain, ours = (statistics.median(seconds[kind]) for kind in ("plain", "drift"))

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks import controls
 from workbench import Workbench
 from workbench.errors import NotFound
-from workbench.rebase import controls
 from workbench.rebase.recoordinate import Coordinates
 from workbench.rebase.result import Check
 from workbench.records import BaseRef

@@ -65,6 +65,7 @@ def test_what_a_killed_process_left_is_swept_up_later(bases: Bases, tmp_path: Pa
     for folder in (old, young):
         folder.mkdir(parents=True)
     os.utime(old, (1, 1))
+    os.utime(young, (time.time() - 2 * 86_400,) * 2)  # a large download takes its time
     bases.add("mine@1", source=str(make_tiny_base(tmp_path / "m")))
     assert young.exists() and not old.exists()
 
@@ -233,13 +234,10 @@ def test_diff_of_a_continuation_measures_the_drift(bases: Bases, tmp_path: Path)
     bases.add("mine@2", source=str(make_tiny_base(tmp_path / "b", dtype="F32", step=0.05)), continues="mine@1")
     found = bases.diff("mine@1", "mine@2")
     assert not found.identical and found.moved == len(weights()) and not found.changes
-    total = next(d for d in found.drift if d.group == "all")
-    assert total.relative == pytest.approx(0.05, rel=0.15) and not total.exact
+    assert found.drift[0].group == "all" and found.drift[0].relative == pytest.approx(0.05, rel=0.15)
     assert {d.group for d in found.drift} == {"all", "embeddings", "norms", "attention", "mlp"}
-    assert [d.group for d in found.layers] == ["layer 0", "layer 1"]
-    exact = bases.diff("mine@1", "mine@2", exact=True)
-    assert exact.drift[0].exact and exact.drift[0].relative == pytest.approx(0.05, rel=0.03)
-    assert "about" in found.summary()[-1] and "about" not in exact.summary()[-1]
+    assert [d.group for d in found.layers] == ["layer 0", "layer 1"] and found.layers[1].relative == pytest.approx(0.05, rel=0.3)
+    assert "moved by about" in found.summary()[-1]
     assert bases.diff("mine@1", "mine@1").identical
     assert json.loads(json.dumps(found.as_dict()))["drift"][0]["group"] == "all"
 

@@ -14,7 +14,7 @@ from workbench.bases.store import Bases
 from workbench.errors import NotFound, UsageError, WorkbenchError
 
 ENTRY: dict[str, Any] = {
-    "family": "tiny", "version": "1", "title": "Tiny", "parameters": 1, "context_length": 8, "license": "MIT", "class": "none",
+    "family": "tiny", "version": "1", "title": "Tiny", "parameters": 1, "context_length": 8, "license": "MIT",
     "open": {"final_weights": "yes MIT", "datasets": False}, "licences": {"weights": "MIT", "code": "MIT", "data": "none"},
     "sources": ["hub:org/tiny@main"], "verification": "none",
 }  # fmt: skip
@@ -76,7 +76,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown key": ({"licence": "MIT"}, "licence"),
     "an unknown component": ({"open": {"vibes": "yes MIT"}}, "vibes"),
     "an unknown state": ({"open": {"datasets": "maybe"}}, "datasets"),
-    "a class it does not have": ({"class": "I"}, "its components make it none"),
     "a licence nobody explains": ({"license": "Secret-1.0"}, "Secret-1.0 is not explained"),
     "a source that means nothing": ({"sources": ["somewhere"]}, "sources|could hold a base"),
     "a wheel without a hash": ({"sources": [{"wheels": ["a==1"], "files": ["x.gguf"], "sha256": "abc"}]}, "sha256"),

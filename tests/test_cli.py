@@ -208,13 +208,6 @@ def test_data_json_has_the_documented_keys(questions: Path) -> None:
     assert set(ok("data", "check", questions, "--json").json) == shapes["report"]
 
 
-def test_the_words_of_options_are_those_of_the_engine() -> None:
-    from workbench.cli import data
-    from workbench.data.formats import FORMATS
-
-    assert set(data._FORMS) == set(FORMATS)
-
-
 # ---------------------------------------------------------------- about
 
 

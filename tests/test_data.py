@@ -18,15 +18,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from workbench.data import checks, json_file
-from workbench.data.checks import RowLength, check
-from workbench.data.formats import read_rows, recognise
-from workbench.data.readers import Text
+from workbench.data.checks import RowLength, add_lengths, check, sound_rows
+from workbench.data.formats import recognise
+from workbench.data.prepare import Prepared, Reading, add_file
 from workbench.data.rows import answer_of, assign_ids, question_of
 from workbench.data.scorers import SCORERS, score
-from workbench.data.similar import cluster, normalise
+from workbench.data.similar import Likeness, normalise
 from workbench.data.split import split_rows
 from workbench.data.store import Datasets
-from workbench.errors import Conflict, DataError, IntegrityError, NotFound, UsageError
+from workbench.data.text_file import Text
+from workbench.errors import Conflict, DataError, IntegrityError, NotFound, UsageError, WorkbenchError
 
 REPO = Path(__file__).resolve().parent.parent
 REAL = REPO.parent / "shared" / "data"  # real files of other projects, where this machine has them
@@ -35,6 +36,13 @@ REAL = REPO.parent / "shared" / "data"  # real files of other projects, where th
 def write(path: Path, rows: list[Any]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def read_rows(file: Path, **reading: Any) -> Prepared:
+    """One file as canonical rows, which are in memory here."""
+    prepared = Prepared([])
+    add_file(file, Reading(**reading), prepared)
+    return prepared
 
 
 def talk(question: str, answer: str, **extra: Any) -> dict[str, Any]:
@@ -95,7 +103,7 @@ def test_each_format_is_recognised_and_means_the_same(format: str, row: dict[str
     as_list.write_text(json.dumps({"data": [row]}, indent=1))
     for file in (write(tmp_path / "rows.jsonl", [row]), as_list):
         parsed = read_rows(file)
-        assert (parsed.recognised.format, parsed.problems) == (format, [])
+        assert (recognise(file).format, parsed.report.problems) == (format, [])
         assert (question_of(parsed.rows[0]), answer_of(parsed.rows[0])) == (question, answer)
 
 
@@ -133,7 +141,7 @@ def test_csv_of_any_separator_line_end_and_encoding(delimiter: str, encoding: st
     parsed = read_rows(file)
     assert [question_of(row) for row in parsed.rows] == ["Où est; ma, carte | là?", 'A "new"\nline', "last"]
     assert list(parsed.lines) == [2, 3, 6]  # the third record spans lines 3 and 4; line 5 is blank
-    assert any("Windows-1252" in note for note in parsed.notes) == (encoding == "cp1252")
+    assert any("Windows-1252" in note for note in parsed.report.notes) == (encoding == "cp1252")
 
 
 def test_a_question_in_words_is_answered_by_flags(tmp_path: Path) -> None:
@@ -154,7 +162,7 @@ def test_raw_rows_system_messages_and_side_columns(tmp_path: Path) -> None:
     assert read_rows(file, raw=True).rows == [{"form": "prompt_completion", "prompt": "Q:", "completion": " A"}]
     assert read_rows(file, system="Be brief.").rows[0]["messages"][0] == {"role": "system", "content": "Be brief."}
     own = read_rows(file, system="Be brief.", mapping={"system": "hint"})
-    assert own.rows[0]["messages"][0]["content"] == "Say A." and any("own system message was kept" in note for note in own.notes)
+    assert own.rows[0]["messages"][0]["content"] == "Say A." and any("own system message was kept" in note for note in own.report.notes)
 
 
 def test_parquet_reads_as_jsonl_does(tmp_path: Path) -> None:
@@ -179,7 +187,7 @@ def test_an_answer_keeps_its_indent_and_a_prompt_made_of_turns_is_context(tmp_pa
     for row in ({"prompt": " body? ", "completion": code}, {"instruction": "body?", "output": code}, {"question": "body?", "answer": code}):
         parsed = read_rows(write(tmp_path / "rows.jsonl", [row]))
         assert (question_of(parsed.rows[0]), answer_of(parsed.rows[0])) == ("body?", code)
-        assert "white space around an answer was kept" in parsed.notes
+        assert "white space around an answer was kept" in parsed.report.notes
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     [row] = read_rows(write(tmp_path / "turns.jsonl", [{"prompt": turns, "completion": [{"role": "assistant", "content": "d"}]}])).rows
     assert [m.get("train") for m in row["messages"]] == [None, False, None, None]
@@ -259,7 +267,8 @@ def test_lengths_are_judged_by_the_measure_and_only_for_sound_rows() -> None:
         return [RowLength(8, 4, False, False), RowLength(90, 3, True, False), RowLength(90, 0, True, True), RowLength(7, 0, False, False)]
 
     rows = [talk("", "empty question"), *(talk(f"question {i}", f"answer {i}") for i in range(4))]
-    report = check(rows, measure=measure)
+    report = check(rows)
+    add_lengths(report, sound_rows(rows, report), measure)
     assert asked == [4]
     assert [(f.kind, f.row) for f in report.problems] == [("empty", 1), ("answer_lost", 4), ("no_supervised", 5)]
     assert [(f.kind, f.row) for f in report.warnings] == [("cut", 3)]
@@ -281,9 +290,9 @@ def test_likeness_ignores_dress_and_shared_instructions_but_not_content() -> Non
     assert normalise("3 + 4") != normalise("3 - 4")
     intro = "You are a careful clerk. Read the order below and answer with the code and nothing else but the code. Order: "
     different = [normalise(intro + row["prompt"]) for row in pairs(60)]
-    assert len(set(cluster(different))) == 60  # a long common instruction does not make rows alike
+    assert len(set(Likeness(different).near)) == 60  # a long common instruction does not make rows alike
     long = "a b c d e f g h i j k l m n o p q r s t u v w x y z"
-    assert cluster([long, long.replace("z", "zz"), long.replace("m", "mm").replace("g", "gg"), "", ""]) == [0, 0, 2, 3, 4]
+    assert Likeness([long, long.replace("z", "zz"), long.replace("m", "mm").replace("g", "gg"), "", ""]).near == [0, 0, 2, 3, 4]
 
 
 def test_few_words_make_no_more_comparisons_than_many() -> None:
@@ -291,7 +300,7 @@ def test_few_words_make_no_more_comparisons_than_many() -> None:
     words = "amber birch cedar dune ember fjord grove heath inlet jetty knoll ledge marsh north oasis plain".split()
     texts = [" ".join(rng.choices(words, k=95)) for _ in range(4000)]
     began = time.process_time()
-    assert cluster([*texts, texts[7].replace("amber", "quarry", 1)]) == [*range(4000), 7]
+    assert Likeness([*texts, texts[7].replace("amber", "quarry", 1)]).near == [*range(4000), 7]
     assert time.process_time() - began < 4  # 9 when each row met all that share a rare shingle with it
 
 
@@ -314,13 +323,17 @@ def test_the_test_part_depends_on_content_only(n: int, rng: Any, share: float) -
     assert sides.count("test") >= (20 if len(rows) >= 100 else 1) and "train" in sides
 
 
+def in_test(rows: list[Any], **wish: Any) -> int:
+    return split_rows(rows, **wish).sides.count("test")
+
+
 def test_how_many_test_rows() -> None:
     rows = [talk(row["prompt"], row["completion"]) for row in pairs(1200)]
-    assert split_rows(rows).test_rows == 120
-    assert split_rows(rows[:150]).test_rows == 20
-    assert split_rows(rows[:30]).test_rows == 3
-    assert split_rows(rows, test_rows=400).test_rows == 400
-    assert split_rows(rows, test_rows=0).test_rows == split_rows(rows, share=0.0).test_rows == split_rows(rows[:1]).test_rows == 0
+    assert in_test(rows) == 120
+    assert in_test(rows[:150]) == 20
+    assert in_test(rows[:30]) == 3
+    assert in_test(rows, test_rows=400) == 400
+    assert in_test(rows, test_rows=0) == in_test(rows, share=0.0) == in_test(rows[:1]) == 0
     with pytest.raises(UsageError, match="nothing to train on"):
         split_rows(rows[:1], test_rows=1)
     before = {id(r) for r, side in zip(rows, split_rows(rows[:1000]).sides, strict=False) if side == "test"}
@@ -331,9 +344,9 @@ def test_how_many_test_rows() -> None:
 def test_rows_that_are_all_alike_are_split_with_a_note() -> None:
     rows = [talk("a b c d e f g h i j k l m n o p q r s t u v w x y " + str(i), "x") for i in range(10)]
     split = split_rows(rows, test_rows=3)
-    assert split.test_rows == 3 and "near-duplicates" in split.note
+    assert split.sides.count("test") == 3 and "near-duplicates" in split.note
     same = split_rows([talk("the very same question", str(i)) for i in range(10)], test_rows=3)
-    assert same.test_rows == 0 and "repeat each other" in same.note
+    assert same.sides.count("test") == 0 and "repeat each other" in same.note
 
 
 # ---------------------------------------------------------------- scorers
@@ -371,6 +384,17 @@ def test_every_scorer_accepts_its_own_answer_and_never_raises() -> None:
         for text in ("LM R3", '{"a": [1, null]}', "-3.5e2", "", "é\nzwei", "{", "1" * 5000, "9" * 400 + ".0"):
             assert score(scorer, text, text), (scorer, text[:20])
             score(scorer, text, "NaN 1e999 {")
+
+
+@given(st.text("aB-1 .\n{}", max_size=9), st.text("aB-1 .\n{}", max_size=9))
+def test_what_a_rule_lets_an_evaluation_leave_out_changes_no_score(expected: str, answer: str) -> None:
+    """Rows without the very tokens are not generated for a verbatim rule, and nothing behind the first line for others."""
+    for name, rule in SCORERS.items():
+        if rule.verbatim:
+            assert score(name, expected, answer) == (expected.strip() == answer.strip())
+        if rule.first_line and answer.strip():
+            assert score(name, expected, f"{answer}\nand more") == score(name, expected, answer)
+    assert {name for name, rule in SCORERS.items() if rule.verbatim or rule.first_line} == {"exact", "label"}
 
 
 # ---------------------------------------------------------------- the store
@@ -453,11 +477,11 @@ def test_a_crash_while_adding_leaves_nothing(call: str, home: Path, tmp_path: Pa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, call, fail)
-    with pytest.raises((OSError, Conflict)):
+    with pytest.raises(WorkbenchError, match="The disk of .* is full"):
         Datasets().add(file)
     monkeypatch.undo()
     monkeypatch.setenv("WORKBENCH_HOME", str(home))
-    assert not list((home / "datasets").glob("*"))
+    assert list((home / "datasets").rglob("*")) == [home / "datasets" / ".staging"]
     assert Datasets().add(file).rows == 20
 
 

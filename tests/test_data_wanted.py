@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_data import pairs, write
-from workbench.data.formats import read_rows
+from tests.test_data import pairs, read_rows, write
 from workbench.data.rows import answer_of
 from workbench.data.store import Datasets
 from workbench.errors import DataError, UsageError
@@ -117,7 +116,7 @@ def test_rows_and_turns_of_weight_zero_are_not_learned(tmp_path: Path) -> None:
         assert [(m["content"], m.get("train")) for m in row["messages"]] == [("Q1", None), ("bad", False), ("Q2", None), ("good", None)]
         assert answer_of(row) == "good"
     assert all("train" not in m for m in read_rows(write(tmp_path / "rows.jsonl", [{"messages": turns(weight=1)}])).rows[0]["messages"])
-    half = read_rows(write(tmp_path / "rows.jsonl", [{"messages": turns(weight=0.5)}])).problems
+    half = read_rows(write(tmp_path / "rows.jsonl", [{"messages": turns(weight=0.5)}])).report.problems
     assert [(f.kind, f.row) for f in half] == [("weight", 1)] and "message 2 has the weight '0.5'" in half[0].message
 
     rows = [{**row, "loss_weight": float(i % 4 > 0)} for i, row in enumerate(pairs(40))]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from workbench import files
-from workbench.errors import Conflict, UsageError
+from workbench.errors import Conflict, UsageError, WorkbenchError
 
 
 @pytest.mark.slow
@@ -50,6 +53,20 @@ def test_the_hash_is_that_of_every_byte(tmp_path: Path) -> None:
     with (tmp_path / "data").open("ab") as file:
         file.write(b"!")
     assert files.sha256_of(tmp_path / "data") == hashlib.sha256(data + b"!").hexdigest()
+
+
+def test_what_is_built_in_a_room_is_moved_out_or_gone(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for name, days in (("old", 2), ("young", 0.5)):
+        (root / ".staging" / name / "deep").mkdir(parents=True)
+        os.utime(root / ".staging" / name, (time.time() - days * 86_400,) * 2)
+    with files.room(root) as kept:
+        (kept / "file").write_text("x")
+        kept.rename(root / "kept")
+    with pytest.raises(WorkbenchError, match="is full"), files.room(root) as lost:
+        (lost / "file").write_text("x")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert sorted(path.name for path in root.rglob("*")) == [".staging", "deep", "file", "kept", "young"]
 
 
 def test_what_is_made_beside_its_place_is_there_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from benchmarks.controls import add_noise, independent, random_adapter, requantise
 from tests import tiny_base, tiny_llama
 from tests.folders import adapter_config
 from tests.tiny_base import make_tiny_base, write_model
 from workbench.bases.tensors import folder_tensors
 from workbench.errors import Conflict, UsageError, WorkbenchError
-from workbench.rebase.controls import add_noise, independent, random_adapter, requantise
 from workbench.rebase.recoordinate import Coordinates
 from workbench.rebase.writing import encode, load
 

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from workbench.evidence import Evidence, Interval
+from workbench.evidence import Evidence
 from workbench.rebase.findings import found
 from workbench.rebase.release import moving, safety
 from workbench.rebase.report import html
@@ -30,6 +30,7 @@ from workbench.rebase.telling import figures, says, tell
 from workbench.rebase.verdict import cannot_load, judge
 from workbench.rebase.verdicts import STATES, state
 from workbench.records import ItemScore
+from workbench.stats import Interval, share_interval
 from workbench.words import words
 
 N = 400
@@ -218,3 +219,11 @@ def test_names_of_people_and_answers_of_models_stay_text() -> None:
 def test_what_is_out_of_date_says_so_in_the_report_too() -> None:
     one = check(WORDS["works"])
     assert "Out of date" not in html([one]) and "Out of date" in html([one], stale=[one])
+
+
+def test_groups_widen_the_bars_too() -> None:
+    plain = html([check(WORDS["weaker"])])
+    grouped = html([check(dataclasses.replace(WORDS["weaker"], groups=40))])
+    assert "47% to 57%" in plain and "47% to 57%" not in grouped
+    low, high = (f"{100 * end:.3g}%" for end in share_interval(0.52 * 40, 40))
+    assert f"{low} to {high}" in grouped

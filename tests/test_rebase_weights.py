@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.controls import add_noise, independent, requantise
 from tests import tiny_base, tiny_llama
 from tests.folders import adapter_config, write_adapter
 from tests.tiny_base import safetensors, write_model
-from workbench.bases.diff import exact_drift
 from workbench.bases.lock import Lock, build_lock
 from workbench.bases.stream import distance
 from workbench.bases.tensors import folder_tensors
 from workbench.errors import IntegrityError
 from workbench.rebase import lineage
-from workbench.rebase.controls import add_noise, independent, requantise
 from workbench.rebase.recoordinate import Coordinates
 from workbench.rebase.result import Weights
 from workbench.rebase.weights import measure
@@ -224,7 +223,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, home: Path, adapt
     with pytest.raises(IntegrityError, match=r"model\.layers\.1\.mlp\.down_proj\.weight"):
         measure(adapter, lock(home), lock(fine), home_folder=home, new_folder=new)
     with pytest.raises(IntegrityError, match=r"down_proj\.weight"):
-        exact_drift(home, new, [f"{MODULES[2]}.weight"])
+        distance(*(folder_tensors(folder)[f"{MODULES[2]}.weight"] for folder in (home, new)))
 
 
 def test_large_finite_weights_are_no_error(tmp_path: Path) -> None:

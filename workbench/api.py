@@ -237,18 +237,16 @@ class Workbench:
 
         With a base the lengths are counted in its tokens: rows that would be cut, rows that would lose their answer.
         """
-        measure = None
+        lengths_of = None
         if base:
             from workbench.hf import bounded
 
-            measure = partial(bounded.lengths, self.bases.get(base), max_length=max_length)
+            lengths_of = partial(bounded.lengths, self.bases.get(base), max_length=max_length)
 
         path = Path(name_or_file)
-        if path.exists() and not path.is_dir():
-            return self.datasets.check_file(path, measure=measure, **reading)
-        from workbench.data.checks import check
-
-        return check(self.datasets.rows(str(name_or_file)), measure=measure)
+        if path.exists() and not path.is_dir():  # a folder may be called like a dataset
+            return self.datasets.check_file(path, lengths_of=lengths_of, **reading)
+        return self.datasets.check(str(name_or_file), lengths_of=lengths_of, **reading)
 
     def fetch(self, base: str | BaseRef, *, source: str | None = None, key: str | None = None) -> Job:
         """Submit a job that adds a base, as `bases.add` does here and now. Raises `NotFound` for a name nobody knows, `Conflict`

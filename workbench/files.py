@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from workbench.errors import Conflict, UsageError
+from workbench.errors import Conflict, UsageError, WorkbenchError
 
-__all__ = ["atomic_write", "beside", "flush", "sha256_of"]
+__all__ = ["atomic_write", "beside", "flush", "room", "sha256_of"]
 
 
 def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
@@ -63,3 +65,27 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file in hexadecimal, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def room(root: Path, kind: str = "draft", *, days: float = 1) -> Iterator[Path]:
+    """An empty folder to build in, in `root`/.staging and so on the disk of what it becomes; what is still there at the end is removed.
+
+    Sweeps what killed processes left `days` ago. Raises `WorkbenchError` when the disk is full.
+    """
+    area = root / ".staging"
+    area.mkdir(parents=True, exist_ok=True)
+    for old in area.iterdir():
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > days * 86_400:
+                shutil.rmtree(old)
+    folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=area))
+    folder.chmod(0o755)  # mkdtemp hides it from other users; what is published may be read
+    try:
+        yield folder
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise WorkbenchError(f"The disk of {root} is full.", hint="Free some space and try again: workbench prune") from None
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -36,7 +36,7 @@ from typing import IO, Any, ParamSpec, TypeVar
 from workbench import errors, paths
 from workbench.errors import DataError, WorkbenchError
 
-__all__ = ["GIB", "MIB", "Limits", "die_with_parent", "inside", "open_regular", "read_regular", "say"]
+__all__ = ["GIB", "MIB", "Limits", "die_with_parent", "inside", "open_regular", "read_regular", "say", "shown"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -122,13 +122,18 @@ def say(text: str) -> None:
         _write_frame(_replies, ("say", text))
 
 
+def shown(path: Path | str) -> str:
+    """A path as text that can be printed and stored, whatever bytes its name is made of."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in str(path))
+
+
 def open_regular(path: str | Path, *, most: int, error: type[WorkbenchError] = DataError) -> IO[bytes]:
     """Open a plain file of at most `most` bytes for reading; a link, device, pipe or folder is refused without waiting for it.
 
     Whoever may use links (a path typed by its owner) resolves the path first. Raises `error`, and `OSError` as `open` does.
     """
     path = Path(path)
-    name = "".join(c if c.isprintable() else "\ufffd" for c in path.name)
+    name = shown(path.name)
     flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     if path.is_symlink():
         raise error(f"{name} is a link.", hint="Give the file itself.")

@@ -257,5 +257,5 @@ def unmatched_targets(key: str, wanted: Sequence[str], there: Iterable[str]) -> 
         return ""
     modules = key == "lora_target_modules"
     names = sorted({".".join(path.split(".")[-1 if modules else -2 :]) for path in paths})
-    more = "; all-linear takes them all" if modules else ""
-    return f"{key}: this base has no {' and no '.join(unknown)}; it has {', '.join(names) or 'none'}{more}."
+    said = f"{key}: this base has no {' and no '.join(unknown)}; it has {', '.join(names) or 'none'}"
+    return said + ("; all-linear takes them all." if modules else ".")

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import DataError, NotFound, UsageError
+from workbench.rebase.result import DEFAULT_STAGES
 from workbench.records import Adapter, AdapterRef, BaseRef, Job
 
 if TYPE_CHECKING:
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
     from workbench.rebase.result import Check
     from workbench.rebase.store import Checks
 
-__all__ = ["DEFAULT_STAGES", "Rebase"]
+__all__ = ["Rebase"]
 
-DEFAULT_STAGES = ("structure", "weights", "behaviour")
 _LISTED = 200  # jobs looked at for running and failed checks
 _TOKENS_PER_SECOND = 300.0  # scored, by a base of 135 million parameters on two plain cores
 
@@ -88,20 +88,17 @@ class Rebase:
         title = f"{found[0].ref if len(found) == 1 else f'{len(found)} adapters'}: check on {base.ref}"
         return self._bench.jobs.submit("rebase", spec, title=title, key=key)
 
-    def selftest(self, base: str | BaseRef, adapters: Sequence[str | AdapterRef], *, strangers: Sequence[str | BaseRef] = ()) -> Job:
-        """Submit a job that tries the check on cases whose answer is known: controls made from `base` and from the first of two
-        `adapters`, the same task learned with two seeds; `strangers` are bases that must not load. Its result is a table."""
-        found = self._bench.bases.get(base)
-        pair = [self._bench.adapters.get(ref) for ref in adapters]
-        if len(pair) != 2 or any(a.base != found.ref for a in pair):
-            raise UsageError(
-                f"The self-test needs two adapters made for {found.ref}.", hint="They are trained by: workbench rebase selftest"
-            )
-        _require_evidence(pair)
+    def selftest(self, base: str | BaseRef, adapter: str | AdapterRef, *, strangers: Sequence[str | BaseRef] = ()) -> Job:
+        """Submit a job that tries the check on cases whose answer is known: `base` itself and in other coordinates, with an `adapter`
+        made for it; `strangers` are bases that must not load. Its result is a table."""
+        found, made = self._bench.bases.get(base), self._bench.adapters.get(adapter)
+        if made.base != found.ref:
+            raise UsageError(f"{made.ref} was not made for {found.ref}.", hint="One is trained by: workbench rebase selftest")
+        _require_evidence([made])
         spec = {
             "base": str(found.ref),
             "base_lock_sha256": found.lock_sha256,
-            "adapters": [a.ref for a in pair],
+            "adapter": made.ref,
             "strangers": [str(self._bench.bases.get(ref).ref) for ref in strangers],
         }
         return self._bench.jobs.submit("rebase-selftest", spec, title=f"Self-test of the rebase check on {found.ref}")

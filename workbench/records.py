@@ -29,6 +29,7 @@ __all__ = [
     "ItemScore",
     "Job",
     "JobState",
+    "PHASES",
     "Progress",
     "as_json",
     "check_name",
@@ -123,7 +124,7 @@ class Dataset:
     train_rows: int
     test_rows: int
     form: str  # "messages" | "prompt_completion" | "text"
-    scorer: str | None  # None, "exact", "normalised", "json", "numeric", "label"
+    scorer: str | None  # one of `data.scorers.SCORERS`, "numeric" with its tolerance behind a colon
     bundled: bool = False
     added_at: datetime | None = None
 
@@ -143,13 +144,21 @@ class JobState(StrEnum):
     def final(self) -> bool:
         return self in {JobState.succeeded, JobState.failed, JobState.failed_permanently, JobState.cancelled}
 
+    @property
+    def resumable(self) -> bool:
+        """Whether a job may be put back into the queue by hand."""
+        return self not in {JobState.queued, JobState.running, JobState.succeeded}
+
+
+PHASES = ("preparing", "training", "testing", "publishing")  # of a training job, in their order
+
 
 @dataclass(frozen=True)
 class Progress:
     """One line of metrics.jsonl. Absent values are None; a reader must accept unknown keys."""
 
     t: float  # seconds since the epoch
-    phase: str  # "preparing" | "training" | "testing" | "publishing" | "done"
+    phase: str  # one of `PHASES`; a check names its stages
     step: int | None = None
     total_steps: int | None = None
     epoch: float | None = None
@@ -162,6 +171,18 @@ class Progress:
     seconds_left: float | None = None
     message: str | None = None
     samples: list[dict[str, str]] | None = None  # [{"prompt", "expected", "answer"}]
+
+    @property
+    def share(self) -> float | None:
+        """How much of its phase is done, 0 to 1; None where no steps are counted."""
+        return min(1.0, self.step / self.total_steps) if self.step is not None and self.total_steps else None
+
+    def onto(self, before: Progress | None) -> Progress:
+        """This line with what it leaves out taken from `before`; another phase counts its own steps, so nothing carries over."""
+        if before is None or before.phase != self.phase:
+            return self
+        given = {f.name: value for f in dataclasses.fields(self) if (value := getattr(self, f.name)) is not None}
+        return dataclasses.replace(before, **given)
 
     def __str__(self) -> str:
         parts = [self.phase, f"{self.step}/{self.total_steps}" if self.step is not None and self.total_steps else ""]

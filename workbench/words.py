@@ -17,6 +17,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from workbench.sentences import sentences
+
 if TYPE_CHECKING:
     from markupsafe import Markup
 
@@ -151,6 +153,10 @@ class Words:
     def term(self, kind: str, name: str) -> str:
         """`kind.name` for a word that comes from the store; a word this version does not know is shown as it is."""
         return self.table.get(f"{kind}.{name}", name)
+
+    def said(self, text: str) -> str:
+        """A text of the engine (error, hint, warning, note) in this language, and with the buttons of the pages."""
+        return sentences(self.lang)(text)
 
     def n(self, key: str, count: int, **values: Any) -> str:
         """`key.one` or `key.other` by `count`, which also fills `{n}`."""

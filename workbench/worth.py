@@ -6,7 +6,8 @@ Every face takes them from here: pages, cards, listings, the command line, and t
 from __future__ import annotations
 
 from workbench.blocks import Bar, Bars
-from workbench.evidence import RATES, Interval, Summary
+from workbench.evidence import SUCCESS, Summary
+from workbench.stats import Interval
 from workbench.words import Number, Value, counted, phrase
 
 __all__ = ["METRICS", "bars", "difference", "direction", "gain", "gain_rows", "headline", "metric_of", "score", "unit"]
@@ -17,12 +18,12 @@ _DIRECTIONS = {1: "better", -1: "worse", 0: "unclear"}
 
 def unit(metric: str) -> str:
     """The key of its unit."""
-    return "score.points" if metric in RATES else "score.nats" if metric == "nll_per_token" else "score.bits"
+    return "score.points" if metric in SUCCESS else "score.nats" if metric == "nll_per_token" else "score.bits"
 
 
 def score(metric: str, value: float | None) -> Value:
     """`92.5%`, `0.431 nats a token`."""
-    return Number(value, "share") if metric in RATES else phrase(unit(metric), value=Number(value, "nats"))
+    return Number(value, "share") if metric in SUCCESS else phrase(unit(metric), value=Number(value, "nats"))
 
 
 def gain(metric: str, summary: Summary) -> Value:
@@ -31,12 +32,12 @@ def gain(metric: str, summary: Summary) -> Value:
 
 
 def _change(metric: str, value: float) -> Value:
-    return phrase(unit(metric), value=Number(value, "points" if metric in RATES else "change"))
+    return phrase(unit(metric), value=Number(value, "points" if metric in SUCCESS else "change"))
 
 
 def difference(metric: str, interval: Interval) -> Value:
     """`+26 points (95% interval +21 to +31)`; one row gives no interval."""
-    how, value = "points" if metric in RATES else "change", _change(metric, interval.value)
+    how, value = "points" if metric in SUCCESS else "change", _change(metric, interval.value)
     if interval.low is None or interval.high is None:
         return phrase("score.no_interval", value=value)
     return phrase("score.interval", value=value, low=Number(interval.low, how), high=Number(interval.high, how))
@@ -54,7 +55,7 @@ def metric_of(summary: Summary) -> str:
 def direction(summary: Summary, metric: str) -> int:
     """1 for a gain that is beyond doubt, -1 for a loss, else 0: also for one that is too small to speak of."""
     gain = summary.gain[metric]
-    if abs(gain.value) < (0.0005 if metric in RATES else 0.005):
+    if abs(gain.value) < (0.0005 if metric in SUCCESS else 0.005):
         return 0
     return 1 if gain.above_zero else -1 if gain.below_zero else 0
 
@@ -71,7 +72,7 @@ def bars(summary: Summary) -> Bars:
     """The base and the base with the adapter in the score to speak of; on the second, how far chance could move the gain."""
     metric = metric_of(summary)
     gained, before, after = summary.gain[metric], getattr(summary.base, metric), getattr(summary.adapter, metric)
-    full, sign = (1.0, 1) if metric in RATES else (1.05 * max(before, after, 1e-9), -1)  # a gain in error is a shorter bar
+    full, sign = (1.0, 1) if metric in SUCCESS else (1.05 * max(before, after, 1e-9), -1)  # a gain in error is a shorter bar
     low = high = None
     if gained.low is not None and gained.high is not None:
         low, high = sorted(min(1.0, max(0.0, (before + sign * end) / full)) for end in (gained.low, gained.high))

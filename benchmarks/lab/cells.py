@@ -18,8 +18,9 @@ import torch
 from benchmarks.lab.adapters import MAX_LENGTH
 from benchmarks.lab.sizes import Adapters, Bases, Piece, Say, Sizes, piece
 from benchmarks.lab.tasks import rows_of, task_of
-from workbench.bases.lock import LOCK_FILE, Lock, read_lock, sha256_file
+from workbench.bases.lock import LOCK_FILE, Lock, read_lock
 from workbench.evidence import Evidence, read_scores, write_scores
+from workbench.files import sha256_of
 from workbench.hf import probes
 from workbench.hf.arms import NewBase, Test
 from workbench.rebase import lineage, weights
@@ -164,7 +165,7 @@ def _blank(bench: Bench, name: str, source: str, target: str) -> Check:
     """The record with its names and nothing found yet."""
     return Check(
         adapter=f"{name}-{source}@1",
-        adapter_sha256=sha256_file(bench.adapters[source, name].path / "adapter_model.safetensors"),
+        adapter_sha256=sha256_of(bench.adapters[source, name].path / "adapter_model.safetensors"),
         home=f"lab@{source}",
         home_lock_sha256=bench.locks[source].sha256,
         base=f"lab@{target}",

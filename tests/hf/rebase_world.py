@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from workbench.jobs import queue
 from workbench.jobs.endings import Ending
 from workbench.jobs.store import Jobs
 from workbench.jobs.tasks import TaskContext, load
-from workbench.records import Adapter, Base, Dataset, Progress
+from workbench.records import Adapter, Base, Dataset, Job, Progress
 
 # What the tiny adapter learned by heart, so at home it is right everywhere; twice, since 24 rows prove no loss
 ROWS = [{**row, "id": f"{row['id']}{half}"} for half in "ab" for row in order_rows(24)]
@@ -38,9 +38,13 @@ class World:
         return str(self.bench.bases.publish(folder, f"pico@{version}", continues=None, source={"kind": "control", "name": version}).ref)
 
     def check(self, onto: str, adapters: Sequence[str] = ("orders@1",), **options: Any) -> tuple[dict[str, Any], list[Progress]]:
-        """Submit a check and run it here, under a really claimed attempt. Returns its result and its progress."""
+        """Submit a check and run it here. Returns its result and its progress."""
+        return self.run(lambda: self.bench.rebase.check(list(adapters), onto=onto, **options))
+
+    def run(self, submit: Callable[[], Job]) -> tuple[dict[str, Any], list[Progress]]:
+        """Submit a job and run it here, under a really claimed attempt. Returns its result and its progress."""
         with quiet_jobs(self.bench):
-            job = self.bench.rebase.check(list(adapters), onto=onto, **options)
+            job = submit()
         queue.register_slots("here", ["cpu-0"])
         claimed = queue.claim("here", "boot", lease=600)
         assert claimed is not None and not queue.begin(claimed.token, pid=1, started="0", lease=600)
@@ -49,7 +53,7 @@ class World:
         seen: list[Progress] = []
         context = TaskContext(job.id, 1, job.spec, folder, [], claimed.token, seen.append, lambda: False)
         try:
-            return load("rebase")(context), seen
+            return load(job.kind)(context), seen
         finally:
             queue.finish(claimed.token, Ending("succeeded", result={}))
 

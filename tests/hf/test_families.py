@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from benchmarks.controls import add_noise
 from benchmarks.families import ALLOWED, ALLOWED_BF16, difference, other_names, recipe_for, rows
 from benchmarks.zoo import build
 from tests.hf.tiny_adapter import order_rows
@@ -26,7 +27,6 @@ from workbench.hf.proof import prove
 from workbench.hf.render import render
 from workbench.hf.train import train
 from workbench.rebase import structure, weights
-from workbench.rebase.controls import add_noise
 from workbench.records import Adapter, Base
 from workbench.registry.lora_weights import check_adapter
 

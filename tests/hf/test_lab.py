@@ -19,9 +19,9 @@ from benchmarks.lab.contest import contest, counted, kept
 from benchmarks.lab.pictures import matrix, scatter
 from benchmarks.lab.sizes import TINY, piece
 from benchmarks.lab.text import make_text
-from workbench.evidence import Interval
 from workbench.rebase.result import Check, Contrasts, Structure, Verdict, Weights
 from workbench.rebase.verdicts import VERDICTS
+from workbench.stats import Interval
 
 pytestmark = pytest.mark.torch
 

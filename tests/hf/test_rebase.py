@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import controls
 from tests.hf.rebase_world import ROWS, World, make_world, publish
 from tests.hf.tiny_adapter import tiny_adapter
 from tests.test_cli import ok
@@ -15,7 +16,7 @@ from tests.tiny_base import make_tiny_base
 from workbench.errors import DataError, NotFound, UsageError
 from workbench.hf.arms import NewBase, Test
 from workbench.hf.evaluate import evaluate
-from workbench.rebase import controls, verdict
+from workbench.rebase import verdict
 from workbench.rebase.recoordinate import Coordinates
 from workbench.rebase.store import Checks
 

@@ -12,12 +12,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from benchmarks.controls import add_noise
 from benchmarks.zoo import build
 from workbench.bases.lock import build_lock
 from workbench.bases.tensors import folder_tensors
 from workbench.errors import UsageError
 from workbench.rebase import lineage, weights
-from workbench.rebase.controls import add_noise
 from workbench.rebase.recoordinate import Coordinates, Move
 from workbench.rebase.result import Weights
 from workbench.rebase.writing import load

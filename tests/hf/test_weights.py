@@ -144,10 +144,10 @@ def test_the_saved_files_say_only_what_the_model_is(converted: Path) -> None:
     }  # fmt: skip
 
 
-def test_the_quick_reader_changes_nothing(pico_gguf: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_the_file_once_changes_nothing(pico_gguf: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import contextlib
 
-    monkeypatch.setattr("workbench.hf.weights._quick_gguf", contextlib.nullcontext)
+    monkeypatch.setattr("workbench.hf.weights._opened_once", contextlib.nullcontext)
     convert_gguf(pico_gguf, tmp_path, "float32")
     for name in ("model.safetensors", "config.json", "tokenizer.json", "generation_config.json"):
         assert (tmp_path / name).read_bytes() == (converted / name).read_bytes(), name

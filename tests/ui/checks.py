@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 from tests.ui.samples import NOW
-from workbench.evidence import Interval
 from workbench.rebase.figures import because
 from workbench.rebase.findings import found
 from workbench.rebase.result import (
@@ -23,6 +22,7 @@ from workbench.rebase.result import (
     Weights,
     Witness,
 )  # fmt: skip
+from workbench.stats import Interval
 from workbench.words import words
 
 HOME, NEW = "tiny@1", "tiny@2"

@@ -241,7 +241,7 @@ def test_language_and_colours_are_kept(tab: Tab) -> None:
     assert page.url.endswith("/zh/")
     tab.open("/zh/train")
     page.get_by_role("button", name="添加自己的文件").click()
-    expect(page.get_by_text("选择文件,或拖放到此处")).to_be_visible(timeout=SOON)
+    expect(page.get_by_text("选择文件，或拖放到此处")).to_be_visible(timeout=SOON)
 
 
 def test_the_list_of_adapters_is_searched(tab: Tab) -> None:
@@ -265,5 +265,5 @@ def test_a_browser_without_the_link_is_told_how_to_get_in(chromium: Browser, sit
     elsewhere.wait_for_url(f"{site.url}/en/")
     assert "token" not in elsewhere.evaluate("document.referrer + location.href + document.cookie")
     page.get_by_role("link", name="重试").click()
-    expect(page.get_by_text("No job named 'nothing'.")).to_be_visible(timeout=SOON)
+    expect(page.get_by_text("没有任务“nothing”。")).to_be_visible(timeout=SOON)
     context.close()

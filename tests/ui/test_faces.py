@@ -16,13 +16,13 @@ from tests.ui.samples import adapter
 from tests.ui.test_views import text
 from workbench import blocks
 from workbench.cli.telling import print_telling
-from workbench.evidence import Interval
 from workbench.rebase import report
 from workbench.rebase.findings import found
 from workbench.rebase.release import Cell
 from workbench.rebase.result import Check, Health, Structure, Verdict
 from workbench.rebase.telling import Telling, tell
 from workbench.rebase.verdicts import VERDICTS
+from workbench.stats import Interval
 from workbench.words import LANGUAGES, Number, Phrase, Several, Words, words
 from workbench_ui.views.check import detail
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import gradio as gr
 import pytest
 from starlette.testclient import TestClient
 
@@ -20,7 +21,7 @@ from workbench.records import Adapter
 from workbench.words import words
 from workbench_ui.access import Access
 from workbench_ui.app import create_app
-from workbench_ui.pages.rebase import _Handlers
+from workbench_ui.pages.rebase import _Page
 
 EN = words("en")
 
@@ -51,14 +52,20 @@ def bench(tmp_path: Path) -> Workbench:
     return bench
 
 
+def rebase_page(bench: Workbench) -> _Page:
+    with gr.Blocks():
+        return _Page(bench, EN)
+
+
 def answer(bench: Workbench, base: str, adapter: str = "") -> str:
-    return text(_Handlers(bench, EN)._drawn(base, adapter, [])[0])
+    page = rebase_page(bench)
+    return text(page._drawn(base, adapter, [])[page.answer])
 
 
 def test_without_bases_or_adapters_the_page_says_what_to_do() -> None:
     bench = Workbench()
     assert "No base models yet" in answer(bench, "")
-    assert _Handlers(bench, EN)._default([]) == ""
+    assert rebase_page(bench)._default([]) == ""
 
 
 def test_one_base_and_no_adapter_and_all_at_home(bench: Workbench, tmp_path: Path) -> None:
@@ -71,7 +78,7 @@ def test_one_base_and_no_adapter_and_all_at_home(bench: Workbench, tmp_path: Pat
 
 
 def test_the_default_is_the_newest_base_that_somebody_would_move_to(bench: Workbench, tmp_path: Path) -> None:
-    do = _Handlers(bench, EN)
+    do = rebase_page(bench)
     newest_first = sorted(bench.bases.list(), key=lambda b: b.ref, reverse=True)
     assert do._default(newest_first) == "tiny@2"
     publish(bench, tmp_path, "orders", "tiny@2")

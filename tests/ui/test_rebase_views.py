@@ -15,8 +15,8 @@ from tests.ui import checks
 from tests.ui.checks import ARMS, HOME, NEW, check
 from tests.ui.samples import EVIL, NOW, adapter, base, dataset, job
 from tests.ui.test_views import parse, text
+from workbench.ancestry import bases_in_order, retrained_from
 from workbench.blocks import Section
-from workbench.evidence import Interval
 from workbench.rebase import moved, report
 from workbench.rebase.figures import share_interval
 from workbench.rebase.findings import described
@@ -25,6 +25,7 @@ from workbench.rebase.result import Check, Finding, Structure
 from workbench.rebase.telling import figures, tell
 from workbench.rebase.verdicts import STATES, VERDICTS
 from workbench.records import BaseRef, JobState, Progress
+from workbench.stats import Interval
 from workbench.words import words
 from workbench.worth import difference, score
 from workbench_ui.views import check as detail_views
@@ -291,17 +292,17 @@ def test_the_matrix_is_a_table_whose_cells_are_links_that_say_everything() -> No
 def test_a_base_comes_after_the_one_it_continues_even_in_a_ring() -> None:
     late = base(ref=BaseRef("alpha", "1"), continues=BaseRef("zeta", "1"))
     first = base(ref=BaseRef("zeta", "1"))
-    assert [str(b.ref) for b in lineage.bases_in_order([late, first])] == ["zeta@1", "alpha@1"]
+    assert [str(b.ref) for b in bases_in_order([late, first])] == ["zeta@1", "alpha@1"]
     ring = [dataclasses.replace(first, continues=late.ref), late]
-    assert len(lineage.bases_in_order(ring)) == 2
-    assert [str(b.ref) for b in lineage.bases_in_order([base(ref=BaseRef("t", v)) for v in ("10", "9")])] == ["t@9", "t@10"]
+    assert len(bases_in_order(ring)) == 2
+    assert [str(b.ref) for b in bases_in_order([base(ref=BaseRef("t", v)) for v in ("10", "9")])] == ["t@9", "t@10"]
 
 
 def test_retrained_versions_are_linked_by_parents_and_by_name() -> None:
     moved = adapter("orders", 2, base=BaseRef("tiny", "2"))
     mixed = adapter("mixed", parents=("orders@1", "orders@2", "lost@7"))
     again = adapter("orders", 3, base=BaseRef("tiny", "2"))
-    pairs = lineage.retrained_from([adapter("orders"), moved, mixed, again])
+    pairs = retrained_from([adapter("orders"), moved, mixed, again])
     assert pairs == [("orders@1", "orders@2"), ("orders@1", "mixed@1"), ("orders@2", "mixed@1")], "the same base again is no move"
 
 

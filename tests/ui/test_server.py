@@ -22,7 +22,6 @@ from workbench.words import words
 from workbench_ui.access import Access
 from workbench_ui.app import create_app
 from workbench_ui.guard import spoken
-from workbench_ui.newest import Newest
 from workbench_ui.shield import HEADERS
 
 HERE = "http://127.0.0.1:7860"
@@ -210,13 +209,3 @@ def test_a_bug_becomes_a_reference_into_the_log(caplog: pytest.LogCaptureFixture
 def test_an_expected_error_is_a_sentence_without_markup() -> None:
     _, said = spoken(words("en"), lambda: Workbench().jobs.get("zz"))
     assert said.startswith("No job named &#x27;zz&#x27;")
-
-
-def test_a_late_answer_to_an_older_question_is_not_drawn() -> None:
-    newest = Newest()
-    first, other = newest.ticket("mine"), newest.ticket("yours")
-    second = newest.ticket("mine")
-    assert [newest.is_newest(ticket) for ticket in (first, second, other)] == [False, True, True]
-    for i in range(2000):  # the oldest windows are forgotten, and then nothing is held back from them
-        newest.ticket(f"window {i}")
-    assert newest.is_newest(first) and len(newest._last) == 1000

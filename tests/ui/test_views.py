@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.ui.samples import BASE, EVIL, NOW, adapter, base, dataset, job, scores, training
+from workbench import Workbench
 from workbench.api import Plan
 from workbench.data.checks import KINDS, Finding, Report
 from workbench.estimate import Estimate
@@ -194,7 +195,7 @@ def test_the_bars_carry_the_interval() -> None:
 
 
 def test_adapters_are_listed_newest_version_first_and_unscored_ones_say_so() -> None:
-    listed = [adapter("old", created_at=NOW - timedelta(days=9), scores={}), adapter("orders", 1), adapter("orders", 2)]
+    listed = [adapter("orders", 2), adapter("orders", 1), adapter("old", created_at=NOW - timedelta(days=9), scores={})]
     tree = parse(adapters.adapter_list(listed, EN, now=NOW))
     assert [a.get("href") for a in tree.iter("a")] == ["/en/adapters?adapter=orders%402", "/en/adapters?adapter=old%401"]
     assert "2 versions" in " ".join(tree.itertext()) and "not tested" in " ".join(tree.itertext())
@@ -202,7 +203,7 @@ def test_adapters_are_listed_newest_version_first_and_unscored_ones_say_so() -> 
 
 def test_ten_thousand_adapters_are_leafed_through() -> None:
     many = [adapter(f"team-{i:05}", created_at=NOW - timedelta(minutes=i)) for i in range(10_000)]
-    many.append(adapter("team-00000", 2, created_at=NOW))
+    many.insert(0, adapter("team-00000", 2, created_at=NOW))
     first = adapters.adapter_page(many, EN, now=NOW)
     assert len(first) < 60_000
     links = [a.get("href") for a in parse(first).iter("a")]
@@ -220,8 +221,8 @@ def test_ten_thousand_adapters_are_leafed_through() -> None:
 
 
 def test_a_long_family_names_only_its_newest_versions() -> None:
-    family = [adapter("orders", n) for n in range(1, 5001)]
-    assert adapters.adapter_facts(family[-1], family, EN).count("<a ") == 51
+    family = [adapter("orders", n) for n in range(5000, 0, -1)]
+    assert adapters.adapter_facts(family[0], family, EN).count("<a ") == 51
 
 
 def test_an_adapter_tells_what_it_learned_from_and_links_its_family() -> None:
@@ -286,15 +287,14 @@ def test_a_file_report_counts_findings_that_are_too_many_to_be_listed() -> None:
 
 
 def test_the_form_covers_every_field_of_the_recipe_once() -> None:
-    names = [field.name for field in recipe_form.FIELDS]
-    assert sorted([*names, *recipe_form.ON_THE_PAGE]) == sorted(Recipe.model_fields)
-    assert {field.kind for field in recipe_form.FIELDS} == {"number", "text", "list", "flag", "choice", "choices"}
+    assert sorted([*recipe_form.FIELDS, *recipe_form.ON_THE_PAGE]) == sorted(Recipe.model_fields)
+    assert {field.kind for field in recipe_form.FIELDS.values()} == {"number", "text", "list", "flag", "choice", "choices"}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_the_form_shows_comes_back_unchanged(preset: str) -> None:
     values = recipe_form.preset_values(preset)
-    raw = [recipe_form.to_form(field, values[field.name]) for field in recipe_form.FIELDS]
+    raw = {name: recipe_form.to_form(field, values[name]) for name, field in recipe_form.FIELDS.items()}
     assert recipe_form.changed(raw, preset) == {}
 
 
@@ -302,10 +302,7 @@ def test_changed_fields_become_the_same_recipe_in_the_shell_and_here() -> None:
     edits = {"lora_r": 32.0, "bf16": "false", "packing": True, "lora_target_modules": "q_proj, v_proj", "eval_steps": 5, "seed": None}
     edits |= {"early_stopping_patience": None, "report_to": ["trackio"]}
     values = recipe_form.preset_values("standard")
-    raw = [
-        edits.get(f.name, recipe_form.to_form(f, values[f.name])) if f.name in edits else recipe_form.to_form(f, values[f.name])
-        for f in recipe_form.FIELDS
-    ]
+    raw = {name: recipe_form.to_form(field, values[name]) for name, field in recipe_form.FIELDS.items()} | edits
     changes = recipe_form.changed(raw, "standard")
     assert changes == {
         "lora_r": 32,
@@ -391,6 +388,37 @@ def test_nothing_a_person_names_becomes_markup() -> None:
     for piece in pieces:
         assert "onerror" not in [key for element in parse(piece).iter() for key in element.keys()], piece
         assert not list(parse(piece).iter("img")), piece
+
+
+def test_what_the_engine_says_is_chinese_on_chinese_pages() -> None:
+    """Stored errors of jobs, problems and notes of files, warnings and problems of a plan, the terms of licences."""
+    zh = words("zh")
+    stored = (
+        "None of its sources can be used:\n  - hub:org/x: org/x is gated: its publisher asks you to accept a licence first. "
+        "Accept it at https://huggingface.co/org/x, then log in: hf auth login\nGive another one with --source."
+    )
+    killed = "It crashed 3 times; the last time: The process was killed by SIGKILL (out of memory? The kernel's log would say so.)"
+    report = Report(
+        rows=9, notes=["JSONL, UTF-8; prompt and completion; left out: image", "white space around an answer was kept (2 times)"]
+    )
+    report.add([Finding("broken", 3, "has no 'completion'."), Finding("duplicate", 4, "is the same as row 3.")])
+    warnings = ["3 rows are cut at max_length 64 tokens."]
+    problems = [
+        "lora_target_modules: this base has no x; it has q_proj, v_proj; all-linear takes them all.",
+        "The dataset has no training rows.",
+    ]
+    pieces = [
+        jobs.job_list([job(JobState.failed, error=stored, kind="fetch", spec={}, title="Fetch x@1")], zh, now=NOW),
+        jobs.job_live(job(JobState.failed, error=stored, kind="fetch"), jobs.Series(), zh),
+        jobs.job_live(job(JobState.failed_permanently, error=killed), jobs.Series(), zh),
+        jobs.job_live(job(kind="fetch"), jobs.series([Progress(1.0, "preparing", message="Locking: tensor 3 of 9")]), zh),
+        train.file_report(report, zh),
+        train.summary_card(plan(problems=problems, warnings=warnings), zh),
+        *(train.catalogue_card(entry, zh) for entry in Workbench().bases.catalogue()),
+    ]
+    for piece in pieces:
+        said = re.sub("Gemma is provided .*gemma/terms|Built with \\S+( Llama \\d)?|hf auth login", "", text(piece))
+        assert not re.search(r"\b[A-Za-z]{2,} [a-z]{2,} [a-z]{2,}\b", said), said
 
 
 def test_home_leads_a_newcomer_to_the_example_and_others_to_their_work() -> None:

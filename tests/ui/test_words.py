@@ -17,15 +17,14 @@ from workbench.data.checks import KINDS
 from workbench.data.scorers import SCORERS
 from workbench.rebase.contrasts import ARMS
 from workbench.rebase.findings import CATALOGUE, LEVELS
-from workbench.rebase.result import NOTES
+from workbench.rebase.result import NOTES, STAGES
+from workbench.rebase.rule import LINES
 from workbench.rebase.telling import CONTRASTS
 from workbench.rebase.verdicts import STATES, VERDICTS
 from workbench.recipe import GROUPS, PRESETS, Recipe
-from workbench.records import JobState
+from workbench.records import PHASES, JobState
 from workbench.words import LANGUAGES, words
 from workbench.worth import METRICS
-from workbench_ui.views.jobs import PHASES
-from workbench_ui.views.rebase import STAGES
 from workbench_ui.views.recipe_form import FIELDS
 
 ROOTS = [Path(package.__file__).parent for package in (workbench, workbench_ui)]
@@ -44,6 +43,7 @@ ENDINGS = {
     "method": [*get_args(Recipe.model_fields["method"].annotation), "imported"],
     "rebase.word": [state.key for state in STATES.values()],
     "rebase.rule": [STATES[word].key for word in VERDICTS],
+    "rebase.because": [*LINES, "absorbed", "kept", "kept_unsure"],
     "rebase.drift.note": NOTES,
     "rebase.level": LEVELS,
     "rebase.stage": STAGES,
@@ -113,7 +113,7 @@ def test_translations_take_the_same_values() -> None:
 
 
 def test_every_setting_is_explained_in_chinese_too() -> None:
-    assert {key.removeprefix("field.") for key in TABLES["zh"] if key.startswith("field.")} == {field.name for field in FIELDS}
+    assert {key.removeprefix("field.") for key in TABLES["zh"] if key.startswith("field.")} == set(FIELDS)
 
 
 def test_chinese_is_chinese() -> None:

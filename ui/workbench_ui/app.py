@@ -24,6 +24,7 @@ from workbench.words import LANGUAGES, Words, words
 from workbench_ui import chrome, uploads
 from workbench_ui.access import Access
 from workbench_ui.files import downloads
+from workbench_ui.language import words_for
 from workbench_ui.pages import adapters, home, jobs, rebase, train, why
 from workbench_ui.shield import Shield
 from workbench_ui.theme import theme
@@ -44,9 +45,7 @@ def create_app(bench: Workbench, access: Access | None = None) -> ASGIApp:
 
     @app.get("/")
     def root(request: Request) -> RedirectResponse:
-        spoken = "zh" if request.headers.get("accept-language", "").lower().startswith("zh") else "en"
-        chosen = request.cookies.get("wb-lang", spoken)  # set by the page's script when somebody switches
-        return RedirectResponse(f"/{chosen if chosen in LANGUAGES else spoken}/")
+        return RedirectResponse(words_for(request).link())
 
     app.include_router(downloads(bench))
     app.include_router(uploads.uploading())
@@ -77,7 +76,11 @@ def _mount(app: FastAPI, site: gr.Blocks, path: str) -> None:
 
 def _blocks(bench: Workbench, t: Words) -> gr.Blocks:
     # Built before the site is opened: Blocks built inside other Blocks join them at once, and would then show twice.
-    pages = {path: build(bench, t) for path, build in _PAGES.items()}
+    pages = {path: gr.Blocks(analytics_enabled=False) for path in _PAGES}
+    for path, page in pages.items():
+        with page:
+            chrome.nav(t, path)
+            _PAGES[path](page, bench, t)
     with gr.Blocks(title=t("app"), fill_width=True, analytics_enabled=False) as site:
         pages.pop("").render()
     for path, page in pages.items():

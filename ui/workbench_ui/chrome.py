@@ -81,23 +81,16 @@ def frame(path: str, page: str) -> str:
     return page.replace('lang="en"', f'lang="{t.locale}"', 1).replace("<head>", f"<head>{ours}", 1)
 
 
-def missing_page(path: str) -> str:
-    """The page for an address that leads nowhere, in the language of the address."""
-    t = _words_of(path)
+def missing_page(t: Words, path: str) -> str:
+    """The page for an address that leads nowhere."""
     style = f'<link rel="stylesheet" href="{_asset("workbench.css")}">'
     return _plain_page(t, "missing", style, t.html("missing.text", path=path), t.link())
 
 
-def locked_page(path: str) -> str:
+def locked_page(t: Words) -> str:
     """The page for a browser that was not let in; it brings its own style, since nothing else may be fetched."""
-    t = _words_of(path)
     style = f"<style>{(assets_dir() / 'workbench.css').read_text(encoding='utf-8')}</style>"
     return _plain_page(t, "locked", style, t("locked.text"), "")  # the same address once more
-
-
-def _words_of(path: str) -> Words:
-    lang = path.strip("/").split("/", 1)[0]
-    return words(lang if lang in LANGUAGES else "en")
 
 
 def _plain_page(t: Words, key: str, style: str, text: str, onward: str) -> str:

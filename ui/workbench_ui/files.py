@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.background import BackgroundTask
 
 from workbench import Workbench
 from workbench.errors import IntegrityError, NotFound, UsageError
 from workbench.words import LANGUAGES
+from workbench_ui.language import words_for
 
 __all__ = ["downloads"]
 
@@ -26,8 +29,8 @@ def downloads(bench: Workbench) -> APIRouter:
     router = APIRouter()
 
     @router.get("/files/rebase/check.{kind}")
-    def rebase_check(kind: str, adapter: str, base: str, lang: str = "en") -> Response:
-        try:
+    def rebase_check(request: Request, kind: str, adapter: str, base: str, lang: str = "en") -> Response:
+        with _refusals(request):
             check = bench.rebase.find(adapter, base)
             if check is None or kind not in {"html", "json"} or lang not in LANGUAGES:
                 raise HTTPException(404, "No such check.")
@@ -37,24 +40,15 @@ def downloads(bench: Workbench) -> APIRouter:
             if kind == "html":
                 return HTMLResponse(bench.rebase.report(adapter, base, lang=lang), headers=saved)
             return JSONResponse(check.as_dict(), headers=saved)
-        except (NotFound, UsageError) as error:
-            raise HTTPException(404, str(error)) from None
-        except IntegrityError as error:
-            raise HTTPException(409, str(error)) from None
 
     @router.get("/files/adapters/{name}/{version}.zip")
-    def adapter_zip(name: str, version: str) -> FileResponse:
+    def adapter_zip(request: Request, name: str, version: str) -> FileResponse:
         if not _VERSION.fullmatch(version):
             raise HTTPException(404, "No such version.")
         folder = Path(tempfile.mkdtemp(prefix="workbench-download-"))
         try:
-            made = bench.adapters.export(f"{name}@{version}", folder / f"{name}-v{version}.zip", zip=True)
-        except (NotFound, UsageError) as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise HTTPException(404, str(error)) from None
-        except IntegrityError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise HTTPException(409, str(error)) from None
+            with _refusals(request):
+                made = bench.adapters.export(f"{name}@{version}", folder / f"{name}-v{version}.zip", zip=True)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -62,3 +56,14 @@ def downloads(bench: Workbench) -> APIRouter:
         return FileResponse(made, filename=f"{name}-v{version}.zip", media_type="application/zip", background=clean)
 
     return router
+
+
+@contextmanager
+def _refusals(request: Request) -> Iterator[None]:
+    """What is not there is 404, what was damaged 409, in the words of whoever asked."""
+    try:
+        yield
+    except (NotFound, UsageError) as error:
+        raise HTTPException(404, words_for(request).said(str(error))) from None
+    except IntegrityError as error:
+        raise HTTPException(409, words_for(request).said(str(error))) from None

@@ -51,7 +51,7 @@ def _caught(t: Words, call: Callable[[], R]) -> tuple[R | None, str]:
     try:
         return call(), ""
     except WorkbenchError as error:
-        return None, str(error)
+        return None, t.said(str(error))
     except Exception:
         ref = secrets.token_hex(3)
         _log.exception("browser request failed, ref %s", ref)

@@ -19,7 +19,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from workbench.words import Words
 from workbench_ui.access import Access
+from workbench_ui.language import words_for
 
 __all__ = ["HEADERS", "LOCAL_HOSTS", "Shield"]
 
@@ -49,7 +51,7 @@ class Shield:
     """Refuse strangers, add `HEADERS`, and let `frame(path, html)` complete each HTML page.
 
     `pages` are the paths of the pages under each of `languages`. `frame` gets the path and the page's text and returns the
-    text to send; `missing(path)` is the page for a 404, `locked(path)` the one for a browser that was not let in.
+    text to send; `missing` is the page for a 404 at a path, `locked` the one for a browser that was not let in.
     """
 
     def __init__(
@@ -60,8 +62,8 @@ class Shield:
         languages: Sequence[str],
         pages: Sequence[str],
         frame: Callable[[str, str], str],
-        missing: Callable[[str], str],
-        locked: Callable[[str], str],
+        missing: Callable[[Words, str], str],
+        locked: Callable[[Words], str],
     ) -> None:
         self.app, self.access = app, access
         self.frame, self.missing, self.locked = frame, missing, locked
@@ -96,17 +98,16 @@ class Shield:
 
     def _reply(self, request: Request) -> Response | None:
         """The answer to whoever may not go on."""
-        method, path, page = request.method, request.scope["path"], _wants_page(request)
+        method, path, page, t = request.method, request.scope["path"], _wants_page(request), words_for(request)
         if refusal := _refusal(method, path, request.headers):
             return PlainTextResponse(refusal, status_code=403)
         if method == "GET" and (entered := self.access.enter(request)):
             return entered
         if not self.access.has(request):
-            locked = "Open the link that `workbench ui` printed when it started."
-            return HTMLResponse(self.locked(path), 401) if page else JSONResponse({"error": locked}, 401)
+            return HTMLResponse(self.locked(t), 401) if page else JSONResponse({"error": t("alert.locked")}, 401)
         route = self.routes.get(method)
         if route is None or not route.fullmatch(path):
-            return HTMLResponse(self.missing(path), 404) if page else JSONResponse({"error": "Not found."}, 404)
+            return HTMLResponse(self.missing(t, path), 404) if page else JSONResponse({"error": t("alert.missing")}, 404)
         return None
 
 
@@ -141,7 +142,8 @@ class _Sender:
             headers.setdefault(name, value)
         if self.wants_page and message["status"] == 404:
             self.replaced = True
-            page = HTMLResponse(self.shield.missing(self.scope["path"]), status_code=404, headers=HEADERS)
+            missing = self.shield.missing(words_for(Request(self.scope)), self.scope["path"])
+            page = HTMLResponse(missing, status_code=404, headers=HEADERS)
             await page(self.scope, self.receive, self.send)
         elif self.wants_page and headers.get("content-type", "").startswith("text/html"):
             self.held = message
@@ -179,7 +181,7 @@ async def _plain_event(request: Request) -> tuple[bytes, Response | None]:
         async for chunk in request.stream():
             body += chunk
             if len(body) > _LARGEST_EVENT:
-                return b"", JSONResponse({"error": "This form holds too much."}, 413)
+                return b"", JSONResponse({"error": words_for(request)("alert.too_much")}, 413)
         asked = json.loads(body)
         told = asked.get("event_data") or {}
         values = [*asked["data"], *(told.values() if isinstance(told, dict) else [told])]
@@ -187,7 +189,7 @@ async def _plain_event(request: Request) -> tuple[bytes, Response | None]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ClientDisconnect):
         plain = False
     if not plain:
-        return b"", JSONResponse({"error": "This is no event of these pages."}, 400)
+        return b"", JSONResponse({"error": words_for(request)("alert.no_event")}, 400)
     return json.dumps({key: asked.get(key) for key in _EVENT_KEYS}).encode(), None
 
 

@@ -17,6 +17,8 @@ from fastapi import APIRouter, HTTPException, Request
 
 from workbench import paths
 from workbench.errors import UsageError
+from workbench.words import Words
+from workbench_ui.language import words_for
 
 __all__ = ["TYPES", "remove", "sweep", "uploaded", "uploading"]
 
@@ -33,7 +35,7 @@ def uploading() -> APIRouter:
     @router.post("/files/uploads")
     async def upload(request: Request, name: str) -> dict[str, str]:
         await anyio.to_thread.run_sync(sweep)
-        return {"token": await _take(request, _plain_name(name))}
+        return {"token": await _take(request, _plain_name(name, words_for(request)))}
 
     return router
 
@@ -71,7 +73,7 @@ async def _take(request: Request, name: str) -> str:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > _LARGEST:
-                    raise HTTPException(413, f"The file has more than {_LARGEST >> 20} MB. Add it from the shell: workbench data add FILE")
+                    raise HTTPException(413, words_for(request)("data.too_large", mb=_LARGEST >> 20))
                 await out.write(chunk)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -79,10 +81,10 @@ async def _take(request: Request, name: str) -> str:
     return token
 
 
-def _plain_name(name: str) -> str:
+def _plain_name(name: str, t: Words) -> str:
     """The file's own name, which becomes that of the dataset; what could mean anything else to a file system is replaced."""
     own = Path(re.sub(r"[^\w.() -]", "_", name.replace("\\", "/").rpartition("/")[2]))
     if own.suffix.lower() not in TYPES:
-        raise HTTPException(415, f"A file of examples ends in one of {', '.join(TYPES)}.")
+        raise HTTPException(415, t("data.wrong_type", types=", ".join(TYPES)))
     stem = own.stem.lstrip(".").encode()[:150].decode(errors="ignore")
     return (stem or "file") + own.suffix.lower()

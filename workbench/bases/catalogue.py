@@ -34,7 +34,6 @@ COMPONENTS = tuple(name for names in CLASSES.values() for name in names)
 OPEN_LICENSES = frozenset(
     {"Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "ODC-By-1.0", "ODbL-1.0", "CDLA-Permissive-2.0"}
 )
-OpennessClass = Literal["I", "II", "III", "none"]
 
 
 class _Strict(BaseModel):
@@ -81,7 +80,6 @@ class Entry(_Strict):
     context_length: int = Field(gt=0)
     license: License
     open: dict[str, Component]
-    class_: OpennessClass = Field(alias="class")
     licences: dict[Literal["weights", "code", "data"], str]
     sources: tuple[str | JoinedWheels, ...] = Field(min_length=1)  # in order of preference
     continues: str | None = None
@@ -105,13 +103,16 @@ class Entry(_Strict):
             BaseRef.parse(self.continues)
         if set(self.licences) != {"weights", "code", "data"}:
             raise ValueError("licences names weights, code and data")
-        if self.class_ != openness_class(self.open):
-            raise ValueError(f"class says {self.class_}, but its components make it {openness_class(self.open)}")
         return self
 
     @property
     def ref(self) -> BaseRef:
         return BaseRef(self.family, self.version)
+
+    @property
+    def openness(self) -> str:
+        """Its class in the framework: "I", "II", "III" or "none"."""
+        return openness_class(self.open)
 
     def fetchable(self) -> list[Source]:
         """Its sources in order of preference."""
@@ -122,26 +123,23 @@ class Entry(_Strict):
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json` and the pages: as in the file, with `ref`, and `open` of every component worked out."""
-        data = self.model_dump(mode="json", by_alias=True)
+        data = self.model_dump(mode="json")
         for name, component in self.open.items():
             data["open"][name]["open"] = component.open
-        return {"ref": str(self.ref), **data}
+        return {"ref": str(self.ref), **data, "class": self.openness}
 
 
-def openness_class(components: dict[str, Component]) -> OpennessClass:
-    """The highest class whose components are all released in full under open licences."""
-
-    def complete(name: str) -> bool:
-        have = {n for n, c in components.items() if c.open}
-        if "research_paper" in have:
-            have.add("technical_report")
-        return have.issuperset(CLASSES[name])
-
-    if not complete("III"):
-        return "none"
-    if not complete("II"):
-        return "III"
-    return "I" if complete("I") else "II"
+def openness_class(components: dict[str, Component]) -> str:
+    """The highest class whose components, and those of the classes below it, are all released in full under open licences."""
+    have = {name for name, component in components.items() if component.open}
+    if "research_paper" in have:
+        have.add("technical_report")
+    reached = "none"
+    for name in ("III", "II", "I"):
+        if not have.issuperset(CLASSES[name]):
+            break
+        reached = name
+    return reached
 
 
 class Catalogue:
@@ -209,8 +207,6 @@ def _expand(raw: dict[str, Any], licenses: dict[str, License]) -> dict[str, Any]
         words = ({True: "yes", False: "no"}[value] if isinstance(value, bool) else value).split(maxsplit=1)  # YAML reads a bare no as false
         components[name] = {"released": words[0], "license": words[1] if len(words) > 1 else None}
     known = {key: value for key, value in raw.items() if key != "otherwise"}
-    if isinstance(raw["license"], str):
-        if raw["license"] not in licenses:
-            raise ValueError(f"the licence {raw['license']} is not explained under licenses")
-        known["license"] = licenses[raw["license"]]
-    return {**known, "open": components}
+    if raw["license"] not in licenses:
+        raise ValueError(f"the licence {raw['license']} is not explained under licenses")
+    return {**known, "license": licenses[raw["license"]], "open": components}

@@ -65,14 +65,14 @@ def effective(lock: Lock) -> dict[str, Any]:
 
 def _flat(rope: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Every key of a rope setting starts with "rope"; those of one layer type as rope.full_attention.factor."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for key, value in rope.items():
         key = "rope_type" if key == "type" else key
         if isinstance(value, dict):
-            found |= _flat(value, f"rope.{key}.")
+            settings |= _flat(value, f"rope.{key}.")
         else:
-            found[f"{prefix}{key}" if prefix or key in _KINDS else f"rope.{key}"] = value
-    return found
+            settings[f"{prefix}{key}" if prefix or key in _KINDS else f"rope.{key}"] = value
+    return settings
 
 
 def kind_of(key: str) -> str:
@@ -83,43 +83,43 @@ def kind_of(key: str) -> str:
 def changed(a: Lock, b: Lock) -> dict[str, tuple[Any, Any]]:
     """Settings that differ, by key: (before, after). One that is off or zero is the same as one that is absent."""
     before, after = effective(a), effective(b)
-    found = {}
+    differ = {}
     for key in sorted(before.keys() | after.keys()):
         x, y = before.get(key), after.get(key)
         if x != y and not (kind_of(key) != "other" and not x and not y):
-            found[key] = (x, y)
-    return found
+            differ[key] = (x, y)
+    return differ
 
 
 def mechanisms(lock: Lock) -> list[str]:
     """What a base does beside plain attention and plain layers, a few words each, such as "window of 4,096 tokens in 13 of 26 layers"."""
     config = effective(lock)
     kinds = config.get("layer_types") or []
-    found = ["the text part of a multimodal model"] if isinstance(lock.config.get("text_config"), dict) else []
+    told = ["the text part of a multimodal model"] if isinstance(lock.config.get("text_config"), dict) else []
     window, chunk = config.get("sliding_window"), config.get("attention_chunk_size")
     if isinstance(window, int) and config.get("use_sliding_window") is not False:
-        found.append(f"window of {window:,} tokens" + _share(kinds, "sliding_attention"))
+        told.append(f"window of {window:,} tokens" + _share(kinds, "sliding_attention"))
     if isinstance(chunk, int) and "chunked_attention" in kinds:
-        found.append(f"attention in chunks of {chunk:,} tokens" + _share(kinds, "chunked_attention"))
-    found += [f"{words}{_share(kinds, kind)}" for kind, words in _STATEFUL.items() if kind in kinds]
+        told.append(f"attention in chunks of {chunk:,} tokens" + _share(kinds, "chunked_attention"))
+    told += [f"{words}{_share(kinds, kind)}" for kind, words in _STATEFUL.items() if kind in kinds]
     if any(name.endswith(".A_log") for name in lock.tensors) and not set(kinds) & _STATEFUL.keys():
-        found.append("state-space layers")
+        told.append("state-space layers")
     if experts := next((config[key] for key in _EXPERTS if isinstance(config.get(key), int) and config[key] > 1), None):
         chosen = next((config[key] for key in _CHOSEN if config.get(key)), None)
-        found.append(f"{experts:,} experts" + (f", {chosen} of them for each token" if isinstance(chosen, int) else ""))
-    found += [f"{words} ({config[key]:g})" for key, words in _CAPS.items() if config.get(key)]
+        told.append(f"{experts:,} experts" + (f", {chosen} of them for each token" if isinstance(chosen, int) else ""))
+    told += [f"{words} ({config[key]:g})" for key, words in _CAPS.items() if config.get(key)]
     if any(name.endswith(".sinks") for name in lock.tensors):
-        found.append("attention sinks")
+        told.append("attention sinks")
     if config.get("alibi") or lock.model_type in {"bloom", "mpt"}:
-        found.append("ALiBi in place of positions")
+        told.append("ALiBi in place of positions")
     if config.get("rope_type"):
-        found.append(f"rotary positions stretched by {config['rope_type']}")
+        told.append(f"rotary positions stretched by {config['rope_type']}")
     rates = [
         f"{key} {value:g}"
         for key, value in sorted(config.items())
         if key.endswith(("dropout", "pdrop")) and key not in _NO_LAYER and _is_rate(value)
     ]
-    return found + ([f"dropout in training ({', '.join(rates)})"] if rates else [])
+    return told + ([f"dropout in training ({', '.join(rates)})"] if rates else [])
 
 
 _STATEFUL = {"linear_attention": "linear attention", "conv": "short convolutions", "mamba": "state-space layers"}

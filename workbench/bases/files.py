@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +58,18 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(read_regular(path.resolve(), most=_MAX_JSON, error=IntegrityError).decode("utf-8"))
         if not isinstance(data, dict):
             raise ValueError("it is not a JSON object")
-        level: list[Any] = [data]
-        for _ in range(_MAX_DEPTH):
-            level = [inner for value in level for inner in _inside(value)]
-        if level:
+        if any(len(keys) >= _MAX_DEPTH for keys, _ in _settings(data)):
             raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path.name} cannot be read: {error}.", hint="Fetch the model again.") from None
     return data
 
 
-def _inside(value: Any) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+def _settings(value: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value at every level, with the keys that lead to it ("" for a place in a list)."""
+    for key, inner in value.items() if isinstance(value, dict) else (("", inner) for inner in value) if isinstance(value, list) else ():
+        yield (*above, key), inner
+        yield from _settings(inner, (*above, key))
 
 
 def check_folder(folder: Path) -> None:
@@ -86,7 +86,12 @@ def check_folder(folder: Path) -> None:
     if not all(isinstance(name, str) and _WORD.fullmatch(name) for name in names):
         raise IntegrityError(f"config.json names no known kind of model: model_type and architectures are {str(names)[:200]}.")
     for name in _JSON:
-        _refuse_code(read_json(folder / name), name)
+        for keys, value in _settings(read_json(folder / name)):
+            if keys[-1] in _CODE_KEYS and value:  # at every level: a nested configuration can ask for code as well (CVE-2026-5241)
+                raise SourceError(
+                    f"{name} asks to run code from the model's own repository ({keys[-1]}). That is off.",
+                    hint="Use a version of the model that transformers knows without code of its own.",
+                )
     if config.get("is_encoder_decoder"):
         raise SourceError(
             f"{config['model_type']} is an encoder-decoder: it answers a text that it has read whole. Here only models that continue "
@@ -106,7 +111,14 @@ def loadable(folder: Path) -> list[Path]:
     checkpoint of many machines, or a configuration that points elsewhere.
     """
     for name in _JSON:
-        _refuse_elsewhere(read_json(folder / name), name)
+        for keys, value in _settings(read_json(folder / name)):
+            if keys[-1] in _ELSEWHERE and value:
+                raise SourceError(
+                    f"{name} sets {keys[-1]}, so that the model would be computed from something else than the files of its lock.",
+                    hint="Use a copy of the model without that key.",
+                )
+            if "quantization_config" in keys and isinstance(value, str) and ("/" in value or "\\" in value):
+                raise SourceError(f"quantization_config in {name} points to {value[:80]!r}.", hint="Use a copy of the model without it.")
     stray = [file.name for file in folder.iterdir() if file.name == CONFIG or file.name.startswith("shard-")]
     if stray:
         raise IntegrityError(
@@ -116,18 +128,6 @@ def loadable(folder: Path) -> list[Path]:
     return weight_files(folder)
 
 
-def _refuse_elsewhere(value: Any, where: str, quantised: bool = False) -> None:
-    if quantised and isinstance(value, str) and ("/" in value or "\\" in value):
-        raise SourceError(f"quantization_config in {where} points to {value[:80]!r}.", hint="Use a copy of the model without it.")
-    for key, inner in value.items() if isinstance(value, dict) else ((None, inner) for inner in _inside(value)):
-        if key in _ELSEWHERE and inner:
-            raise SourceError(
-                f"{where} sets {key}, so that the model would be computed from something else than the files of its lock.",
-                hint="Use a copy of the model without that key.",
-            )
-        _refuse_elsewhere(inner, where, quantised or key == "quantization_config")
-
-
 def only_gguf(where: str, files: list[str]) -> SourceError:
     """What is said of a place that holds a model in llama.cpp's format and no other."""
     return SourceError(
@@ -135,21 +135,6 @@ def only_gguf(where: str, files: list[str]) -> SourceError:
         hint="Better use the repository with safetensors that they were made from; or download one of them and add it: "
         "workbench base add NAME --source gguf:PATH",
     )
-
-
-def _refuse_code(value: Any, where: str) -> None:
-    """Look at every level: a nested configuration can ask for code as well (CVE-2026-5241)."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key in _CODE_KEYS and inner:
-                raise SourceError(
-                    f"{where} asks to run code from the model's own repository ({key}). That is off.",
-                    hint="Use a version of the model that transformers knows without code of its own.",
-                )
-            _refuse_code(inner, where)
-    elif isinstance(value, list):
-        for inner in value:
-            _refuse_code(inner, where)
 
 
 def leave_code_behind(folder: Path, say: Callable[[str], None]) -> None:

@@ -6,27 +6,32 @@ import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench import paths
 from workbench.bases.files import copy_base, only_gguf, place, wanted
-from workbench.bases.lock import sha256_file
-from workbench.bases.sources import Unreachable
+from workbench.bases.sources import Source, Unreachable
 from workbench.bases.tensors import shard_names
 from workbench.errors import IntegrityError, SourceError
+from workbench.files import sha256_of
 
-__all__ = ["fetch_hub"]
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
 
+__all__ = ["fetch"]
+
+Say = Callable[[str], None]
 _SECONDS = 5  # for the hub to answer at all; offline machines go on to the next source
 
 
-def fetch_hub(repo: str, revision: str, into: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Download `repo` at the commit `revision` means now. Offline, a copy in the hub's own cache will do.
+def fetch(source: Source, into: Path, say: Say) -> dict[str, Any]:
+    """Download a repository at the commit that its revision means now. Offline, a copy in the hub's own cache will do.
 
     Raises `Unreachable` when neither is there, `SourceError` when the repository holds no safetensors.
     """
+    repo, revision = source.repo, source.revision
     if paths.hub_offline():
-        return _from_cache(repo, revision, into, f"The hub is switched off (HF_HUB_OFFLINE) and {repo}@{revision} is not in its cache.")
+        return _from_cache(source, into, f"The hub is switched off (HF_HUB_OFFLINE) and {repo}@{revision} is not in its cache.")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -45,16 +50,14 @@ def fetch_hub(repo: str, revision: str, into: Path, say: Callable[[str], None]) 
     except HfHubHTTPError as error:
         raise Unreachable(f"The hub answered with an error for {repo}: {str(error).splitlines()[0][:200]}") from None
     except Exception as error:  # noqa: BLE001 - the client lets its HTTP library's own errors through
-        return _from_cache(repo, revision, into, f"The hub cannot be reached ({type(error).__name__}).")
-    record = {"kind": "hub", "repo": repo, "revision": revision, "commit": str(info.sha)}
-    card = getattr(info, "card_data", None)
-    if card is not None and card.get("license"):
-        record["license"] = str(card.get("license_name") or card["license"])
+        return _from_cache(source, into, f"The hub cannot be reached ({type(error).__name__}).")
     _download(repo, str(info.sha), info.siblings or [], into, say)
-    return record
+    record = {"kind": "hub", "repo": repo, "revision": revision, "commit": str(info.sha)}
+    card = info.card_data
+    return {**record, "license": str(card.get("license_name") or card["license"])} if card and card.get("license") else record
 
 
-def _download(repo: str, commit: str, siblings: list[Any], into: Path, say: Callable[[str], None]) -> None:
+def _download(repo: str, commit: str, siblings: list[RepoSibling], into: Path, say: Say) -> None:
     """Fetch into the hub's own cache, where an interrupted download goes on next time, and link the files from there."""
     there = {s.rfilename: s for s in siblings if "/" not in s.rfilename}
     files = {name: sibling for name, sibling in there.items() if wanted(name)}
@@ -69,24 +72,21 @@ def _download(repo: str, commit: str, siblings: list[Any], into: Path, say: Call
             f"{repo} has no safetensors weights at {commit[:12]}.", hint="Pickled weights are never loaded; look for a converted copy."
         )
     for name in sorted(files.keys() - set(weights)):
-        _fetch(repo, commit, files[name], into, say)
+        _fetch(repo, commit, files[name], into)
     if "model.safetensors" in weights:
         weights = ["model.safetensors"]  # the same weights may be there a second time, in shards
     elif (into / "model.safetensors.index.json").is_file():
         weights = [name for name in shard_names(into / "model.safetensors.index.json") if name in files]
-    total, free = sum(_size(files[name]) for name in weights), shutil.disk_usage(into).free
+    sizes = {name: files[name].size or 0 for name in weights}
+    total, free = sum(sizes.values()), shutil.disk_usage(into).free
     if total > free:
         raise SourceError(f"{repo} needs {total / 1e9:.1f} GB and this disk has {free / 1e9:.1f} GB left.", hint="Free some space.")
     for n, name in enumerate(weights):
-        say(f"Downloading {name} ({_size(files[name]) / 1e6:.0f} MB, {n + 1} of {len(weights)})")
-        _fetch(repo, commit, files[name], into, say)
+        say(f"Downloading {name} ({sizes[name] / 1e6:.0f} MB, {n + 1} of {len(weights)})")
+        _fetch(repo, commit, files[name], into)
 
 
-def _size(sibling: Any) -> int:
-    return getattr(sibling, "size", None) or 0
-
-
-def _fetch(repo: str, commit: str, sibling: Any, into: Path, say: Callable[[str], None]) -> None:
+def _fetch(repo: str, commit: str, sibling: RepoSibling, into: Path) -> None:
     from huggingface_hub import hf_hub_download
 
     name = sibling.rfilename
@@ -96,20 +96,18 @@ def _fetch(repo: str, commit: str, sibling: Any, into: Path, say: Callable[[str]
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         raise Unreachable(f"The hub stopped answering while fetching {name} of {repo} ({type(error).__name__}).") from None
-    lfs = getattr(sibling, "lfs", None)
-    expected = (lfs.get("sha256") if isinstance(lfs, dict) else getattr(lfs, "sha256", None)) if lfs else None
-    if expected and sha256_file(cached) != expected:
+    if sibling.lfs and sha256_of(cached) != sibling.lfs.sha256:
         cached.resolve().unlink()  # or the next try would find the same bytes in the cache
         raise IntegrityError(f"{name} of {repo} did not arrive whole.", hint="Try again.")
     place(cached, into / name, link=True)
 
 
-def _from_cache(repo: str, revision: str, into: Path, why_not: str) -> dict[str, Any]:
+def _from_cache(source: Source, into: Path, why_not: str) -> dict[str, Any]:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+        folder = Path(snapshot_download(source.repo, revision=source.revision, local_files_only=True))
     except Exception:  # noqa: BLE001 - whatever it is, the cache does not have it
         raise Unreachable(why_not, hint="Connect to the internet, or give another source with --source.") from None
     copy_base(folder, into, link=True)
-    return {"kind": "hub", "repo": repo, "revision": revision, "commit": folder.name}
+    return {"kind": "hub", "repo": source.repo, "revision": source.revision, "commit": folder.name}

@@ -75,8 +75,8 @@ class Layout:
         stored = self.lock.tensors.get(name)
         if stored is not None and len(stored.shape) == 2 and like in (None, stored.shape):
             return Parameter(name, stored.shape, tensors=(name,))
-        found = self.parameters.get(name) or (Parameter(name, stored.shape, tensors=(name,)) if stored is not None else None)
-        return found if found is not None and len(found.shape) == 2 else None
+        parameter = self.parameters.get(name) or (Parameter(name, stored.shape, tensors=(name,)) if stored is not None else None)
+        return parameter if parameter is not None and len(parameter.shape) == 2 else None
 
     def norm(self, parameter: Parameter) -> float:
         """Frobenius norm of a parameter; 0 where the lock knows none, as of a quantised one."""
@@ -86,8 +86,8 @@ class Layout:
         """The tensor on disk that the parameter `name` is, where it is one; else the name itself."""
         if name in self.lock.tensors:
             return name
-        found = self.parameters.get(name)
-        return found.tensors[0] if found is not None and len(found.tensors) == 1 else name
+        parameter = self.parameters.get(name)
+        return parameter.tensors[0] if parameter is not None and len(parameter.tensors) == 1 else name
 
     def named(self, tensors: Mapping[str, T]) -> dict[str, T]:
         """What is known by names on disk, by those in memory and of `parts`. What is neither keeps its name."""
@@ -102,7 +102,7 @@ class Layout:
     def parts(self, parameter: Parameter) -> list[Part]:
         """The tensors that a parameter of experts is made of: its experts one by one, in each the matrices that stand below each
         other in it. [] where they do not stand so, or are one tensor on disk."""
-        found: list[Part] = []
+        parts: list[Part] = []
         ends: dict[int, int] = {}
         for name in sorted(parameter.tensors, key=lambda name: [int(n) if n.isdigit() else n for n in re.split(r"(\d+)", name)]):
             expert, shape = re.findall(r"\.(\d+)\.", name)[-1:], self.lock.tensors[name].shape
@@ -110,8 +110,8 @@ class Layout:
                 return []
             start = ends.get(int(expert[0]), 0)
             ends[int(expert[0])] = start + shape[0]
-            found.append(Part(f"{parameter.name}.{expert[0]}.{start}", name, int(expert[0]), start, start + shape[0]))
-        return found if ends == dict.fromkeys(range(parameter.experts), parameter.added[0]) and not parameter.turned else []
+            parts.append(Part(f"{parameter.name}.{expert[0]}.{start}", name, int(expert[0]), start, start + shape[0]))
+        return parts if ends == dict.fromkeys(range(parameter.experts), parameter.added[0]) and not parameter.turned else []
 
     def modules(self) -> set[str]:
         """Paths of the modules with a matrix for a weight; as they are stored, where transformers does not know the model."""
@@ -151,10 +151,10 @@ class Layout:
         if not file.is_file():
             if foreign.inside():
                 raise LayoutMissing("It is not known how this base lies in memory.", hint="That is asked from outside: try again.")
-            found = _CHILD.run(_lay_out, self.lock.config, sorted(self.lock.tensors))
+            known = _CHILD.run(_lay_out, self.lock.config, sorted(self.lock.tensors))
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(f".{id(self)}.tmp")
-            partial.write_text(json.dumps(found), encoding="utf-8")
+            partial.write_text(json.dumps(known), encoding="utf-8")
             partial.replace(file)
         return dict(json.loads(file.read_text(encoding="utf-8")))
 
@@ -165,7 +165,7 @@ class Layout:
 
 
 def _with_matrix(tensors: Mapping[str, Any]) -> set[str]:
-    return {name.removesuffix(".weight") for name, one in tensors.items() if name.endswith(".weight") and len(one.shape) == 2}
+    return {name.removesuffix(".weight") for name, tensor in tensors.items() if name.endswith(".weight") and len(tensor.shape) == 2}
 
 
 _CHILD = Limits(

@@ -78,7 +78,7 @@ def _lock(folder: Path, source: dict[str, Any]) -> Lock:
     try:
         check_folder(folder)
         check_tokenizer(folder)
-        return write_lock(folder, source, on_progress=foreign.say)
+        return write_lock(folder, source, foreign.say)
     except WorkbenchError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:

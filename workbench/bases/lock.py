@@ -10,15 +10,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.bases.files import TEMPLATE_BYTES, read_json
-from workbench.bases.tensors import DTYPE_NAMES, FLOAT_DTYPES, folder_tensors
+from workbench.bases.sketch import BLOCK, NUMBERS, SEED, decode, encode, fingerprint
+from workbench.bases.tensors import DTYPE_NAMES, FLOAT_DTYPES, folder_tensors, not_finite
 from workbench.errors import IntegrityError
+from workbench.files import atomic_write, sha256_of
 from workbench.foreign import read_regular
 
 if TYPE_CHECKING:
@@ -37,7 +39,6 @@ __all__ = [
     "chat_template",
     "check_tokenizer",
     "read_lock",
-    "sha256_file",
     "token_ids",
     "write_lock",
 ]
@@ -62,8 +63,6 @@ class TensorLock:
 
     def numbers(self) -> npt.NDArray[np.float32]:
         """The sketch as an array of shape (64,). Raises `IntegrityError` for a tensor without one."""
-        from workbench.bases.sketch import decode
-
         if self.sketch is None:
             raise IntegrityError("This tensor holds no floats and has no sketch.")
         return decode(self.sketch)
@@ -114,34 +113,24 @@ def _sha(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _without_volatile(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_volatile(v) for k, v in value.items() if k not in _VOLATILE}
     return [_without_volatile(v) for v in value] if isinstance(value, list) else value
 
 
-def _tensors(folder: Path, on_progress: Callable[[str], None] | None) -> dict[str, TensorLock]:
-    from workbench.bases.sketch import encode, measure
-
+def _tensors(folder: Path, say: Callable[[str], None]) -> dict[str, TensorLock]:
     infos = folder_tensors(folder)
-    found: dict[str, TensorLock] = {}
+    tensors: dict[str, TensorLock] = {}
     for n, (name, info) in enumerate(infos.items()):
-        if on_progress and n % 50 == 0:
-            on_progress(f"Locking: tensor {n + 1} of {len(infos)}")
-        seen = measure(info)
+        if n % 50 == 0:
+            say(f"Locking: tensor {n + 1} of {len(infos)}")
+        seen = fingerprint(info)
         if not seen.finite:
-            raise IntegrityError(
-                f"Tensor {name} of {info.file.name} holds values that are not finite.", hint="These weights are broken; fetch another copy."
-            )
+            raise not_finite(info)
         sketch = None if seen.sketch is None else encode(seen.sketch)
-        found[name] = TensorLock(info.shape, DTYPE_NAMES[info.dtype], seen.sha256, seen.norm, sketch)
-    return found
+        tensors[name] = TensorLock(info.shape, DTYPE_NAMES[info.dtype], seen.sha256, seen.norm, sketch)
+    return tensors
 
 
 def _token_id(token: Any, ids: dict[str, int]) -> int | None:
@@ -166,20 +155,20 @@ def _tokenizer_json(folder: Path) -> tuple[dict[str, Any], dict[str, int]] | Non
 
 def token_ids(folder: Path) -> dict[str, int] | None:
     """The id of every token of a base, or None when it has no tokenizer.json."""
-    found = _tokenizer_json(folder)
-    return found[1] if found else None
+    read = _tokenizer_json(folder)
+    return read[1] if read else None
 
 
 def _tokenizer(folder: Path) -> tuple[dict[str, Any], dict[str, int | None]]:
     """Hashes of the tokenizer's parts, and the ids of the special tokens."""
     named = {**read_json(folder / "special_tokens_map.json"), **read_json(folder / "tokenizer_config.json")}
-    found = _tokenizer_json(folder)
-    if found is None:
+    read = _tokenizer_json(folder)
+    if read is None:
         files = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "merges.txt")
-        hashes = {name: sha256_file(folder / name) for name in files if (folder / name).is_file()}
+        hashes = {name: sha256_of(folder / name) for name in files if (folder / name).is_file()}
         vocab = read_json(folder / "vocab.json")
         return {"files": hashes, "vocab_size": len(vocab) or None}, {key: _token_id(named.get(key), vocab) for key in _SPECIAL}
-    data, ids = found
+    data, ids = read
     model = data["model"]
     parts: dict[str, Any] = {"type": model.get("type"), "vocab_size": len(ids), "vocab_sha256": _sha(ids)}
     parts["merges_sha256"] = _sha([" ".join(m) if isinstance(m, list) else m for m in model.get("merges") or []])
@@ -217,13 +206,13 @@ def chat_template(folder: Path, say: Callable[[str], None] = lambda _: None) -> 
         except UnicodeDecodeError:
             raise IntegrityError("chat_template.jinja is not text in UTF-8.", hint="Fetch the model again.") from None
     for name in ("tokenizer_config.json", "chat_template.json"):
-        found = read_json(folder / name).get("chat_template")
-        if isinstance(found, list):  # several, by name
-            found = next((t.get("template") for t in found if isinstance(t, dict) and t.get("name") == "default"), None)
-        if isinstance(found, str):
-            if len(found.encode()) > TEMPLATE_BYTES:
+        template = read_json(folder / name).get("chat_template")
+        if isinstance(template, list):  # several, by name
+            template = next((t.get("template") for t in template if isinstance(t, dict) and t.get("name") == "default"), None)
+        if isinstance(template, str):
+            if len(template.encode()) > TEMPLATE_BYTES:
                 raise IntegrityError(f"The chat template in {name} is longer than {TEMPLATE_BYTES:,} bytes.")
-            texts[name] = found
+            texts[name] = template
     unread = texts.pop("chat_template.json", None)
     used = next(iter(texts.values()), None)
     if unread is not None and unread != used:
@@ -247,19 +236,17 @@ def _check_layers(config: dict[str, Any], tensors: int) -> None:
             raise IntegrityError(said, hint="Fetch the model again, in full.")
 
 
-def build_lock(folder: Path, source: dict[str, Any], *, on_progress: Callable[[str], None] | None = None) -> Lock:
+def build_lock(folder: Path, source: dict[str, Any], say: Callable[[str], None] = lambda _: None) -> Lock:
     """Read a base folder once, tensor by tensor, and return its lock. Raises `IntegrityError` for a broken file."""
-    from workbench.bases.sketch import BLOCK, NUMBERS, SEED
-
     raw_config = read_json(folder / "config.json")
     config, generation = _without_volatile(raw_config), _without_volatile(read_json(folder / "generation_config.json"))
-    tensors = _tensors(folder, on_progress)
+    tensors = _tensors(folder, say)
     _check_layers(raw_config, len(tensors))
     tokenizer, special = _tokenizer(folder)
-    template = chat_template(folder, on_progress or (lambda _: None))
+    template = chat_template(folder, say)
     counts: Counter[str] = Counter()
     for tensor in tensors.values():
-        counts[tensor.dtype] += _elements(tensor.shape)
+        counts[tensor.dtype] += prod(tensor.shape)
     floats = {DTYPE_NAMES[d] for d in FLOAT_DTYPES}
     return Lock(
         schema=SCHEMA,
@@ -284,21 +271,11 @@ def build_lock(folder: Path, source: dict[str, Any], *, on_progress: Callable[[s
     )
 
 
-def _elements(shape: tuple[int, ...]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
-
-
-def write_lock(folder: Path, source: dict[str, Any], *, on_progress: Callable[[str], None] | None = None) -> Lock:
+def write_lock(folder: Path, source: dict[str, Any], say: Callable[[str], None] = lambda _: None) -> Lock:
     """Build the lock of `folder`, write lock.json into it (flushed to disk) and return it with its `sha256`."""
-    lock = build_lock(folder, source, on_progress=on_progress)
+    lock = build_lock(folder, source, say)
     text = canonical(lock.as_dict(), indent=1) + "\n"
-    with (folder / LOCK_FILE).open("w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    atomic_write(folder / LOCK_FILE, text)
     return dataclasses.replace(lock, sha256=hashlib.sha256(text.encode()).hexdigest())
 
 

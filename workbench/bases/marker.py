@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import IntegrityError
+from workbench.files import atomic_write, flush, sha256_of
 from workbench.records import Base, BaseRef, as_json
 
-__all__ = ["MARKER", "changed_sizes", "file_facts", "flush", "licence_of", "read_marker", "write_marker"]
+__all__ = ["MARKER", "changed_sizes", "file_facts", "licence_of", "read_marker", "write_marker"]
 
 MARKER = "base.json"
 _SPDX = {name.lower(): name for name in ("Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-NC-4.0", "CC-BY-SA-4.0", "OpenRAIL")}
@@ -38,20 +38,15 @@ def read_marker(folder: Path) -> Base:
 
 def write_marker(stage: Path, base: Base) -> None:
     """Flush every file of `stage` to disk, then write its base.json. The record's path is not stored: homes move."""
-    from workbench.bases.lock import sha256_file
-
     facts = {}
     for file in sorted(stage.iterdir()):
         file.chmod(0o644)  # safetensors writes files only their owner can read
         flush(file)
         covered = file.suffix == ".safetensors"  # by the lock, tensor by tensor
-        facts[file.name] = {"size": file.stat().st_size, "sha256": None if covered else sha256_file(file)}
+        facts[file.name] = {"size": file.stat().st_size, "sha256": None if covered else sha256_of(file)}
     data = {**as_json(base), "schema": 1, "files": facts}
     del data["path"]
-    with (stage / MARKER).open("w", encoding="utf-8") as marker:
-        json.dump(data, marker, indent=1, sort_keys=True)
-        marker.flush()
-        os.fsync(marker.fileno())
+    atomic_write(stage / MARKER, json.dumps(data, indent=1, sort_keys=True))
 
 
 def file_facts(folder: Path) -> dict[str, dict[str, Any]]:
@@ -66,24 +61,15 @@ def changed_sizes(folder: Path) -> list[str]:
     return [name for name in sorted(facts.keys() | sizes.keys()) if sizes.get(name) != facts.get(name, {}).get("size")]
 
 
-def flush(path: Path) -> None:
-    """Force a file or folder to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def licence_of(folder: Path, record: dict[str, Any]) -> str | None:
     """What the source or the model's own card says of its licence; nothing is guessed."""
-    found = record.get("license") or (record.get("gguf") or {}).get("license")
+    said = record.get("license") or (record.get("gguf") or {}).get("license")
     card = folder / "README.md"
-    if not found and card.is_file():
+    if not said and card.is_file():
         with card.open(encoding="utf-8", errors="replace") as file:
             head = file.read(20_000)
         first, *rest = (line.strip() for line in head.splitlines() or [""])
         front = rest[: rest.index("---")] if first == "---" and "---" in rest else []
         lines = {line.split()[0]: line.split()[1] for line in front if len(line.split()) == 2}
-        found = (lines.get("license_name:") or lines.get("license:") or "").strip("'\"")
-    return _SPDX.get(str(found).lower(), str(found)) if found else None
+        said = (lines.get("license_name:") or lines.get("license:") or "").strip("'\"")
+    return _SPDX.get(str(said).lower(), str(said)) if said else None

@@ -14,7 +14,6 @@ model the errors are independent enough that the total is good to about 1 %.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["NUMBERS", "SEED", "BLOCK", "Measured", "decode", "drift", "encode", "measure", "sketch_of"]
+__all__ = ["BLOCK", "NUMBERS", "SEED", "Fingerprint", "decode", "drift", "encode", "fingerprint"]
 
 SEED = 0x5EED_0F_BA5E  # part of the lock's format: changing it makes old sketches incomparable
 NUMBERS = 64
@@ -32,7 +31,7 @@ BLOCK = NUMBERS * NUMBERS
 _PIECE = 256  # blocks handled at once: 1 M values, 4 MB as float32
 
 
-class Measured(NamedTuple):
+class Fingerprint(NamedTuple):
     """What the lock records of one tensor; `norm` and `sketch` are None for a tensor that holds no floats."""
 
     sha256: str
@@ -52,15 +51,11 @@ def _randomness(piece: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.intp
     return bits.astype(np.uint32) << np.uint32(31), lanes
 
 
-def _sums(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """(blocks, 64, 64) summed over rows in double precision: the same to the last stored digit on every machine."""
-    import numpy as np
-
-    return np.add.reduce(values, axis=1, dtype=np.float64)  # type: ignore[no-any-return]
-
-
 def _add_piece(values: npt.NDArray[np.float32], piece: int, sketch: npt.NDArray[np.float64]) -> float:
-    """Add one piece (up to 256 blocks) to `sketch` in place and return the sum of its squares."""
+    """Add one piece (up to 256 blocks) to `sketch` in place and return the sum of its squares.
+
+    Rows are summed in double precision: the same to the last stored digit on every machine.
+    """
     import numpy as np
 
     blocks = -(-values.size // BLOCK)
@@ -69,26 +64,11 @@ def _add_piece(values: npt.NDArray[np.float32], piece: int, sketch: npt.NDArray[
     cube = values.reshape(blocks, NUMBERS, NUMBERS)
     signs, lanes = _randomness(piece)
     flipped = (cube.view(np.uint32) ^ signs[:blocks]).view(np.float32)
-    sketch += np.take_along_axis(_sums(flipped), lanes[:blocks], axis=1).sum(axis=0)
-    return float(_sums(np.square(cube)).sum())
+    sketch += np.take_along_axis(np.add.reduce(flipped, axis=1, dtype=np.float64), lanes[:blocks], axis=1).sum(axis=0)
+    return float(np.add.reduce(np.square(cube), axis=1, dtype=np.float64).sum())
 
 
-def sketch_of(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The sketch, shape (64,), of an array of any shape."""
-    import numpy as np
-
-    flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-    sketch = np.zeros(NUMBERS)
-    for piece, start in enumerate(range(0, flat.size, _PIECE * BLOCK)):
-        _add_piece(flat[start : start + _PIECE * BLOCK], piece, sketch)
-    return sketch.astype(np.float32)
-
-
-def _pieces(info: TensorInfo) -> Iterator[npt.NDArray[np.uint8]]:
-    yield from raw_pieces(info, _PIECE * BLOCK)
-
-
-def measure(info: TensorInfo) -> Measured:
+def fingerprint(info: TensorInfo) -> Fingerprint:
     """Hash, norm and sketch of one tensor in a single pass; holds about 20 MB whatever the tensor's size."""
     import hashlib
 
@@ -97,14 +77,14 @@ def measure(info: TensorInfo) -> Measured:
     digest, squares, sketch = hashlib.sha256(), 0.0, np.zeros(NUMBERS)
     numeric = info.dtype in FLOAT_DTYPES
     with np.errstate(over="ignore", invalid="ignore"):
-        for piece, raw in enumerate(_pieces(info)):
+        for piece, raw in enumerate(raw_pieces(info, _PIECE * BLOCK, reuse=True)):
             digest.update(raw.data)
             if numeric:
                 squares += _add_piece(floats(raw, info.dtype), piece, sketch)
     if not numeric:
-        return Measured(digest.hexdigest(), None, None, True)
+        return Fingerprint(digest.hexdigest(), None, None, True)
     finite = bool(np.isfinite(squares))
-    return Measured(digest.hexdigest(), float(np.float32(np.sqrt(squares))), sketch.astype(np.float32), finite)
+    return Fingerprint(digest.hexdigest(), float(np.float32(np.sqrt(squares))), sketch.astype(np.float32), finite)
 
 
 def drift(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:

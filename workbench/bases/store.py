@@ -7,30 +7,28 @@ on the same disk and renamed into place with base.json inside: a folder without 
 from __future__ import annotations
 
 import errno
-import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import paths
-from workbench.bases.marker import MARKER, changed_sizes, file_facts, flush, licence_of, read_marker, write_marker
-from workbench.errors import Conflict, IntegrityError, NotFound, SourceError, UsageError
+from workbench.bases.marker import MARKER, changed_sizes, file_facts, licence_of, read_marker, write_marker
+from workbench.errors import Conflict, IntegrityError, NotFound, UsageError
+from workbench.files import flush, room, sha256_of
 from workbench.records import Base, BaseRef
 
 if TYPE_CHECKING:
     from workbench.bases.catalogue import Catalogue, Entry, License
     from workbench.bases.diff import BaseDiff
     from workbench.bases.lock import Lock
-    from workbench.bases.sources import Source
 
 __all__ = ["Bases"]
 
 
-_STALE = 3 * 86_400  # seconds after which a staging folder that nobody writes to belongs to a dead process
+_STALE = 3  # days after which a download that nobody writes to belongs to a dead process
 
 
 class Bases:
@@ -56,13 +54,11 @@ class Bases:
 
     def list(self) -> list[Base]:
         """Every base on disk, by name. Folders that are not complete, or whose record cannot be read, are left out."""
-        found = []
+        bases = []
         for marker in self.root.glob(f"[!.]*/[!.]*/{MARKER}"):
-            try:
-                found.append(read_marker(marker.parent))
-            except IntegrityError:
-                pass  # `get` says what is wrong with it; the others must stay usable
-        return sorted(found, key=lambda base: _order(base.ref))
+            with suppress(IntegrityError):  # `get` says what is wrong with it; the others must stay usable
+                bases.append(read_marker(marker.parent))
+        return sorted(bases, key=lambda base: _order(base.ref))
 
     def get(self, ref: str | BaseRef) -> Base:
         """One base. Raises `NotFound` (with what there is), or `IntegrityError` when files are missing or changed in size."""
@@ -92,33 +88,27 @@ class Bases:
 
     def verify(self, ref: str | BaseRef) -> Base:
         """Hash every file again; raises `IntegrityError` listing all that changed."""
-        from workbench.bases.lock import sha256_file
-        from workbench.bases.sketch import measure
+        from workbench.bases.sketch import fingerprint
         from workbench.bases.tensors import folder_tensors
 
         base, lock = self.get(ref), self.lock(ref)
-        bad = [name for name, facts in file_facts(base.path).items() if facts.get("sha256") not in (None, sha256_file(base.path / name))]
+        bad = [name for name, facts in file_facts(base.path).items() if facts.get("sha256") not in (None, sha256_of(base.path / name))]
         infos = folder_tensors(base.path)
-        bad += [name for name in sorted(infos.keys() ^ lock.tensors.keys())]
-        bad += [name for name, info in infos.items() if name in lock.tensors and measure(info).sha256 != lock.tensors[name].sha256]
+        bad += sorted(infos.keys() ^ lock.tensors.keys())
+        bad += [name for name, info in infos.items() if name in lock.tensors and fingerprint(info).sha256 != lock.tensors[name].sha256]
         if bad:
             raise _changed(base.ref, bad)
         return base
 
-    def diff(self, a: str | BaseRef, b: str | BaseRef, *, exact: bool = False) -> BaseDiff:
-        """What changed from base `a` to base `b`; with `exact` the drift is computed from all weights, not from sketches."""
+    def diff(self, a: str | BaseRef, b: str | BaseRef) -> BaseDiff:
+        """What changed from base `a` to base `b`."""
         from workbench.bases.diff import compare
 
-        first, second = self.get(a), self.get(b)
-        return compare(self.lock(a), self.lock(b), first, second, exact=exact)
+        return compare(self.lock(a), self.lock(b), self.get(a), self.get(b))
 
     def license(self, ref: str | BaseRef) -> License | None:
         """What the licence of a base obliges, where the catalogue explains that licence; else None."""
-        base = self.get(ref)
-        entry = self.catalogue().find(base.ref)
-        if entry and entry.license.id == base.license:
-            return entry.license
-        return self.catalogue().licenses.get(base.license)
+        return self.catalogue().licenses.get(self.get(ref).license)
 
     def mechanisms(self, ref: str | BaseRef) -> tuple[Sequence[str], str]:
         """What a base does beside plain attention (windows, experts, caps, …), and why its rows would be padded in training; empty
@@ -129,8 +119,8 @@ class Bases:
         lock = self.lock(ref)
         layout = Layout(lock)
         experts = sorted({".".join(p.name.split(".")[-2:]) for p in layout.parameters.values() if p.experts > 1 and "expert" in p.name})
-        found = mechanisms(lock) + ([f"experts held in one parameter ({', '.join(experts)}: target_parameters)"] if experts else [])
-        return found, layout.padded_because
+        joined = [f"experts held in one parameter ({', '.join(experts)}: target_parameters)"] if experts else []
+        return [*mechanisms(lock), *joined], layout.padded_because
 
     def next_version(self, family: str) -> BaseRef:
         """The lowest whole number above every numbered version of a family, on disk or in the catalogue."""
@@ -163,6 +153,7 @@ class Bases:
         Raises `SourceError` when no source can be used, `IntegrityError` when what arrived is broken or not what was pinned,
         `Conflict` when the name is taken, `UsageError` or `NotFound` for names that mean nothing. Nothing is left behind.
         """
+        from workbench.bases.fetching import fetch
         from workbench.bases.sources import parse_source
 
         say = on_progress or (lambda _: None)
@@ -174,14 +165,14 @@ class Bases:
         before = self._lineage(continues or (entry.continues if entry else None), strict=continues is not None)
         if source is None and entry is None:
             raise self._not_found(ref)
-        candidates = [parse_source(source)] if source is not None else entry.fetchable() if entry else []
+        sources = [parse_source(source)] if source is not None else entry.fetchable() if entry else []
         with self._locked(ref):
             if self.has(ref):
                 if source is None:
                     return self.get(ref)
                 raise _taken(ref)
-            with self._staging() as stage:
-                record = self._fetch(candidates, stage, dtype, say)
+            with room(self.root, days=_STALE) as stage:
+                record = fetch(sources, stage, dtype=dtype, say=say)
                 licence = license or (entry.license.id if entry else None) or licence_of(stage, record)
                 return self._finish(stage, ref, record, before, licence, say)
 
@@ -209,18 +200,18 @@ class Bases:
                 if source.get("job_id") and there.source.get("job_id") == source["job_id"]:
                     return there
                 raise _taken(ref)
-            with self._staging() as stage:
+            with room(self.root, days=_STALE) as stage:
                 copy_base(folder, stage, link=True)
                 inherited = self.get(before).license if before and self.has(before) else None
                 licence = license or inherited or licence_of(stage, source)
                 return self._finish(stage, ref, source, before, licence, lambda _: None)
 
-    def remove(self, ref: str | BaseRef, *, force: bool = False, used_by: Sequence[str] = ()) -> None:
-        """Move a base to `<home>/bases/.trash`. Raises `Conflict` while adapters (`used_by`, or known here) need it."""
+    def remove(self, ref: str | BaseRef, *, force: bool = False) -> None:
+        """Move a base to `<home>/bases/.trash`. Raises `Conflict` while adapters need it."""
         ref = BaseRef.parse(ref)
         if not (self._folder(ref) / MARKER).is_file():
             raise self._not_found(ref)
-        needed = sorted({*used_by, *_adapters_of(ref)})
+        needed = sorted(_adapters_of(ref))
         if needed and not force:
             shown = ", ".join(needed[:8]) + (", …" if len(needed) > 8 else "")
             hint = f"To remove it all the same: workbench base remove {ref} --force"
@@ -244,9 +235,9 @@ class Bases:
             return NotFound(f"{ref} is in the catalogue but not on this disk yet.", hint=f"Fetch it: workbench base add {ref}")
         have, offered = [str(base.ref) for base in self.list()], catalogue.names()
         shown = ", ".join(offered[:8]) + (", …" if len(offered) > 8 else "")
-        found = f"You have: {', '.join(have)}." if have else "You have none yet."
+        yours = f"You have: {', '.join(have)}." if have else "You have none yet."
         return NotFound(
-            f"No base named '{ref}'. {found} The catalogue offers: {shown}.",
+            f"No base named '{ref}'. {yours} The catalogue offers: {shown}.",
             hint=f"Add your own: workbench base add {ref} --source hub:ORG/MODEL (or folder:PATH, gguf:PATH)",
         )
 
@@ -269,30 +260,6 @@ class Bases:
             raise self._not_found(before)
         return before
 
-    def _fetch(self, candidates: Sequence[Source], stage: Path, dtype: str | None, say: Callable[[str], None]) -> dict[str, Any]:
-        from workbench.bases.sources import Unreachable, clear, fetch
-
-        failures = []
-        for source in candidates:
-            try:
-                record = fetch(source, stage, dtype=dtype or "bfloat16", on_progress=say)
-                break
-            except Unreachable as error:
-                say(f"{source}: {error.message}")
-                failures.append(error)
-                clear(stage)
-        else:
-            if len(failures) == 1:
-                raise failures[0]
-            listed = "".join(f"\n  - {source}: {error}" for source, error in zip(candidates, failures, strict=True))
-            raise SourceError(f"None of its sources can be used:{listed}", hint="\nGive another one with --source.")
-        if dtype and source.kind in {"hub", "folder"}:
-            from workbench.bases import limited
-
-            limited.recast(stage, dtype, say)
-            record["recast"] = dtype
-        return record
-
     def _finish(
         self, stage: Path, ref: BaseRef, record: dict[str, Any], before: BaseRef | None, licence: str | None, say: Callable[[str], None]
     ) -> Base:
@@ -314,23 +281,6 @@ class Bases:
             raise
         flush(base.path.parent)
         return base
-
-    @contextmanager
-    def _staging(self) -> Iterator[Path]:
-        area = self.root / ".staging"
-        stage = area / uuid.uuid4().hex
-        stage.mkdir(parents=True)
-        for left in area.iterdir():  # by a process that was killed
-            if time.time() - left.stat().st_mtime > _STALE:
-                shutil.rmtree(left, ignore_errors=True)
-        try:
-            yield stage
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise SourceError("The disk is full.", hint=f"Free some space on the disk of {self.root} and try again.") from None
-            raise
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
 
     @contextmanager
     def _locked(self, ref: BaseRef) -> Iterator[None]:

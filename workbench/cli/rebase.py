@@ -13,8 +13,8 @@ from workbench.cli.follow import watch
 from workbench.cli.groups import LazyGroup, bench, json_option
 from workbench.cli.output import note, print_json, say, table
 from workbench.errors import NotFound
+from workbench.rebase.result import DEFAULT_STAGES, STAGES, Settings
 from workbench.rebase.verdicts import ALARMS, VERDICTS, badness
-from workbench.rebasing import DEFAULT_STAGES
 
 if TYPE_CHECKING:
     from workbench.api import Workbench
@@ -34,8 +34,6 @@ _COMMANDS = {
     "matrix": ("workbench.cli.rebase:matrix", "Adapters against bases, from the checks made so far."),
     "findings": ("workbench.cli.rebase:findings", "Explain the named findings of the first stage."),
     "selftest": ("workbench.cli.rebase_selftest:selftest", "Try the check on cases whose answer is known, on a real model."),
-    "simulate": ("workbench.cli.rebase_statistics:simulate", "How often the rule errs, on synthetic test sets."),
-    "published": ("workbench.cli.rebase_statistics:published", "Our figures beside published ones."),
 }
 
 
@@ -48,14 +46,14 @@ def rebase() -> None:
     """
 
 
-def _limit(name: str, default: str, text: str) -> Callable[[Command], Command]:
-    return click.option(f"--{name}", type=float, metavar="X", help=f"{text} Default: {default}.")
+def _limit(name: str, text: str) -> Callable[[Command], Command]:
+    return click.option(f"--{name}", type=float, metavar="X", help=f"{text} Default: {getattr(Settings, name):.2f}.")
 
 
 @click.command(epilog=f"From good to bad: {', '.join(VERDICTS)}.")
 @click.argument("adapters", metavar="ADAPTER...", nargs=-1, required=True)
 @click.option("--onto", metavar="BASE", required=True, help="The new base, family@version.")
-@click.option("--stages", metavar="LIST", help="Comma-separated: structure, weights, probes, behaviour. Default: all but probes.")
+@click.option("--stages", metavar="LIST", help=f"Comma-separated: {', '.join(STAGES)}. Default: all but probes.")
 @click.option("--probes", is_flag=True, help="Also probe both bases with the test prompts, without their answers.")
 @click.option("--retrain", is_flag=True, help="Also train on the new base by the stored recipe, for the ceiling. Takes as long as that.")
 @click.option("--rows", type=click.IntRange(1), metavar="N", help="Score at most so many test rows: faster, and less is proven.")
@@ -63,9 +61,9 @@ def _limit(name: str, default: str, text: str) -> Callable[[Command], Command]:
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), metavar="FILE",
               help="Write the checks as JSON (docs/json.md); - prints them instead of the words.")  # fmt: skip
 @click.option("--report", "report_file", type=_FILE, metavar="FILE", help="Write a page that opens offline.")
-@_limit("delta", "0.10", "Share of the gain that the new base may have absorbed.")
-@_limit("epsilon", "0.02", "How much of a success score may go missing.")
-@_limit("epsilon_nll", "0.02", "The same in nats per token.")
+@_limit("delta", "Share of the gain that the new base may have absorbed.")
+@_limit("epsilon", "How much of a success score may go missing.")
+@_limit("epsilon_nll", "The same in nats per token.")
 @click.option("--detach", "-d", is_flag=True, help="Submit the job and return at once.")
 def check(
     adapters: tuple[str, ...],

@@ -5,39 +5,45 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from workbench.data.rows import Row, answer_of, content_of, dumps, question_of, subject_of, texts_of, uses_tools
 from workbench.data.similar import Likeness, normalise
 
-__all__ = ["KINDS", "LISTED", "Finding", "Report", "RowLength", "check", "is_label_like", "length_problems", "token_figures"]
+__all__ = [
+    "BLOCKING", "KINDS", "LISTED", "Finding", "Report", "RowLength", "add_lengths", "check", "is_label_like", "sound_rows",
+]  # fmt: skip
 
-# kind -> (does it block?, what it means). `drop` takes these names.
-KINDS: dict[str, tuple[bool, str]] = {
-    "broken": (True, "not a row that can be read"),
-    "tools": (True, "a tool call, tool result or tool list that is not well formed"),
-    "empty": (True, "an empty question or answer"),
-    "roles": (True, "turns in an order that cannot be learned from"),
-    "characters": (True, "characters that cannot be text"),
-    "split": (True, "a row of a part that is neither train, validation nor test"),
-    "weight": (True, "a weight that is neither 0 nor 1"),
-    "overlap": (True, "a training row that is also a test row"),
-    "answer_lost": (True, "longer than max_length, so that nothing of the answer is left"),
-    "no_supervised": (True, "no token to learn from"),
-    "cut": (False, "longer than max_length, so that its end is cut off"),
-    "duplicate": (False, "the same row again"),
-    "conflict": (False, "the same question with another answer"),
-    "near_duplicate": (False, "nearly the same question as an earlier row"),
-    "near_overlap": (False, "a training row nearly the same as a test row"),
-    "garbled": (False, "a replacement character: some text was lost in an earlier conversion"),
-    "markers": (False, "chat-template markers inside the text"),
-    "left_out": (False, "a row left out because the file says that it is not to be learned"),
-    "lost": (False, "something in the row that is not learned from, such as a picture or a key of a message"),
-    "tool_use": (False, "a row that offers or calls tools, well formed or not"),  # only ever named by `drop`
-    "imbalance": (False, "some answers are far rarer than others"),
-}
+# What can be wrong with a row; `drop` takes these names, and the pages say them in words. The first kinds stop a whole file.
+BLOCKING = (
+    "broken",  # not a row that can be read
+    "tools",  # a tool call, tool result or tool list that is not well formed
+    "empty",  # an empty question or answer
+    "roles",  # turns in an order that cannot be learned from
+    "characters",  # characters that cannot be text
+    "split",  # a row of a part that is neither train, validation nor test
+    "weight",  # a weight that is neither 0 nor 1
+    "overlap",  # a training row that is also a test row
+    "answer_lost",  # longer than max_length, so that nothing of the answer is left
+    "no_supervised",  # no token to learn from
+)
+KINDS = (
+    *BLOCKING,
+    "cut",  # longer than max_length, so that its end is cut off
+    "duplicate",  # the same row again
+    "conflict",  # the same question with another answer
+    "near_duplicate",  # nearly the same question as an earlier row
+    "near_overlap",  # a training row nearly the same as a test row
+    "garbled",  # a replacement character: some text was lost in an earlier conversion
+    "markers",  # chat-template markers inside the text
+    "left_out",  # a row left out because the file says that it is not to be learned
+    "lost",  # something in the row that is not learned from, such as a picture or a key of a message
+    "tool_use",  # a row that offers or calls tools, well formed or not: only ever named by `drop`
+    "imbalance",  # some answers are far rarer than others
+)
 _MARKERS = "<|im_start|> <|im_end|> <|eot_id|> <|endoftext|> <|start_header_id|> <start_of_turn> <end_of_turn> [/INST] </s>".split()
 _NOT_TEXT = re.compile("[\\x00-\\x08\\x0b\\x0e-\\x1f\\ud800-\\udfff\\ufdd0-\\ufdef]")  # control characters, half pairs, non-characters
 LISTED = 1000  # findings of one kind that are kept; all are counted
@@ -84,15 +90,18 @@ class Report:
     rows: int = 0
     problems: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
-    dropped: dict[str, int] = field(default_factory=dict)  # kind -> rows left out as told
+    dropped: Counter[str] = field(default_factory=Counter)  # kind -> rows left out as told
     notes: list[str] = field(default_factory=list)  # how the file was read, in words
     characters: dict[str, Any] = field(default_factory=dict)  # histogram of question + answer
     tokens: dict[str, Any] | None = None  # histogram of whole rows, with "supervised", "cut", "answer_lost"
     answers: dict[str, Any] | None = None  # balance, when answers are short and few
     tool_rows: int = 0
-    found: Counter[str] = field(default_factory=Counter)  # kind -> findings, also those beyond `LISTED`
+    counted: Counter[str] = field(default_factory=Counter)  # kind -> findings, also those beyond `LISTED`
     listed: Counter[str] = field(default_factory=Counter, repr=False)  # kind -> findings that `add` has listed
     likeness: Likeness | None = field(default=None, repr=False)  # of the rows to each other; for the split
+    last: str = ""  # the file whose rows come after those of the other
+    drop: Sequence[str] = ()  # kinds of rows that are to be left out
+    out: dict[int, str] = field(default_factory=dict, repr=False)  # position of such a row -> its kind; to be taken out, then counted
 
     @property
     def ok(self) -> bool:
@@ -101,21 +110,31 @@ class Report:
     @property
     def counts(self) -> dict[str, int]:
         """kind -> how many findings, in the order of `KINDS`."""
-        found = self.found | Counter(f.kind for f in [*self.problems, *self.warnings])
-        return {kind: found[kind] for kind in KINDS if found[kind]}
+        counted = self.counted | Counter(f.kind for f in [*self.problems, *self.warnings])
+        return {kind: counted[kind] for kind in KINDS if counted[kind]}
 
     @property
     def blocking(self) -> int:
         """How many problems there are; `problems` lists at most `LISTED` of a kind."""
-        return sum(n for kind, n in self.counts.items() if KINDS[kind][0])
+        return sum(n for kind, n in self.counts.items() if kind in BLOCKING)
 
     def add(self, findings: Iterable[Finding], rows: int = 1) -> None:
-        """Take findings in; each may stand for several `rows`."""
+        """Take findings in, each of which may stand for several `rows`; those of rows that are to be left out are not listed."""
         for finding in findings:
-            if self.listed[finding.kind] < LISTED:
-                self.listed[finding.kind] += 1
-                (self.problems if KINDS[finding.kind][0] else self.warnings).append(finding)
-            self.found[finding.kind] += rows
+            kind = finding.kind
+            if kind in self.drop and finding.index is not None:
+                self.out[finding.index] = kind
+            elif kind in self.drop and kind in BLOCKING:  # of a row that was never converted
+                self.dropped[kind] += rows
+            else:
+                if self.listed[kind] < LISTED:
+                    self.listed[kind] += 1
+                    (self.problems if kind in BLOCKING else self.warnings).append(finding)
+                self.counted[kind] += rows
+
+    def sort(self) -> None:
+        """Put the problems in the order of the rows."""
+        self.problems.sort(key=lambda f: (bool(f.file) and f.file == self.last, f.row or 0))
 
     def __str__(self) -> str:
         counts = self.counts
@@ -139,116 +158,139 @@ class Report:
         }
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Where rows came from: row i from line `lines[i]` of the file `files[i]`; without lines they count from 1."""
+
+    lines: Sequence[int] | None
+    files: Sequence[str] | None
+
+    def of(self, i: int) -> tuple[int, str]:
+        return self.lines[i] if self.lines is not None else i + 1, self.files[i] if self.files else ""
+
+    def finding(self, kind: str, i: int, message: str) -> Finding:
+        line, file = self.of(i)
+        return Finding(kind, line, message, file, i)
+
+    def name(self, i: int) -> str:
+        line, file = self.of(i)
+        return f"{file} row {line}".lstrip()
+
+
 def check(
     rows: Sequence[Row],
     *,
     lines: Sequence[int] | None = None,
     files: Sequence[str] | None = None,
-    measure: Callable[[Sequence[Row]], Sequence[RowLength]] | None = None,
-    watch: Callable[[Finding], None] = lambda finding: None,
+    report: Report | None = None,
 ) -> Report:
     """Check canonical rows. `lines` and `files` say where row i came from; without them rows count from 1.
 
-    `measure` gives each row's length in tokens under a base's own tokenizer and chat template.
-    Rows are compared across train and test when they carry a `split`. Nothing is changed. `watch` is shown every finding,
-    also those that are too many to be listed.
+    Rows are compared across train and test when they carry a `split`. Nothing is changed; what is found is added to `report`, if given.
     """
-    place = _Places(lines, files)
-    report = Report(rows=len(rows))
-
-    def take(findings: Iterable[Finding]) -> None:
-        for finding in findings:
-            watch(finding)
-            report.add([finding])
-
+    place, report = _Places(lines, files), report or Report()
+    report.rows = len(rows)
     likeness, sides, sizes = Likeness(), [], []
     answers: Counter[str] | None = Counter()
     for i, row in enumerate(rows):
-        take(place.finding(kind, i, message) for kind, message in _row_problems(row))
-        report.tool_rows += uses_tools(row)
+        if uses_tools(row):
+            report.tool_rows += 1
+            report.out |= {i: "tool_use"} if "tool_use" in report.drop else {}
+        report.add(place.finding(kind, i, message) for kind, message in _row_problems(row))
         likeness.add(normalise(subject_of(row)))
         sides.append(row.get("split"))
         answer = answer_of(row)
         sizes.append(len(question_of(row)) + len(answer))
         answers = _count(answers, answer)
     report.likeness = likeness
-    take(_repeats(rows, sides, likeness.same, likeness.near, place))
-    report.characters = histogram(sizes)
-    report.answers = balance(answers) if answers else None
+    report.add(_repeats(rows, sides, likeness.same, likeness.near, place))
+    report.characters = _histogram(sizes)
+    report.answers = _balance(answers) if answers else None
     if report.answers:
-        take(_rare_answers(report.answers))
-    if measure is not None:
-        bad = {finding.index for finding in report.problems}  # a chat template may refuse these
-        good = [i for i in range(len(rows)) if i not in bad]
-        lengths = list(measure([rows[i] for i in good]))
-        report.tokens = token_figures(lengths)
-        take(place.finding(kind, i, message) for i, n in zip(good, lengths, strict=True) for kind, message in length_problems(n))
-    order = {id(f): i for i, f in enumerate(report.problems)}
-    report.problems.sort(key=lambda f: (f.index if f.index is not None else -1, order[id(f)]))
+        report.add(_rare_answers(report.answers))
+    report.sort()
     return report
 
 
-class _Places:
-    def __init__(self, lines: Sequence[int] | None, files: Sequence[str] | None) -> None:
-        self.lines, self.files = lines, files
+def sound_rows(
+    rows: Sequence[Row], report: Report, *, lines: Sequence[int] | None = None, files: Sequence[str] | None = None
+) -> Iterator[tuple[int, str, Row]]:
+    """(line, file, row) of every row without a problem in its `report`: a chat template may refuse the others."""
+    place, bad = _Places(lines, files), {finding.index for finding in report.problems}
+    return ((*place.of(i), row) for i, row in enumerate(rows) if i not in bad)
 
-    def line(self, i: int) -> int:
-        return self.lines[i] if self.lines is not None else i + 1
 
-    def finding(self, kind: str, i: int, message: str) -> Finding:
-        return Finding(kind, self.line(i), message, self.files[i] if self.files else "", i)
+def add_lengths(
+    report: Report,
+    sound: Iterator[tuple[int, str, Row]],
+    lengths_of: Callable[[Sequence[Row]], Sequence[RowLength]],
+) -> None:
+    """Add to a report what rows (of `sound_rows`) are long under a base's own tokenizer and chat template, which `lengths_of` knows."""
+    lengths = []
+    while batch := list(islice(sound, 10_000)):
+        for (line, file, _), length in zip(batch, lengths_of([row for *_, row in batch]), strict=True):
+            kind, message = _length_problem(length) or ("", "")
+            if kind and kind in report.drop:
+                report.dropped[kind] += 1
+                report.rows -= 1
+                continue
+            lengths.append(length)
+            if kind:
+                report.add([Finding(kind, line, message, file)])
+    report.tokens = {
+        **_histogram([n.total for n in lengths]),
+        "supervised": sum(n.supervised for n in lengths),
+        "cut": sum(n.cut for n in lengths),
+        "answer_lost": sum(n.answer_lost for n in lengths),
+        "no_supervised": sum(n.supervised == 0 for n in lengths),
+    }
+    report.sort()
 
-    def name(self, i: int) -> str:
-        return f"{self.files[i]} row {self.line(i)}" if self.files and self.files[i] else f"row {self.line(i)}"
+
+def _length_problem(n: RowLength) -> tuple[str, str] | None:
+    """(kind, message), where there is one."""
+    if n.answer_lost:
+        return "answer_lost", f"is longer than max_length ({n.total} tokens) and loses its whole answer."
+    if n.supervised == 0:
+        return "no_supervised", "has no token to learn from under this base's chat template."
+    return ("cut", f"is longer than max_length ({n.total} tokens) and loses its end.") if n.cut else None
 
 
 def _row_problems(row: Row) -> Iterable[tuple[str, str]]:
     if row["form"] == "messages":
-        yield from _role_problems(row["messages"])
+        if problem := _role_problem(row["messages"]):
+            yield "roles", problem
         yield from _empty_turns(row["messages"])
     elif not answer_of(row).strip():
         yield "empty", "the text is empty." if row["form"] == "text" else "the completion is empty."
     texts = [*texts_of(row), *([dumps(row)] if uses_tools(row) else [])]
-    if bad := next(filter(None, map(_bad_character, texts)), ""):
-        yield "characters", f"contains {bad}, which cannot be text; was the file read in the right encoding?"
+    if bad := next(filter(None, map(_NOT_TEXT.search, texts)), None):
+        character = f"the character U+{ord(bad.group()):04X}"
+        yield "characters", f"contains {character}, which cannot be text; was the file read in the right encoding?"
     if any("\ufffd" in text for text in texts):
         yield "garbled", "contains U+FFFD, which stands where a character was lost."
-    if row["form"] == "messages":
-        for marker in _MARKERS:
-            if any(marker in text for text in texts):
-                yield "markers", f"the text contains {marker}, which a base may read as the end or start of a turn."
-                break
-
-
-def _role_problems(messages: list[dict[str, Any]]) -> Iterable[tuple[str, str]]:
-    roles = [m["role"] for m in messages]
-    turns = roles[1:] if roles[:1] == ["system"] else roles
-    if not turns or "assistant" not in turns:
-        yield "roles", "there is no assistant message to learn from."
-        return
-    if "system" in turns:
-        yield "roles", f"message {_last_place(roles, 'system')} is a system message; only the first may be."
-        return
-    if turns[0] != "user":
-        yield "roles", f"the conversation starts with {turns[0]}, not with user."
-        return
-    for i, (before, now) in enumerate(zip(turns, turns[1:], strict=False), start=2 + len(roles) - len(turns)):
-        if (before, now) not in _ALLOWED:
-            yield "roles", f"message {i} is {now} after {before}; user and assistant take turns."
-            return
-        if now == "tool" and before == "assistant" and not messages[i - 2].get("tool_calls"):
-            yield "roles", f"message {i} is a tool result, but the assistant called no tool."
-            return
-    if turns[-1] != "assistant":
-        yield "roles", f"the last message is from {turns[-1]}; it must be the assistant's answer."
+    if row["form"] == "messages" and (marker := next((m for m in _MARKERS if any(m in text for text in texts)), None)):
+        yield "markers", f"the text contains {marker}, which a base may read as the end or start of a turn."
 
 
 _ALLOWED = {("user", "assistant"), ("assistant", "user"), ("assistant", "tool"), ("tool", "tool"), ("tool", "assistant")}
 
 
-def _last_place(roles: list[str], role: str) -> int:
-    """Position, from 1, of the last message of `role`."""
-    return len(roles) - roles[::-1].index(role)
+def _role_problem(messages: list[dict[str, Any]]) -> str | None:
+    roles = [m["role"] for m in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if "assistant" not in turns:
+        return "there is no assistant message to learn from."
+    if "system" in turns:
+        return f"message {len(roles) - roles[::-1].index('system')} is a system message; only the first may be."
+    if turns[0] != "user":
+        return f"the conversation starts with {turns[0]}, not with user."
+    for i, (before, now) in enumerate(zip(turns, turns[1:], strict=False), start=2 + len(roles) - len(turns)):
+        if (before, now) not in _ALLOWED:
+            return f"message {i} is {now} after {before}; user and assistant take turns."
+        if now == "tool" and before == "assistant" and not messages[i - 2].get("tool_calls"):
+            return f"message {i} is a tool result, but the assistant called no tool."
+    return None if turns[-1] == "assistant" else f"the last message is from {turns[-1]}; it must be the assistant's answer."
 
 
 def _empty_turns(messages: list[dict[str, Any]]) -> Iterable[tuple[str, str]]:
@@ -256,11 +298,6 @@ def _empty_turns(messages: list[dict[str, Any]]) -> Iterable[tuple[str, str]]:
         if not message["content"].strip() and not message.get("tool_calls") and message["role"] != "tool":
             what = {"assistant": "answer", "user": "question", "system": "system message"}[message["role"]]
             yield "empty", f"the {what} (message {i}) is empty."
-
-
-def _bad_character(text: str) -> str:
-    found = _NOT_TEXT.search(text)
-    return f"the character U+{ord(found.group()):04X}" if found else ""
 
 
 def _repeats(
@@ -301,7 +338,7 @@ def _quote(text: str) -> str:
     return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")
 
 
-def histogram(values: Sequence[int]) -> dict[str, Any]:
+def _histogram(values: Sequence[int]) -> dict[str, Any]:
     """`{"min", "median", "p95", "max", "sum", "edges", "counts"}`; bin i holds values from edges[i] up to edges[i + 1]."""
     if not values:
         return {}
@@ -333,10 +370,10 @@ def _count(answers: Counter[str] | None, answer: str) -> Counter[str] | None:
 
 def is_label_like(answers: Sequence[str]) -> bool:
     """True when the answers are a few short labels that come back again and again (5 rows a label, on average, at least)."""
-    return max(map(len, answers), default=0) <= _LABEL and balance(Counter(a.strip() for a in answers)) is not None
+    return max(map(len, answers), default=0) <= _LABEL and _balance(Counter(a.strip() for a in answers)) is not None
 
 
-def balance(counts: Counter[str]) -> dict[str, Any] | None:
+def _balance(counts: Counter[str]) -> dict[str, Any] | None:
     """How often each answer comes, most frequent first, when answers are label-like; else None."""
     rows, different = counts.total(), {normalise(a) for a in counts}
     if rows < 10 or not 2 <= len(different) <= rows / 5:
@@ -352,23 +389,3 @@ def _rare_answers(answers: dict[str, Any]) -> Iterable[Finding]:
         listed = ", ".join(rare[:10]) + (f" and {len(rare) - 10} more" if len(rare) > 10 else "")
         message = f"{len(rare)} answers come less than a twentieth as often as the commonest ({most} rows): {listed}."
         yield Finding("imbalance", None, message)
-
-
-def token_figures(lengths: Sequence[RowLength]) -> dict[str, Any]:
-    return {
-        **histogram([n.total for n in lengths]),
-        "supervised": sum(n.supervised for n in lengths),
-        "cut": sum(n.cut for n in lengths),
-        "answer_lost": sum(n.answer_lost for n in lengths),
-        "no_supervised": sum(n.supervised == 0 for n in lengths),
-    }
-
-
-def length_problems(n: RowLength) -> Iterable[tuple[str, str]]:
-    """(kind, message): at most one."""
-    if n.answer_lost:
-        yield "answer_lost", f"is longer than max_length ({n.total} tokens) and loses its whole answer."
-    elif n.supervised == 0:
-        yield "no_supervised", "has no token to learn from under this base's chat template."
-    elif n.cut:
-        yield "cut", f"is longer than max_length ({n.total} tokens) and loses its end."

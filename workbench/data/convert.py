@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.data.json_file import loads
 from workbench.data.rows import Row
-from workbench.data.source import RowError
+from workbench.data.table import RowError
 from workbench.data.wanted import LeftOut, as_flag
 
-__all__ = ["CONVERTERS", "Context", "turns_in"]
+__all__ = ["Context", "from_alpaca", "from_columns", "from_messages", "from_prompt_completion", "from_text", "turns_in"]
 
 _ROLES = {
     **dict.fromkeys(("user", "human"), "user"),
@@ -37,6 +37,7 @@ class Context:
     system: str | None = None
     noticed: Counter[str] = field(default_factory=Counter)  # note -> rows
     lost: Counter[str] = field(default_factory=Counter)  # what of the rows is not learned from -> rows
+    left: Counter[str] = field(default_factory=Counter)  # why rows were left out, as the file says -> rows
 
 
 def _text(row: Mapping[str, Any], key: str, ctx: Context, *, answer: bool = False) -> str:
@@ -82,86 +83,74 @@ def _need(row: Mapping[str, Any], *keys: str) -> None:
 
 
 def from_messages(row: Mapping[str, Any], ctx: Context) -> Row:
-    """`messages`, `conversations` or `conversation`: a list of turns, in OpenAI's or ShareGPT's words."""
+    """A list of turns, in OpenAI's or ShareGPT's words."""
     key = ctx.mapping["messages"]
     _need(row, key)
     if ctx.raw:
         raise RowError("broken", "is a conversation, which has no raw form.")
-    tools = _tools(row, ctx)
     turns = turns_in(row[key])
     if turns is None:
         raise RowError("broken", "the conversation is not a list of messages.")
-    return _conversation(_turns(turns, ctx), row, ctx, tools)
+    return _conversation(_turns(turns, ctx), row, ctx, _tools(row, ctx))
 
 
 def from_prompt_completion(row: Mapping[str, Any], ctx: Context) -> Row:
     """TRL's prompt and completion: two strings, or two lists of messages."""
     question, answer = ctx.mapping["question"], ctx.mapping["answer"]
+    if not isinstance(row.get(question), list) and not isinstance(row.get(answer), list):
+        return from_columns(row, ctx)
     _need(row, question, answer)
-    if isinstance(row[question], list) or isinstance(row[answer], list):
-        if ctx.raw:
-            raise RowError("broken", "is a conversation, which has no raw form.")
-        before = _turns(row[question], ctx) if isinstance(row[question], list) else [_said("user", _text(row, question, ctx))]
-        after = _turns(row[answer], ctx) if isinstance(row[answer], list) else [_said("assistant", _text(row, answer, ctx, answer=True))]
-        if any(m["role"] == "assistant" for m in before):
-            # as in TRL, where the completion alone is learned
-            before = [{**m, "train": False} if m["role"] == "assistant" else m for m in before]
-            ctx.noticed["an assistant turn inside the prompt is context, not learned; turns to be learned belong in 'messages'"] += 1
-        return _conversation([*before, *after], row, ctx, _tools(row, ctx))
-    return _pair(row, ctx, _text(row, question, ctx), _text(row, answer, ctx, answer=True))
+    if ctx.raw:
+        raise RowError("broken", "is a conversation, which has no raw form.")
+    before = _turns(row[question], ctx) if isinstance(row[question], list) else [_said("user", _text(row, question, ctx))]
+    after = _turns(row[answer], ctx) if isinstance(row[answer], list) else [_said("assistant", _text(row, answer, ctx, answer=True))]
+    if any(m["role"] == "assistant" for m in before):
+        # as in TRL, where the completion alone is learned
+        before = [{**m, "train": False} if m["role"] == "assistant" else m for m in before]
+        ctx.noticed["an assistant turn inside the prompt is context, not learned; turns to be learned belong in 'messages'"] += 1
+    return _conversation([*before, *after], row, ctx, _tools(row, ctx))
 
 
 def from_alpaca(row: Mapping[str, Any], ctx: Context) -> Row:
-    """`instruction`, `input`, `output`, with `system` and `history` ([[question, answer], …]) where they are."""
-    names = {"instruction": "instruction", "input": "input", "output": "output", **ctx.mapping}
-    _need(row, names["instruction"], names["output"])
-    extra = _text(row, names["input"], ctx) if names["input"] in row else ""
-    question = "\n".join(part for part in (_text(row, names["instruction"], ctx), extra) if part)
-    answer = _text(row, names["output"], ctx, answer=True)
+    """An instruction with its input below it, and `history` ([[question, answer], …]) where it is."""
+    question, context, answer = _pair_of(row, ctx)
+    question = "\n".join(part for part in (question, context) if part)
     history = row.get("history") or []
     if not isinstance(history, list) or not all(
         isinstance(h, list) and len(h) == 2 and all(isinstance(t, str) for t in h) for h in history
     ):
         raise RowError("broken", "'history' is not a list of [question, answer] pairs.")
-    if not history:
-        return _pair(row, ctx, question, answer)
-    if ctx.raw:
+    if ctx.raw and history:
         raise RowError("broken", "has a history, which has no raw form.")
-    turns = [turn for asked, said in history for turn in (_said("user", asked), _said("assistant", said))]
-    return _conversation([*turns, _said("user", question), _said("assistant", answer)], row, ctx, [])
+    return _pair(row, ctx, question, answer, [turn for asked, said in history for turn in (_said("user", asked), _said("assistant", said))])
 
 
 def from_columns(row: Mapping[str, Any], ctx: Context) -> Row:
-    """A question column and an answer column, with a context column in front of the question where there is one."""
-    _need(row, ctx.mapping["question"], ctx.mapping["answer"])
-    context = _text(row, ctx.mapping["context"], ctx) if "context" in ctx.mapping else ""
-    question = _text(row, ctx.mapping["question"], ctx)
-    return _pair(row, ctx, f"{context}\n\n{question}" if context else question, _text(row, ctx.mapping["answer"], ctx, answer=True))
+    """A question and an answer, with a context in front of the question where there is one."""
+    question, context, answer = _pair_of(row, ctx)
+    return _pair(row, ctx, f"{context}\n\n{question}" if context else question, answer)
 
 
 def from_text(row: Mapping[str, Any], ctx: Context) -> Row:
     """Plain text, learned whole."""
-    key = ctx.mapping.get("text", "text")
+    key = ctx.mapping["text"]
     _need(row, key)
     if not isinstance(row[key], str):
         raise RowError("broken", f"'{key}' is not text.")
     return {"form": "text", "text": row[key]}
 
 
-CONVERTERS: dict[str, Callable[[Mapping[str, Any], Context], Row]] = {
-    "messages": from_messages,
-    "sharegpt": from_messages,
-    "prompt_completion": from_prompt_completion,
-    "alpaca": from_alpaca,
-    "columns": from_columns,
-    "text": from_text,
-}
+def _pair_of(row: Mapping[str, Any], ctx: Context) -> tuple[str, str, str]:
+    """Question, context ("" where there is none) and answer."""
+    _need(row, ctx.mapping["question"], ctx.mapping["answer"])
+    context = _text(row, ctx.mapping["context"], ctx) if "context" in ctx.mapping else ""
+    return _text(row, ctx.mapping["question"], ctx), context, _text(row, ctx.mapping["answer"], ctx, answer=True)
 
 
-def _pair(row: Mapping[str, Any], ctx: Context, question: str, answer: str) -> Row:
+def _pair(row: Mapping[str, Any], ctx: Context, question: str, answer: str, before: Sequence[dict[str, Any]] = ()) -> Row:
     if ctx.raw:
         return {"form": "prompt_completion", "prompt": question, "completion": answer}
-    return _conversation([_said("user", question), _said("assistant", answer)], row, ctx, [])
+    return _conversation([*before, _said("user", question), _said("assistant", answer)], row, ctx, [])
 
 
 def _said(role: str, content: str) -> dict[str, Any]:
@@ -171,17 +160,13 @@ def _said(role: str, content: str) -> dict[str, Any]:
 def _conversation(turns: list[dict[str, Any]], row: Mapping[str, Any], ctx: Context, tools: list[dict[str, Any]]) -> Row:
     if not turns:
         raise RowError("empty", "the conversation has no messages.")
-    column = ctx.mapping.get("system", "system")
-    own = row.get(column)
-    if turns[0]["role"] == "system":
-        if ctx.system is not None:
-            ctx.noticed["the row's own system message was kept"] += 1
-    elif isinstance(own, str) and own.strip():
-        turns = [_said("system", own), *turns]
-        if ctx.system is not None:
-            ctx.noticed["the row's own system message was kept"] += 1
-    elif ctx.system is not None:
-        turns = [_said("system", ctx.system), *turns]
+    own = row.get(ctx.mapping.get("system", "system"))
+    if turns[0]["role"] != "system":
+        own = own if isinstance(own, str) and own.strip() else None
+        if (system := own or ctx.system) is not None:
+            turns = [_said("system", system), *turns]
+    if ctx.system is not None and turns[0]["content"] != ctx.system:
+        ctx.noticed["the row's own system message was kept"] += 1
     out: Row = {"form": "messages", "messages": _up_to_the_last_learned(turns, ctx)}
     if tools:
         called = {call["function"]["name"] for turn in turns for call in turn.get("tool_calls", ())}
@@ -279,13 +264,8 @@ def _content(i: int, turn: Mapping[str, Any]) -> str:
 
 def _calls(i: int, value: Any) -> list[dict[str, Any]]:
     """Tool calls as chat templates expect them: `{"type": "function", "function": {"name", "arguments": {…}}}`."""
-    if isinstance(value, str):
-        try:
-            value = loads(value)
-        except (ValueError, RecursionError):
-            raise RowError("tools", f"the tool call in message {i} is not JSON.") from None
-    calls = value if isinstance(value, list) else [value]
-    return [_call(i, call) for call in calls]
+    value = _from_json(value, f"the tool call in message {i} is not JSON.")
+    return [_call(i, call) for call in (value if isinstance(value, list) else [value])]
 
 
 def _call(i: int, call: Any) -> dict[str, Any]:
@@ -293,19 +273,24 @@ def _call(i: int, call: Any) -> dict[str, Any]:
     name = inner.get("name") if isinstance(inner, dict) else None
     if not isinstance(inner, dict) or not isinstance(name, str) or not name:
         raise RowError("tools", f"the tool call in message {i} names no tool.")
+    what = f"the arguments of {name[:40]!r} in message {i}"
     arguments = inner.get("arguments", inner.get("parameters", {}))
-    if isinstance(arguments, str):
-        try:
-            arguments = loads(arguments or "{}")
-        except (ValueError, RecursionError):
-            raise RowError("tools", f"the arguments of {name[:40]!r} in message {i} are not JSON.") from None
+    arguments = {} if arguments == "" else _from_json(arguments, f"{what} are not JSON.")
     _shallow(arguments)
     if not isinstance(arguments, dict):
-        raise RowError("tools", f"the arguments of {name[:40]!r} in message {i} are not an object.")
+        raise RowError("tools", f"{what} are not an object.")
     out: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": arguments}}
     if isinstance(call.get("id"), str):
         out["id"] = call["id"]
     return out
+
+
+def _from_json(value: Any, problem: str) -> Any:
+    """What a text says in JSON; any other value as it is."""
+    try:
+        return loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        raise RowError("tools", problem) from None
 
 
 def _shallow(value: Any) -> None:
@@ -322,11 +307,7 @@ def _tools(row: Mapping[str, Any], ctx: Context) -> list[dict[str, Any]]:
     """The tools a row offers, as `{"type": "function", "function": {"name", "description", "parameters"}}`."""
     columns = (ctx.mapping["tools"],) if "tools" in ctx.mapping else _TOOL_COLUMNS
     value = next((row[column] for column in columns if row.get(column)), None)
-    if isinstance(value, str):
-        try:
-            value = loads(value) if value.strip() else []
-        except (ValueError, RecursionError):
-            raise RowError("tools", "the list of tools is not JSON.") from None
+    value = None if isinstance(value, str) and not value.strip() else _from_json(value, "the list of tools is not JSON.")
     if not value:
         return []
     tools = []

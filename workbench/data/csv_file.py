@@ -8,21 +8,18 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from workbench.data.columns import KNOWN
-from workbench.data.source import Raw, RowError, Source, letter
+from workbench.data.table import RawRow, RawTable, RowError, letter
+from workbench.data.text_file import Text
 from workbench.errors import DataError
-
-if TYPE_CHECKING:
-    from workbench.data.readers import Text
 
 __all__ = ["read_csv"]
 
 _MAX_CELL = 64 * 1024**2  # characters in one cell
 
 
-def read_csv(name: str, text: Text) -> Source:
+def read_csv(name: str, text: Text) -> RawTable:
     csv.field_size_limit(_MAX_CELL)
     delimiter = _delimiter(text)
     records = [record for _, record in islice(_records(name, text, delimiter), 200)]
@@ -40,14 +37,18 @@ def read_csv(name: str, text: Text) -> Source:
         header = [cell or letter(i) for i, cell in enumerate(header)]
     else:
         header = [letter(i) for i in range(max(map(len, records)))]
-    source = Source("csv", f"CSV{shown.get(delimiter, ' of one column')}", lambda: _rows(name, text, delimiter, header, named))
-    source.columns, source.named, source.nothing = header, named, "has column names but no rows."
-    if not named:
-        source.notes.append("the first line was taken for a row, not for column names")
-    return source
+    return RawTable(
+        f"CSV{shown.get(delimiter, ' of one column')}",
+        lambda: _rows(name, text, delimiter, header, named),
+        notes=[] if named else ["the first line was taken for a row, not for column names"],
+        lettered=True,
+        named=named,
+        columns=header,
+        nothing="has column names but no rows.",
+    )
 
 
-def _rows(name: str, text: Text, delimiter: str, header: list[str], named: bool) -> Iterator[Raw]:
+def _rows(name: str, text: Text, delimiter: str, header: list[str], named: bool) -> Iterator[RawRow]:
     for line, record in islice(_records(name, text, delimiter), int(named), None):
         if len(record) == len(header):
             yield line, dict(zip(header, record, strict=True))

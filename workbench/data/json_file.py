@@ -6,32 +6,39 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
-from workbench.data.source import Raw, RowError, Source
+from workbench.data.columns import CONVERSATIONS
+from workbench.data.table import RawRow, RawTable, RowError
+from workbench.data.text_file import Text
 from workbench.errors import DataError
-
-if TYPE_CHECKING:
-    from workbench.data.readers import Text
 
 __all__ = ["loads", "read_json"]
 
 
-def read_json(name: str, text: Text) -> Source:
+def read_json(name: str, text: Text) -> RawTable:
+    """A list of rows, an object that holds one, or an object in each line. Raises `DataError` for JSON that is none of these."""
     filled = (line for line in text.lines() if line.strip())
     first, more = next(filled), next(filled, None) is not None
-    whole = listed = first.lstrip()[:1] == "["
-    if whole and more and first.rstrip().endswith("]"):
-        raise DataError(
-            f"{name} holds a list in each line, not an object.", hint='Write one object a line, such as {"prompt": "…", "completion": "…"}'
-        )
-    if not whole:
-        try:
-            whole = _wrapped(loads(first)) is not None and not more
-        except (ValueError, RecursionError):
-            whole = not _several_objects(text)
-    return _json_array(name, text, listed) if whole else Source("jsonl", "JSONL", lambda: _json_lines(text))
+    if first.lstrip()[:1] == "[":
+        if more and first.rstrip().endswith("]"):
+            row = '{"prompt": "…", "completion": "…"}'
+            raise DataError(f"{name} holds a list in each line, not an object.", hint=f"Write one object a line, such as {row}")
+        return RawTable("JSON", lambda: _elements(name, text))
+    try:
+        lines = _wrapped(loads(first)) is None or more
+    except (ValueError, RecursionError):
+        lines = _several_objects(text)
+    if lines:
+        return RawTable("JSONL", lambda: _json_lines(text))
+    with _whole(name):
+        data = loads(text.whole())
+    if (inner := _wrapped(data)) is None:
+        keys = ", ".join(repr(key[:40]) for key in list(data)[:8])
+        hint = 'Write a list: [{"prompt": "…", "completion": "…"}]'
+        raise DataError(f"{name} is one JSON object with the keys {keys}, not a list of rows.", hint=hint)
+    return RawTable("JSON", lambda: enumerate(map(_as_row, inner[1]), start=1), [f"the rows were found under '{inner[0]}'"])
 
 
 def _several_objects(text: Text) -> bool:
@@ -40,42 +47,19 @@ def _several_objects(text: Text) -> bool:
     return starts[True] > starts[False]
 
 
-def _json_lines(text: Text) -> Iterator[Raw]:
+def _json_lines(text: Text) -> Iterator[RawRow]:
     for number, line in enumerate(text.lines(), start=1):  # not splitlines: U+2028 is allowed inside JSON text
         if line.strip():
             try:
-                yield number, _object(loads(line))
+                yield number, _as_row(loads(line))
             except (ValueError, RecursionError) as error:
                 yield number, RowError("broken", _json_message(error))
 
 
-def _json_array(name: str, text: Text, listed: bool) -> Source:
-    if listed:
-        return Source("json", "JSON", lambda: _elements(name, text))
-    with _whole(name):
-        data = loads(text.whole())
-    inner = _wrapped(data)
-    if inner is None:
-        keys = ", ".join(repr(key[:40]) for key in list(data)[:8])
-        raise DataError(
-            f"{name} is one JSON object with the keys {keys}, not a list of rows.",
-            hint='Write a list: [{"prompt": "…", "completion": "…"}]',
-        )
-    return Source("json", "JSON", lambda: _numbered(inner[1]), [f"the rows were found under '{inner[0]}'"])
-
-
-def _numbered(values: Iterable[Any]) -> Iterator[Raw]:
-    for number, value in enumerate(values, start=1):
-        try:
-            yield number, _object(value)
-        except ValueError as error:
-            yield number, RowError("broken", _json_message(error))
-
-
-def _elements(name: str, text: Text) -> Iterator[Raw]:
+def _elements(name: str, text: Text) -> Iterator[RawRow]:
     """The rows of a list, one after the other, so that no more than one of them is in memory."""
     with _whole(name):
-        yield from _numbered(_values(text))
+        yield from enumerate(map(_as_row, _values(text)), start=1)
 
 
 def _values(text: Text) -> Iterator[Any]:
@@ -106,8 +90,8 @@ def _values(text: Text) -> Iterator[Any]:
 
 def _space(text: str, at: int) -> int:
     """Where the white space from `at` on ends."""
-    found = _SPACE.match(text, at)
-    return found.end() if found else at
+    space = _SPACE.match(text, at)
+    return space.end() if space else at
 
 
 @contextlib.contextmanager
@@ -127,7 +111,7 @@ def _wrapped(data: Any) -> tuple[str, list[Any]] | None:
     if not isinstance(data, dict):
         return None
     lists = [(k, v) for k, v in data.items() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)]
-    lists = [(k, v) for k, v in lists if k not in {"messages", "conversations", "conversation", "tools", "prompt", "completion"}]
+    lists = [(k, v) for k, v in lists if k not in {*CONVERSATIONS, "tools", "prompt", "completion"}]
     return lists[0] if len(lists) == 1 else None
 
 
@@ -150,11 +134,11 @@ def _json_message(error: Exception) -> str:
     return "is nested too deeply." if isinstance(error, RecursionError) else f"{str(error)[:200]}."
 
 
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        kind = {list: "a list", str: "text", type(None): "null", bool: "true or false"}.get(type(value), "a number")
-        raise ValueError(f"is {kind}, not an object with named fields")
-    return value
+def _as_row(value: Any) -> dict[str, Any] | RowError:
+    if isinstance(value, dict):
+        return value
+    kind = {list: "a list", str: "text", type(None): "null", bool: "true or false"}.get(type(value), "a number")
+    return RowError("broken", f"is {kind}, not an object with named fields.")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_no_twins, parse_constant=_no_constant)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from workbench.data.source import Raw, RowError, Source
+from workbench.data.table import RawRow, RawTable, RowError
 from workbench.errors import DataError
 from workbench.foreign import GIB
 
@@ -17,7 +17,7 @@ _MOST = 4 * GIB  # bytes in memory, over all rows
 _BATCH = 256  # rows
 
 
-def read_parquet(name: str, data: bytes) -> Source:
+def read_parquet(name: str, data: bytes) -> RawTable:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -27,10 +27,10 @@ def read_parquet(name: str, data: bytes) -> Source:
         raise DataError(f"{name} has two columns called {twice[:40]!r}.", hint="Rename one of them and export it again.")
     if not rows:
         raise DataError(f"{name} holds no rows.", hint="Give a file with at least one row.")
-    return Source("parquet", "Parquet", lambda: _rows(name, data), columns=list(columns))
+    return RawTable("Parquet", lambda: _rows(name, data), columns=list(columns))
 
 
-def _rows(name: str, data: bytes) -> Iterator[Raw]:
+def _rows(name: str, data: bytes) -> Iterator[RawRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

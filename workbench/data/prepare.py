@@ -1,9 +1,9 @@
-"""From a file to checked rows and a written dataset. Runs in a child process with limits: what is read is foreign."""
+"""From files to checked rows and a written dataset. Runs in a child process with limits: what is read is foreign."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import copy
 import hashlib
 import tempfile
 from array import array
@@ -12,16 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workbench.data.checks import KINDS, Finding, Report, check
-from workbench.data.formats import read_rows
-from workbench.data.rows import Row, RowFile, assign_ids, content_of, dumps, uses_tools
-from workbench.data.source import shown
+from workbench.data.checks import BLOCKING, KINDS, Finding, Report, check, sound_rows
+from workbench.data.convert import Context
+from workbench.data.formats import FORMATS, recognise_table
+from workbench.data.readers import read_table
+from workbench.data.rows import Row, RowFile, assign_ids, content_of, dumps, texts_of
 from workbench.data.split import split_rows
+from workbench.data.table import RawRow, RowError
+from workbench.data.wanted import WATCHED, LeftOut, Wanted, wanted
 from workbench.errors import DataError, UsageError
+from workbench.foreign import shown
 
-__all__ = ["Prepared", "Reading", "check_files", "prepare", "write_rows", "write_set"]
+__all__ = ["Prepared", "Reading", "add_file", "check_files", "prepare", "write_rows", "write_set"]
 
-_LISTED = 20  # problems an error message lists; `workbench data check` lists more
+_SHOWN = 20  # problems an error message lists; `workbench data check` lists more
+_MEDIA = ("image", "video", "audio")
 
 
 @dataclass(frozen=True)
@@ -30,16 +35,16 @@ class Reading:
 
     form: str | None = None
     mapping: Mapping[str, str] | None = None
-    raw: bool = False
-    system: str | None = None
-    drop: Sequence[str] = ()
+    raw: bool = False  # prompt and completion stay as they are, and no chat template is used
+    system: str | None = None  # in front of every row that has no system message of its own
+    drop: Sequence[str] = ()  # kinds of bad rows that are left out
 
 
 @dataclass
 class Prepared:
-    """Rows, each with its `split` where a file or a test file decided it, where they came from, and what the check found."""
+    """Rows, each with its `split` where a file or a test file decided it, where they came from, and what was found."""
 
-    rows: RowFile
+    rows: Any  # a `RowFile`, or a list
     lines: array[int] = field(default_factory=lambda: array("L"))
     files: list[str] | None = None  # named only when there are two
     report: Report = field(default_factory=Report)
@@ -54,6 +59,82 @@ class Prepared:
         self.files = [self.files[i] for i in kept] if self.files else None
 
 
+# ---------------------------------------------------------------- from a file to canonical rows
+
+
+def add_file(file: Path, reading: Reading, prepared: Prepared, *, role: str | None = None) -> None:
+    """Read and convert a file and add its rows, and what was noticed on the way, to `prepared`.
+
+    `role` is "train" or "test" where that is what the whole file is given for. Raises `DataError` when it is no table or its format
+    has to be asked for, `UsageError` for a wish that does not fit it.
+    """
+    name, report, first = shown(file.name), prepared.report, len(prepared.lines)
+    table, sha256 = read_table(file, WATCHED)
+    recognised = recognise_table(table, reading.mapping, reading.form, role)
+    if recognised.format is None:
+        raise DataError(f"{name}: {recognised.question}", hint=f"If so, add: {recognised.flags}")
+    if reading.system is not None:
+        if not reading.system.strip():
+            raise UsageError("The system message is empty.", hint="Leave out --system.")
+        if reading.raw or recognised.format == "text":
+            raise UsageError("A system message belongs to a conversation; these rows have none.", hint="Leave out --system.")
+    context = Context(mapping=recognised.mapping, raw=reading.raw, system=reading.system)
+    decide = wanted(table, recognised.mapping, role)
+    _add_rows(table.rows(), recognised.format, context, decide, prepared, role=role, name=name if role else "")
+    for kind, words, counter in (("left_out", "left out", context.left), ("lost", "of", context.lost)):
+        for text, n in counter.most_common():
+            report.add([Finding(kind, None, f"{n:,} row{'s' if n > 1 else ''} {words}: {text}.", name if role else "")], n)
+    unused = ", ".join([column for column in recognised.unused if column not in decide.columns][:12])
+    notes = [f"{table.how}; {recognised.how}" + (f"; left out: {unused}" if unused else ""), *table.notes, *decide.notes]
+    notes += [f"{note} ({n} times)" if n > 1 else note for note, n in context.noticed.most_common()]
+    report.notes = [*dict.fromkeys([*report.notes, *notes])]
+    key = "test_" if role == "test" else ""
+    prepared.source |= {f"{key}file": name, f"{key}sha256": sha256}
+    if role is not None:
+        prepared.files = [*(prepared.files or []), *[name] * (len(prepared.lines) - first)]
+    if 0 < first < len(prepared.rows) and (forms := [prepared.rows[i]["form"] for i in (0, first)])[0] != forms[1]:
+        raise UsageError(f"The file holds {forms[0]} rows, the test file {forms[1]} rows.", hint="Give both in one form.")
+
+
+def _add_rows(
+    raw_rows: Iterable[RawRow], format: str, context: Context, decide: Wanted, prepared: Prepared, *, role: str | None, name: str
+) -> None:
+    convert = FORMATS[format].convert
+    for line, raw in raw_rows:
+        try:
+            if isinstance(raw, RowError):
+                raise raw
+            side = decide(raw) or role
+            row = convert(raw, context)
+            _notice_lost(row, raw, context)
+            prepared.rows.append(row if side is None else {**row, "split": side})
+            prepared.lines.append(line)
+        except LeftOut as reason:
+            context.left[str(reason)] += 1
+        except (RecursionError, ValueError) as error:
+            other = "is nested too deeply." if isinstance(error, RecursionError) else "holds a number that is not finite."
+            kind, message = (error.kind, str(error)) if isinstance(error, RowError) else ("broken", other)
+            prepared.report.add([Finding(kind, line, message, name)])
+
+
+def _notice_lost(row: Row, raw: Mapping[str, Any], context: Context) -> None:
+    """Pictures, sounds and rejected answers of a row are not learned from."""
+    if raw.get("rejected"):
+        context.lost["its rejected answer was left out"] += 1
+    for text in texts_of(row):
+        if "<" in text:
+            for tag in _MEDIA:
+                if f"<{tag}>" in text:
+                    context.lost[f"its text holds <{tag}>, but the {tag} itself is not learned from"] += 1
+    for tag in _MEDIA:
+        for column in (tag, f"{tag}s"):
+            if raw.get(column) and column not in context.mapping.values():
+                context.lost[f"what its column '{column}' holds was left out"] += 1
+
+
+# ---------------------------------------------------------------- checked
+
+
 def prepare(file: Path, reading: Reading, rows: RowFile, *, test_file: Path | None = None, test_rows: int | None = None) -> Prepared:
     """Read into `rows`, convert and check; leave out what `reading.drop` names. Raises `DataError` and `UsageError`.
 
@@ -61,66 +142,30 @@ def prepare(file: Path, reading: Reading, rows: RowFile, *, test_file: Path | No
     """
     if unknown := [kind for kind in reading.drop if kind not in KINDS]:
         raise UsageError(f"'{unknown[0]}' is no kind of bad row.", hint=f"There are: {', '.join(KINDS)}.")
-    found, early, dropped = Prepared(rows), Report(), dict[str, int]()
-    _read(file, reading, found, early, dropped, role="train" if test_file else None)
+    prepared = Prepared(rows, report=Report(drop=reading.drop))
+    add_file(file, reading, prepared, role="train" if test_file else None)
     if test_file is not None:
-        _read(test_file, reading, found, early, dropped, role="test")
-        _take_test_rows(found, early, test_rows)
-    while True:
-        out: dict[int, str] = {i: "tool_use" for i, row in enumerate(found.rows) if uses_tools(row)} if "tool_use" in reading.drop else {}
-
-        def watch(finding: Finding, out: dict[int, str] = out) -> None:
-            if finding.kind in reading.drop and finding.index is not None:
-                out[finding.index] = finding.kind
-
-        report = check(found.rows, lines=found.lines, files=found.files, watch=watch)
-        if not out:
-            break
-        for kind in out.values():
-            dropped[kind] = dropped.get(kind, 0) + 1
-        found.select([i for i in range(len(found.rows)) if i not in out])
-    report.problems = sorted([*early.problems, *report.problems], key=lambda f: (f.file == found.source.get("test_file"), f.row or 0))
-    report.warnings = [*early.warnings, *report.warnings]
-    report.found += early.found
-    report.dropped = dropped
-    report.notes = [*dict.fromkeys(early.notes)]
-    found.report = report
-    return found
+        add_file(test_file, reading, prepared, role="test")
+        prepared.report.last = shown(test_file.name)
+        _take_test_rows(prepared, test_rows)
+    unchecked = prepared.report
+    while True:  # what is left out changes what the rows left repeat
+        prepared.report = copy.deepcopy(unchecked)
+        check(prepared.rows, lines=prepared.lines, files=prepared.files, report=prepared.report)
+        if not (out := prepared.report.out):
+            return prepared
+        unchecked.dropped.update(out.values())
+        prepared.select([i for i in range(len(prepared.rows)) if i not in out])
 
 
-def _read(file: Path, reading: Reading, found: Prepared, early: Report, dropped: dict[str, int], *, role: str | None) -> None:
-    """Add the rows of one file to `found`, and what its reader had to say to `early`."""
-    of = dataclasses.asdict(reading)
-    of.pop("drop")
-    part = read_rows(file, **of, role=role, into=found.rows)
-    name, key = shown(file.name), "test_" if role == "test" else ""
-    found.source |= {f"{key}file": name, f"{key}sha256": part.sha256}
-    if role is not None:
-        found.files = [*(found.files or []), *[name] * len(part.lines)]
-    forms = {found.rows[i]["form"] for i in (0, len(found.lines)) if part.lines and i < len(found.rows)}
-    if len(forms) > 1:
-        raise UsageError(
-            f"The file holds {found.rows[0]['form']} rows, the test file {found.rows[-1]['form']} rows.", hint="Give both in one form."
-        )
-    found.lines.extend(part.lines)
-    for kind, n in part.report.found.items():
-        if kind in reading.drop and KINDS[kind][0]:
-            dropped[kind] = dropped.get(kind, 0) + n
-        else:
-            early.found[kind] += n
-    for listed, findings in ((early.problems, part.report.problems), (early.warnings, part.report.warnings)):
-        listed += [dataclasses.replace(f, file=name if role else "") for f in findings if f.kind in early.found]
-    early.notes += part.notes
-
-
-def _take_test_rows(found: Prepared, early: Report, most: int | None) -> None:
+def _take_test_rows(prepared: Prepared, most: int | None) -> None:
     """Keep at most so many rows of the test file, chosen by their content."""
-    tests = [i for i, row in enumerate(found.rows) if row["split"] == "test"]
+    tests = [i for i, row in enumerate(prepared.rows) if row["split"] == "test"]
     if most is not None and most < len(tests):
-        order = sorted(tests, key=lambda i: (hashlib.sha256(dumps(content_of(found.rows[i])).encode("utf-8", "surrogatepass")).digest(), i))
-        out = set(order[most:])
-        found.select([i for i in range(len(found.rows)) if i not in out])
-        early.notes.append(f"{len(out):,} rows of the test file were left out: {most:,} were asked for")
+        content = {i: dumps(content_of(prepared.rows[i])).encode("utf-8", "surrogatepass") for i in tests}
+        out = set(sorted(tests, key=lambda i: (hashlib.sha256(content[i]).digest(), i))[most:])
+        prepared.select([i for i in range(len(prepared.rows)) if i not in out])
+        prepared.report.notes.append(f"{len(out):,} rows of the test file were left out: {most:,} were asked for")
 
 
 @contextlib.contextmanager
@@ -133,18 +178,18 @@ def _spool(folder: Path) -> Iterator[RowFile]:
 
 
 def check_files(file: Path, reading: Reading, folder: Path, *, test_file: Path | None, keep: Path | None) -> Report:
-    """Check as `write_set` would. With `keep`, write there `[line, file, row]` of every row without a problem, one a line."""
+    """Check as `write_set` would. With `keep`, write there (line, file, row) of every row without a problem, one a line."""
     with _spool(folder) as rows:
-        found = prepare(file, reading, rows, test_file=test_file)
+        prepared = prepare(file, reading, rows, test_file=test_file)
         if keep is not None:
-            bad = {f.index for f in found.report.problems}  # a chat template may refuse these
-            names = found.files or [""] * len(found.rows)
             with keep.open("w", encoding="utf-8", errors="surrogatepass") as out:
-                for i, (line, name, row) in enumerate(zip(found.lines, names, found.rows, strict=True)):
-                    if i not in bad:
-                        out.write(dumps([line, name, row]) + "\n")
-        found.report.likeness = None
-        return found.report
+                for sound in sound_rows(prepared.rows, prepared.report, lines=prepared.lines, files=prepared.files):
+                    out.write(dumps(sound) + "\n")
+        prepared.report.likeness = None
+        return prepared.report
+
+
+# ---------------------------------------------------------------- split and written
 
 
 def write_set(
@@ -155,17 +200,18 @@ def write_set(
     Raises `DataError` (listing the rows at fault) and `UsageError`; then nothing was written.
     """
     with _spool(folder) as rows:
-        found = prepare(file, reading, rows, test_file=test_file, test_rows=test_rows)
-        _refuse(file, found)
-        facts = write_rows(_with_sides(found, share, test_rows), to)
-        found.report.likeness = None
-        return found.report, found.source, facts
+        prepared = prepare(file, reading, rows, test_file=test_file, test_rows=test_rows)
+        _refuse(file, prepared)
+        facts = write_rows(_with_sides(prepared, share, test_rows), to)
+        prepared.report.likeness = None
+        return prepared.report, prepared.source, facts
 
 
-def _with_sides(found: Prepared, share: float | None, test_rows: int | None) -> Iterable[Row]:
+def _with_sides(prepared: Prepared, share: float | None, test_rows: int | None) -> Iterable[Row]:
     """Every row with its `split`: as the files say, else by `split_rows`. Notes in the report what was given up."""
-    if found.split_known:
-        if "test_file" in found.source:
+    rows: Sequence[Row] = prepared.rows
+    if prepared.split_known:
+        if "test_file" in prepared.source:
             if share is not None:
                 raise UsageError("The test file is the test part, so no share can be asked for.", hint="Leave out --test-share.")
         elif test_rows is not None or share is not None:
@@ -173,11 +219,11 @@ def _with_sides(found: Prepared, share: float | None, test_rows: int | None) -> 
                 "The file says which rows are its test part, so no number or share of test rows can be asked for.",
                 hint="To freeze a part of your own, add: --column split=none",
             )
-        return found.rows
-    split = split_rows(found.rows, share=0.1 if share is None else share, test_rows=test_rows, likeness=found.report.likeness)
+        return rows
+    split = split_rows(rows, share=0.1 if share is None else share, test_rows=test_rows, likeness=prepared.report.likeness)
     if split.note:
-        found.report.notes.append(split.note)
-    return ({**row, "split": side} for row, side in zip(found.rows, split.sides, strict=True))
+        prepared.report.notes.append(split.note)
+    return ({**row, "split": side} for row, side in zip(rows, split.sides, strict=True))
 
 
 def write_rows(rows: Iterable[Row], to: Path) -> dict[str, Any]:
@@ -200,19 +246,19 @@ def write_rows(rows: Iterable[Row], to: Path) -> dict[str, Any]:
     }
 
 
-def _refuse(file: Path, found: Prepared) -> None:
+def _refuse(file: Path, prepared: Prepared) -> None:
     """Raise one `DataError` if any problem is left, naming the rows and the options that leave them out."""
-    report, name = found.report, shown(file.name)
+    report, name = prepared.report, shown(file.name)
     if n := report.blocking:
-        kinds = [kind for kind in report.counts if KINDS[kind][0]]
-        listed = [str(f) for f in report.problems[:_LISTED]]
+        kinds = [kind for kind in report.counts if kind in BLOCKING]
+        listed = [str(f) for f in report.problems[:_SHOWN]]
         if n > len(listed):
             listed.append(f"and {n - len(listed):,} more; to see them: workbench data check {name}")
         hint = f"Mend the file, or leave those rows out: {' '.join(f'--drop {kind}' for kind in kinds)}"
         if "split" in kinds:
             hint += "\nOr freeze a test part of your own, whatever the file says: --column split=none"
         raise DataError(f"{name} was not added: {n:,} problem{'s' if n > 1 else ''}.", listed, hint=hint)
-    if not len(found.rows):
+    if not len(prepared.rows):
         raise DataError(f"{name} was not added: no row is left.", hint="Drop fewer kinds of rows.")
-    if found.split_known and not any(row["split"] == "train" for row in found.rows):
+    if prepared.split_known and not any(row["split"] == "train" for row in prepared.rows):
         raise DataError(f"{name} was not added: no row is left to train on.", hint="Drop fewer kinds of rows.")

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO, Any
 
 __all__ = [
-    "FORMS",
     "Row",
     "RowFile",
     "answer_of",
@@ -35,7 +34,6 @@ __all__ = [
 ]
 
 Row = dict[str, Any]
-FORMS = ("messages", "prompt_completion", "text")
 _CONTENT = ("form", "messages", "tools", "prompt", "completion", "text")
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["THRESHOLD", "Likeness", "cluster", "normalise"]
+__all__ = ["Likeness", "normalise"]
 
 THRESHOLD = 0.8
 _SALT = "workbench test part 1\n"  # never change: it decides which rows are test rows
@@ -43,25 +43,14 @@ def normalise(text: str) -> str:
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
-def cluster(texts: Iterable[str], *, near: bool = True) -> list[int]:
-    """For each normalised text the position of the first text of its group.
-
-    With `near`, groups are closed over near-duplicates, else only over equal texts. What more than a tenth of the rows
-    share (a common instruction) does not count as likeness. Empty texts are each their own group.
-    """
-    likeness = Likeness()
-    for text in texts:
-        likeness.add(text)
-    return likeness.near if near else likeness.same
-
-
 class Likeness:
-    """Takes in normalised texts one by one. `same[i]` is the first text equal to text i; `near` groups the alike.
+    """Which normalised texts are alike. `same[i]` is the first text equal to text i, `near[i]` the first of its group of alike ones.
 
-    `keys[i]` is a number that depends on text i alone, the same in every process: their order is that of no file.
+    What more than a tenth of the texts share (a common instruction) does not count as likeness. Empty texts are each their own
+    group. `keys[i]` is a number that depends on text i alone, the same in every process: their order is that of no file.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, texts: Iterable[str] = ()) -> None:
         self.same: list[int] = []
         self.keys = array("Q")
         self._first: dict[int, int] = {}
@@ -69,6 +58,8 @@ class Likeness:
         self._rows = array("L")  # which text each set of shingles is of
         self._sizes = array("L")  # how many shingles it has
         self._shingles = array("I")  # all sets, one after the other
+        for text in texts:
+            self.add(text)
 
     def add(self, text: str) -> None:
         i = len(self.same)
@@ -191,9 +182,9 @@ class _Sets:
     def _alike(self, a: int, b: int) -> bool:
         import numpy as np
 
-        one, other = self.flat[self.starts[a] : self.ends[a]], self.flat[self.starts[b] : self.ends[b]]
-        small, large = sorted((len(one), len(other)))
+        first, second = self.flat[self.starts[a] : self.ends[a]], self.flat[self.starts[b] : self.ends[b]]
+        small, large = sorted((len(first), len(second)))
         if small < math.ceil(THRESHOLD * large):
             return False
-        both = len(np.intersect1d(one, other, assume_unique=True))
+        both = len(np.intersect1d(first, second, assume_unique=True))
         return both >= THRESHOLD * (small + large - both)

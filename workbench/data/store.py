@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import itertools
 import json
 import os
 import re
-import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import paths
 from workbench.data.rows import Row, read_jsonl
-from workbench.data.scorers import check_scorer
+from workbench.data.scorers import scorer_of
 from workbench.errors import Conflict, IntegrityError, NotFound, UsageError
-from workbench.foreign import GIB, Limits
+from workbench.files import atomic_write, flush, room, sha256_of
+from workbench.foreign import GIB, Limits, shown
 from workbench.records import Dataset, check_name
 
 if TYPE_CHECKING:
     from workbench.data.checks import Report, RowLength
     from workbench.data.formats import Recognised
 
-    Lengths = list[RowLength]
+    LengthsOf = Callable[[Sequence[Row]], Sequence[RowLength]]
 
 __all__ = ["Datasets", "write_folder"]
 
@@ -47,24 +44,23 @@ class Datasets:
 
     def list(self) -> list[Dataset]:
         """Every dataset with a readable `dataset.json`, by name. Folders that are damaged are in `broken()`."""
-        return [_record(folder) for folder in self._folders().values() if _problem(folder) is None]
+        return [record for folder in self._folders().values() if isinstance(record := _record(folder), Dataset)]
 
     def broken(self) -> dict[str, str]:
         """name -> what is wrong, for the folders that `list` leaves out."""
-        return {name: problem for name, folder in self._folders().items() if (problem := _problem(folder)) is not None}
+        return {name: problem for name, folder in self._folders().items() if isinstance(problem := _record(folder), str)}
 
     def get(self, name: str) -> Dataset:
         """The dataset `name`, its rows checked against their hash. Raises `NotFound`, `IntegrityError`, `UsageError`."""
-        folder = self._folder(name)
-        if (problem := _problem(folder)) is not None:
+        record = _record(self._folder(name))
+        if isinstance(record, str):
             raise IntegrityError(
-                f"Dataset '{name}' is damaged: {problem}.", hint=f"Add its file again under a new name, or: workbench data remove {name}"
+                f"Dataset '{name}' is damaged: {record}.", hint=f"Add its file again under a new name, or: workbench data remove {name}"
             )
-        record = _record(folder)
-        found = _sha256(folder / _DATA)
-        if found != record.sha256:
+        now = sha256_of(record.path / _DATA)
+        if now != record.sha256:
             raise IntegrityError(
-                f"The rows of dataset '{name}' were changed after it was added: sha256 {found[:12]}…, expected {record.sha256[:12]}….",
+                f"The rows of dataset '{name}' were changed after it was added: sha256 {now[:12]}…, expected {record.sha256[:12]}….",
                 hint="A dataset never changes. Add the changed file under a new name: workbench data add FILE --name NEW",
             )
         return record
@@ -108,21 +104,20 @@ class Datasets:
 
         name = check_name(name if name is not None else _name_of(Path(file)), "dataset name")
         if scorer not in {None, "none"}:
-            check_scorer(str(scorer))
+            scorer_of(str(scorer))
         if name in self._folders():
-            raise Conflict(f"There is already a dataset '{name}'.", hint="Choose another name: --name NAME")
+            raise _taken(name)
         reading = Reading(form=form, mapping=mapping, raw=raw, system=system, drop=tuple(drop))
-        _sweep(paths.datasets_dir())
-        with _staged(paths.datasets_dir() / name) as staged:
+        with room(paths.datasets_dir()) as stage:
             report, source, facts = _limits(file, test_file).run(
                 write_set,
                 _whole(file),
                 reading,
-                staged,
+                stage,
                 test_file=_whole(test_file) if test_file is not None else None,
                 share=test_share,
                 test_rows=test_rows,
-                to=staged / _DATA,
+                to=stage / _DATA,
             )
             if scorer is None and report.answers and facts["form"] != "text":
                 scorer = "label"
@@ -135,14 +130,32 @@ class Datasets:
                 "added_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "report": report.as_dict(),
             }
-            _complete(staged, meta, facts, _card(name, meta, facts))
-        return _record(paths.datasets_dir() / name)
+            _publish(stage, paths.datasets_dir() / name, meta, facts, _card(name, meta, facts))
+        return self.get(name)
 
     def recognise(self, file: str | Path, *, mapping: Mapping[str, str] | None = None, form: str | None = None) -> Recognised:
         """What a file turns out to be, and the question it leaves open. Raises `DataError` for a file that is no table."""
         from workbench.data.formats import recognise
 
         return _limits(file).run(recognise, _whole(file), mapping=mapping, form=form)
+
+    def check(self, name: str, *, lengths_of: LengthsOf | None = None, **reading: Any) -> Report:
+        """Check the rows of a dataset again; with `lengths_of` their lengths in tokens as well.
+
+        Raises `UsageError` for anything that says how to read: that was done when it was added.
+        """
+        from workbench.data.checks import add_lengths, check, sound_rows
+        from workbench.data.readers import ENDINGS
+
+        if "/" in name or name.endswith(ENDINGS):
+            raise NotFound(f"There is no file {name}.", hint="Check the path, or see what was added: workbench data list")
+        if any(reading.values()):
+            raise UsageError(f"'{name}' is a dataset that was read already.", hint="Options that say how to read belong to a file.")
+        rows = self.rows(name)
+        report = check(rows)
+        if lengths_of is not None:
+            add_lengths(report, sound_rows(rows, report), lengths_of)
+        return report
 
     def check_file(
         self,
@@ -154,18 +167,20 @@ class Datasets:
         raw: bool = False,
         drop: Sequence[str] = (),
         system: str | None = None,
-        measure: Callable[[Sequence[Row]], Sequence[RowLength]] | None = None,
+        lengths_of: LengthsOf | None = None,
     ) -> Report:
         """Check a file as `add` would, and add nothing. Row problems are in the report; a file that is no table raises."""
+        from workbench.data.checks import add_lengths
         from workbench.data.prepare import Reading, check_files
 
         reading = Reading(form=form, mapping=mapping, raw=raw, system=system, drop=tuple(drop))
         other = _whole(test_file) if test_file is not None else None
         with tempfile.TemporaryDirectory(prefix="workbench-") as folder:
-            keep = Path(folder) / _DATA if measure is not None else None
+            keep = Path(folder) / _DATA if lengths_of is not None else None
             report = _limits(file, test_file).run(check_files, _whole(file), reading, Path(folder), test_file=other, keep=keep)
-            if keep is not None and measure is not None:
-                _measure(report, keep, measure, drop)
+            if keep is not None and lengths_of is not None:
+                with keep.open(encoding="utf-8", errors="surrogatepass") as sound:
+                    add_lengths(report, (tuple(json.loads(line)) for line in sound), lengths_of)
         return report
 
     def remove(self, name: str) -> Path:
@@ -186,14 +201,13 @@ class Datasets:
         return folders[name]
 
     def _folders(self) -> dict[str, Path]:
-        found: dict[str, Path] = {}
-        for root in (paths.datasets_dir(), paths.bundled_datasets_dir()):
-            if root.is_dir():
-                for folder in root.iterdir():
-                    own = root == paths.datasets_dir()  # else it is somebody's checkout, of which only the examples are for all
-                    if folder.is_dir() and not folder.name.startswith(".") and (own or _is_bundled(folder)):
-                        found.setdefault(folder.name, folder)
-        return dict(sorted(found.items()))
+        own, shipped = paths.datasets_dir(), paths.bundled_datasets_dir()
+        folders: dict[str, Path] = {}
+        for folder in [folder for root in (own, shipped) if root.is_dir() for folder in root.iterdir()]:
+            # else it is somebody's checkout, of which only the examples are for all
+            if folder.is_dir() and not folder.name.startswith(".") and (folder.parent == own or _is_bundled(folder)):
+                folders.setdefault(folder.name, folder)
+        return dict(sorted(folders.items()))
 
 
 def write_folder(folder: Path, rows: Sequence[Row], meta: dict[str, Any], card: str) -> None:
@@ -202,42 +216,28 @@ def write_folder(folder: Path, rows: Sequence[Row], meta: dict[str, Any], card: 
     """
     from workbench.data.prepare import write_rows
 
-    with _staged(folder) as staged:
-        _complete(staged, meta, write_rows(rows, staged / _DATA), card)
+    with room(folder.parent) as stage:
+        _publish(stage, folder, meta, write_rows(rows, stage / _DATA), card)
 
 
-@contextlib.contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """A folder beside the place of `folder`, renamed to it at the end: it exists complete or not at all."""
-    new = not folder.parent.exists()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=".adding-", dir=folder.parent))
+def _publish(stage: Path, folder: Path, meta: dict[str, Any], facts: dict[str, Any], card: str) -> None:
+    """Add card and facts to the rows, see all of it on the disk, and move it into place: it exists complete or not at all."""
+    atomic_write(stage / _CARD, card)
+    atomic_write(stage / _META, json.dumps({**meta, **facts}, ensure_ascii=False, indent=1) + "\n")
+    flush(stage / _DATA)
     try:
-        yield staged
         if folder.exists():
-            raise Conflict(
-                f"There is already a dataset '{folder.name}'.", hint=f"Choose another name, or first: workbench data remove {folder.name}"
-            )
-        try:
-            os.rename(staged, folder)
-        except OSError as error:
-            raise Conflict(f"There is already a dataset '{folder.name}'.", hint="Choose another name: --name NAME") from error
-        _sync(folder.parent)
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        if new:
-            with contextlib.suppress(OSError):  # somebody else's dataset is there by now
-                folder.parent.rmdir()
+            raise FileExistsError(folder)
+        os.rename(stage, folder)
+    except OSError:
+        if folder.exists():
+            raise _taken(folder.name) from None
         raise
+    flush(folder.parent)
 
 
-def _complete(staged: Path, meta: dict[str, Any], facts: dict[str, Any], card: str) -> None:
-    """Add card and facts to the rows, and see all of it on the disk."""
-    (staged / _CARD).write_text(card, encoding="utf-8")
-    (staged / _META).write_text(json.dumps({**meta, **facts}, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    for name in (_DATA, _CARD, _META):
-        _sync(staged / name)
-    staged.chmod(0o755)
+def _taken(name: str) -> Conflict:
+    return Conflict(f"There is already a dataset '{name}'.", hint="Choose another name: --name NAME")
 
 
 def _whole(file: str | Path) -> Path:
@@ -251,7 +251,6 @@ def _whole(file: str | Path) -> Path:
 def _limits(file: str | Path, *others: str | Path | None) -> Limits:
     """What the reader of a data file may use: the file itself is in memory, its rows are on the disk."""
     from workbench.data.readers import MAX_BYTES
-    from workbench.data.source import shown
 
     size = 0
     for path in (file, *others):
@@ -259,25 +258,6 @@ def _limits(file: str | Path, *others: str | Path | None) -> Limits:
             size = max(size, min(Path(path).stat().st_size, MAX_BYTES))  # type: ignore[arg-type]
     heavy = ("numpy", "pyarrow.parquet", "workbench.data.prepare")
     return Limits(shown(Path(file).name), memory=GIB + 2 * size, seconds=600, writes=16 * GIB, preload=heavy)
-
-
-def _measure(report: Report, kept: Path, measure: Callable[[Sequence[Row]], Sequence[RowLength]], drop: Sequence[str]) -> None:
-    """Add to a report what the lengths of the rows in the file `kept` (of `check_files`) say."""
-    from workbench.data.checks import Finding, length_problems, token_figures
-
-    lengths: Lengths = []
-    with kept.open(encoding="utf-8", errors="surrogatepass") as file:
-        for batch in iter(lambda: [json.loads(line) for line in itertools.islice(file, 10_000)], []):
-            for (line, name, _), length in zip(batch, measure([row for _, _, row in batch]), strict=True):
-                found = [Finding(kind, line, message, name) for kind, message in length_problems(length)]
-                if found and found[0].kind in drop:
-                    report.dropped[found[0].kind] = report.dropped.get(found[0].kind, 0) + 1
-                    report.rows -= 1
-                else:
-                    report.add(found)
-                    lengths.append(length)
-    report.tokens = token_figures(lengths)
-    report.problems.sort(key=lambda f: (f.file != report.problems[0].file, f.row or 0))
 
 
 def _name_of(file: Path) -> str:
@@ -301,43 +281,9 @@ def _card(name: str, meta: dict[str, Any], facts: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _sweep(root: Path) -> None:
-    """Remove what an `add` that was killed more than a day ago left behind."""
-    for folder in root.glob(".adding-*"):
-        if time.time() - folder.stat().st_mtime > 86_400:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Have a file, or the renames in a folder, survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _meta(folder: Path) -> dict[str, Any]:
     data = json.loads((folder / _META).read_text(encoding="utf-8"))
     return data if isinstance(data, dict) else {}
-
-
-def _problem(folder: Path) -> str | None:
-    """What keeps this folder from being a dataset, or None."""
-    if not (folder / _META).is_file():
-        return f"{_META} is missing"
-    if not (folder / _DATA).is_file():
-        return f"{_DATA} is missing"
-    try:
-        _record(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{_META} cannot be read ({type(error).__name__}: {error})"
-    return None
 
 
 def _is_bundled(folder: Path) -> bool:
@@ -347,18 +293,25 @@ def _is_bundled(folder: Path) -> bool:
         return False
 
 
-def _record(folder: Path) -> Dataset:
-    meta = _meta(folder)
-    added = meta.get("added_at")
-    return Dataset(
-        name=folder.name,
-        path=folder,
-        sha256=str(meta["sha256"]),
-        rows=int(meta["rows"]),
-        train_rows=int(meta["train_rows"]),
-        test_rows=int(meta["test_rows"]),
-        form=str(meta["form"]),
-        scorer=meta.get("scorer"),
-        bundled=_is_bundled(folder),
-        added_at=datetime.fromisoformat(added) if added else None,
-    )
+def _record(folder: Path) -> Dataset | str:
+    """The dataset in this folder, or what keeps it from being one."""
+    for name in (_META, _DATA):
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+    try:
+        meta = _meta(folder)
+        added = meta.get("added_at")
+        return Dataset(
+            name=folder.name,
+            path=folder,
+            sha256=str(meta["sha256"]),
+            rows=int(meta["rows"]),
+            train_rows=int(meta["train_rows"]),
+            test_rows=int(meta["test_rows"]),
+            form=str(meta["form"]),
+            scorer=meta.get("scorer"),
+            bundled=_is_bundled(folder),
+            added_at=datetime.fromisoformat(added) if added else None,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{_META} cannot be read ({type(error).__name__}: {error})"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.data.source import RowError, Source, as_number
+from workbench.data.table import RawTable, RowError, as_number
 from workbench.errors import UsageError
 
 __all__ = ["WATCHED", "LeftOut", "Wanted", "as_flag", "doubt", "part_of", "split_column", "wanted"]
@@ -81,47 +81,47 @@ def as_flag(value: Any) -> bool | None:
     return True if value in (None, "") else {0.0: False, 1.0: True}.get(as_number(value))  # type: ignore[arg-type]
 
 
-def wanted(source: Source, mapping: Mapping[str, str], role: str | None) -> Wanted:
+def wanted(table: RawTable, mapping: Mapping[str, str], role: str | None) -> Wanted:
     """What decides about the rows of this file, which is "train" or "test" of two files, or (None) the only one."""
-    found = Wanted(weights=[name for name in _named(source, mapping, _WEIGHTS) if _is_weight(source, name)])
+    decide = Wanted(weights=[name for name in _named(table, mapping, _WEIGHTS) if _is_weight(table, name)])
     if (keep := mapping.get("keep", "all")) != "all":
         column, least = re.fullmatch(r"(.*?)(?:\s*>=\s*([-+.\d]+))?", keep, re.DOTALL).groups()  # type: ignore[union-attr]
-        if column not in source.columns or as_number(least or 0) is None:
+        if column not in table.columns or as_number(least or 0) is None:
             raise UsageError(
                 f"'{keep}' cannot say which rows to keep.", hint="Name a column of true and false, or a limit: --column 'keep=score>=4'"
             )
-        found.mark, found.least = column, as_number(least)
-    column = split_column(source, mapping)
-    sides = _sides(_parts(source, column), role) if column else {}
+        decide.mark, decide.least = column, as_number(least)
+    column = split_column(table, mapping)
+    sides = _sides(_parts(table, column), role) if column else {}
     if column and sides:
-        found.split, found.sides = column, sides
-        found.notes.append("the file says which rows are train and test, and that was kept")
+        decide.split, decide.sides = column, sides
+        decide.notes.append("the file says which rows are train and test, and that was kept")
         if "validation" in sides:
-            found.notes.append("its validation rows are the test part: it has no test rows")
+            decide.notes.append("its validation rows are the test part: it has no test rows")
     elif column:
-        found.notes.append("the file marks every row as a training row, so a test part was frozen from them")
-    return found
+        decide.notes.append("the file marks every row as a training row, so a test part was frozen from them")
+    return decide
 
 
-def doubt(source: Source, mapping: Mapping[str, str], role: str | None) -> tuple[str, dict[str, str]] | None:
+def doubt(table: RawTable, mapping: Mapping[str, str], role: str | None) -> tuple[str, dict[str, str]] | None:
     """What only the user can decide: a question, and the mapping that answers it with yes."""
-    column = split_column(source, mapping)
-    parts = _parts(source, column) if column else Counter()
+    column = split_column(table, mapping)
+    parts = _parts(table, column) if column else Counter()
     if column and role != "test" and "train" not in parts and parts.keys() & {"test", "validation"}:
         rows = sum(n for part, n in parts.items() if part)
         question = f"'{column}' marks {rows:,} rows as test rows and none as training rows. Freeze a new test part from all of them?"
         return question, {"split": "none"}
     if "keep" in mapping:
         return None
-    for name in _named(source, mapping, _MARKS):
+    for name in _named(table, mapping, _MARKS):
         counts: Counter[bool | None] = Counter()
-        for value, n in source.tallies[name].counts.items():
+        for value, n in table.tallies[name].counts.items():
             counts[as_flag(value)] += n
         if counts[False] and not counts[None]:
             question = f"'{name}' marks {counts[False]:,} of {counts.total():,} answers as bad. Learn the others only?"
             return question, {"keep": name}
-    for name in _named(source, mapping, _SCORES):
-        tally = source.tallies[name]
+    for name in _named(table, mapping, _SCORES):
+        tally = table.tallies[name]
         if tally.numbers + tally.counts[None] == tally.rows and tally.low < tally.high:
             least = (tally.low + tally.high) / 2
             question = f"'{name}' rates the rows from {tally.low:g} to {tally.high:g}. Learn those of at least {least:g} only?"
@@ -129,34 +129,34 @@ def doubt(source: Source, mapping: Mapping[str, str], role: str | None) -> tuple
     return None
 
 
-def _named(source: Source, mapping: Mapping[str, str], names: tuple[str, ...]) -> list[str]:
+def _named(table: RawTable, mapping: Mapping[str, str], names: tuple[str, ...]) -> list[str]:
     """The columns of these names, in whatever case, that are used for nothing else."""
     used = set(mapping.values())
-    return [column for name in names for column in source.tallies if column.lower() == name and column not in used]
+    return [column for name in names for column in table.tallies if column.lower() == name and column not in used]
 
 
-def _is_weight(source: Source, column: str) -> bool:
-    tally = source.tallies[column]
+def _is_weight(table: RawTable, column: str) -> bool:
+    tally = table.tallies[column]
     sure = column.lower() in _WEIGHTS[:2]
     return sure or (tally.numbers + tally.counts[None] == tally.rows and tally.numbers > 0 and 0 <= tally.low and tally.high <= 1)
 
 
-def split_column(source: Source, mapping: Mapping[str, str]) -> str | None:
+def split_column(table: RawTable, mapping: Mapping[str, str]) -> str | None:
     """The column that says which part a row belongs to, as told or by its name and values."""
     told = mapping.get("split")
     if told is not None:
         return None if told == "none" else told
     others = {role: column for role, column in mapping.items() if role != "keep"}
-    for name in _named(source, others, _SPLITS):
-        parts = _parts(source, name)
-        if any(part for part in parts) or (name.lower().endswith("split") and set(source.tallies[name].counts) != {None}):
+    for name in _named(table, others, _SPLITS):
+        parts = _parts(table, name)
+        if any(part for part in parts) or (name.lower().endswith("split") and set(table.tallies[name].counts) != {None}):
             return name
     return None
 
 
-def _parts(source: Source, column: str) -> Counter[str | None]:
+def _parts(table: RawTable, column: str) -> Counter[str | None]:
     parts: Counter[str | None] = Counter()
-    for value, n in source.tallies[column].counts.items() if column in source.tallies else ():
+    for value, n in table.tallies[column].counts.items() if column in table.tallies else ():
         parts[part_of(value)] += n
     return parts
 

@@ -16,6 +16,7 @@ import torch
 from transformers import GenerationConfig
 
 from workbench.data.scorers import score as is_right
+from workbench.data.scorers import scorer_of
 from workbench.hf.generate import decode, decoded, greedy, stop_ids
 from workbench.hf.prefix import Prefix, plain_cache
 from workbench.hf.rope import length_kind
@@ -166,7 +167,8 @@ class Arm:
         """Fill in `right`, generating an answer where the scores leave it open."""
         scorer = self.test.scorer
         assert scorer is not None
-        opened = [i for i, score in enumerate(scores) if not score.exact and (scorer != "exact" or items[i].cut)]
+        verbatim = scorer_of(scorer).verbatim
+        opened = [i for i, score in enumerate(scores) if not score.exact and (not verbatim or items[i].cut)]
         answers = dict(zip(opened, self._go_on([items[i] for i in opened], opened, cache, first), strict=True))
         return [
             replace(score, right=is_right(scorer, items[i].expected, answers[i]), answer=answers[i])
@@ -205,8 +207,8 @@ class Arm:
         return greedy(self.model, prompts, max_new_tokens=limit, stop=stop, prefix=self._start, ended=ended)
 
     def _ended(self) -> Callable[[list[int]], bool] | None:
-        """A label is judged by its first line: what follows need not be generated."""
-        if self.test.scorer != "label":
+        """Where an answer is judged by its first line, what follows need not be generated."""
+        if self.test.scorer is None or not scorer_of(self.test.scorer).first_line:
             return None
         return lambda tokens: "\n" in self.tokenizer.decode(tokens, skip_special_tokens=True).lstrip()
 

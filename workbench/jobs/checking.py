@@ -17,25 +17,25 @@ from workbench.bases.lock import Lock, read_lock
 from workbench.bases.store import Bases
 from workbench.data.store import Datasets
 from workbench.errors import DataError, JobError, WorkbenchError
-from workbench.evidence import Evidence, Interval, summary
+from workbench.evidence import Evidence, summary
 from workbench.jobs.tasks import TaskContext
 from workbench.jobs.training import frozen_base, frozen_dataset
 from workbench.rebase import structure, verdict, weights
 from workbench.rebase.ceiling import recovered
 from workbench.rebase.findings import found
-from workbench.rebase.result import Check, Finding, Health, Probes, Retrained, Settings, Structure, Verdict, Weights, Witness
+from workbench.rebase.result import STAGES, Check, Finding, Health, Probes, Retrained, Settings, Structure, Verdict, Weights, Witness
 from workbench.rebase.store import Checks, neutral_passages
 from workbench.rebase.tokenizers import same_tokenizer
 from workbench.recipe import Recipe
 from workbench.records import Adapter, Base, ItemScore, Progress
 from workbench.registry.store import Registry
+from workbench.stats import Interval
 
 if TYPE_CHECKING:
     from workbench.hf.arms import NewBase, Test
 
-__all__ = ["STAGES", "run"]
+__all__ = ["check_stages", "run"]
 
-STAGES = ("structure", "weights", "probes", "behaviour")
 BROKEN_HEALTH = 0.10  # of the old base's bits per byte: a base that is worse by more, beyond doubt, is called broken
 TEXTS = 64  # test rows whose tokenization is compared
 

@@ -65,5 +65,4 @@ def _in_words(code: int) -> str:
     if code >= 0:
         return f"The process ended with status {code}."
     name = signal.Signals(-code).name if -code in signal.valid_signals() and -code < 32 else f"signal {-code}"
-    hint = " (out of memory? The kernel's log would say so.)" if -code == signal.SIGKILL else ""
-    return f"The process was killed by {name}{hint or '.'}"
+    return f"The process was killed by {name}" + (" (out of memory? The kernel's log would say so.)" if -code == signal.SIGKILL else ".")

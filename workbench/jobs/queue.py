@@ -252,7 +252,7 @@ def resume(job_id: str) -> None:
     with transaction() as connection:
         job = _lock(connection, job_id)
         state = JobState(job.state)
-        if state in {JobState.queued, JobState.running, JobState.succeeded}:
+        if not state.resumable:
             raise JobError(f"Job {job_id} cannot be resumed: it is {state.value}.", hint=f"Look at it: workbench jobs show {job_id}")
         cleared = dict.fromkeys(("cancel_requested_at", "not_before", "ended_at", "error"))
         connection.execute(update(jobs).where(jobs.c.id == job_id).values(state=JobState.queued.value, crashes=0, **cleared))

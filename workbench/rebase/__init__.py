@@ -12,8 +12,7 @@
     verdicts.py       the words, each with its tone, its mark and its place from good to bad
     telling.py        a check as sections of plain values (figures.py, moved.py); release.py: many adapters on one base
     report.py         the telling as markup, for the page and for the report that opens offline
-    simulate.py       how often the rule errs, over the true states.py; published.py: the rule beside published numbers
-    recoordinate.py   the same model in other coordinates; controls.py: bases and adapters whose verdict is known (writing.py)
+    recoordinate.py   the same model in other coordinates (writing.py), for the self-test
 
 Nothing here imports torch.
 """

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workbench.evidence import RATES, clopper_pearson
+from workbench import stats
+from workbench.evidence import SUCCESS
 from workbench.rebase.contrasts import ARMS
 from workbench.rebase.findings import explained
 from workbench.rebase.result import Finding, Verdict
@@ -20,8 +21,7 @@ __all__ = ["because", "questions", "share_interval"]
 
 def share_interval(share: float, verdict: Verdict) -> tuple[float, float]:
     """The interval of one arm's share of right answers by itself. Rows of a group count as copies, as everywhere."""
-    units = verdict.groups or verdict.n
-    return clopper_pearson(share * units, units, verdict.settings.level)
+    return stats.share_interval(share * verdict.n, verdict.n, units=verdict.groups, level=verdict.settings.level)
 
 
 def questions(verdict: Verdict) -> Value:
@@ -38,7 +38,7 @@ def because(verdict: Verdict, breaks: Sequence[Finding] = ()) -> Value:
     scores = {arm: score(metric, verdict.arms[arm][metric]) for arm in ARMS if arm in verdict.arms}
     values: dict[str, Value] = {
         "questions": questions(verdict),
-        "limit": phrase(unit(metric), value=Number(epsilon(metric, verdict.settings), "limit" if metric in RATES else "plain")),
+        "limit": phrase(unit(metric), value=Number(epsilon(metric, verdict.settings), "limit" if metric in SUCCESS else "plain")),
         "at_home": phrase("rebase.because.at_home", **scores) if scores else "",
         "there": phrase("rebase.because.there", **scores) if "new_adapter" in scores else "",
     }

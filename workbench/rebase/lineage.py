@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from workbench.bases.lock import token_ids
-from workbench.bases.tensors import FLOAT_DTYPES, TensorInfo, floats, folder_tensors, raw_pieces
-from workbench.errors import IntegrityError
+from workbench.bases.tensors import FLOAT_DTYPES, TensorInfo, floats, folder_tensors, not_finite, raw_pieces
 from workbench.rebase.result import Lineage
 from workbench.rebase.roles import Family, Place, embeddings, family_of
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
+_LAYERS = 3  # that are looked at
 _TOKENS = 8192  # rows of the embeddings looked at: chance correlations stay near 1 / sqrt(8192) = .011
 _NEURONS = 2048  # of A, per layer: a wider layer is sampled
 _RELATED = 0.05  # share of agreeing neurons from which two models are called related
@@ -68,15 +68,15 @@ class _Counts(NamedTuple):
     agree_in_place: int
 
 
-def compare(a: Path, b: Path, *, layers: int = 3) -> Lineage:
-    """Match the neurons of `layers` evenly spaced layers of two model folders. Reading "unclear" with nothing looked at where the
+def compare(a: Path, b: Path) -> Lineage:
+    """Match the neurons of a few evenly spaced layers of two model folders. Reading "unclear" with nothing looked at where the
     models' shapes differ, "not looked at" where a kind of model is not known. Raises `IntegrityError` for weights that are not finite."""
     families = family_of(a), family_of(b)
     if families[0] is None or families[1] is None:
         return Lineage(0.0, 0.0, 0.0, 0.0, (), "not looked at", 1.0)
     first, second = folder_tensors(a), folder_tensors(b)
     pair = _embeddings(first, second)
-    chosen = _layers(_by_layer(first, families[0]), _by_layer(second, families[1]), pair[0].shape[1], layers) if pair else {}
+    chosen = _layers(_by_layer(first, families[0]), _by_layer(second, families[1]), pair[0].shape[1]) if pair else {}
     if not chosen or pair is None:
         return Lineage(0.0, 0.0, 0.0, 0.0, (), "unclear", 1.0)
     alignment = _align(*pair, *_shared(a, b, pair[0].shape[0], pair[1].shape[0]))
@@ -88,47 +88,47 @@ def compare(a: Path, b: Path, *, layers: int = 3) -> Lineage:
         if plain.agree > counts[0].agree:
             alignment, counts = unmoved, [plain]
     counts += [_match(*chosen[n], alignment) for n in numbers[1:]]
-    return _read(alignment, counts, numbers)
+    return _judged(alignment, counts, numbers)
 
 
 def _by_layer(tensors: Mapping[str, TensorInfo], family: Family) -> dict[int, _Layer]:
     """What the layers' MLPs are made of."""
-    found: dict[int, _Layer] = {}
+    layers: dict[int, _Layer] = {}
     for info in tensors.values():
         place = family.place(info.name)
         if place is None or place.layer is None or not len(place.roles) == len(info.shape) > 1:
             continue
         if set("neNEx") & set("".join(place.roles)):
-            found.setdefault(place.layer, {})[place.key, place.expert] = info, place
-    return found
+            layers.setdefault(place.layer, {})[place.key, place.expert] = info, place
+    return layers
 
 
-def _layers(first: Mapping[int, _Layer], second: Mapping[int, _Layer], width: int, wanted: int) -> dict[int, tuple[_Layer, _Layer]]:
+def _layers(first: Mapping[int, _Layer], second: Mapping[int, _Layer], width: int) -> dict[int, tuple[_Layer, _Layer]]:
     """Evenly spaced layers that both models hold in equal shapes."""
     numbers = sorted(
         n for n, layer in first.items()
         if layer.keys() == second.get(n, {}).keys() and all(_comparable(layer[k][0], second[n][k][0]) for k in layer)
         and _whole(layer, width) and _whole(second[n], width)
     )  # fmt: skip
-    wanted = min(wanted, len(numbers))
+    wanted = min(_LAYERS, len(numbers))
     return {n: (first[n], second[n]) for n in (numbers[int((place + 0.5) * len(numbers) / wanted)] for place in range(wanted))}
 
 
 def _whole(layer: _Layer, width: int) -> bool:
     """Whether its neurons can be seen twice, in a residual stream of that width."""
-    found = _neurons(layer, 0)
-    return len(found) == 2 and all(len(one.places) == len(found[0].places) > 0 and one.info.shape[one.rows] == width for one in found)
+    sets = _neurons(layer, 0)
+    return len(sets) == 2 and all(len(of.places) == len(sets[0].places) > 0 and of.info.shape[of.rows] == width for of in sets)
 
 
-def _comparable(one: TensorInfo, two: TensorInfo) -> bool:
-    return one.shape == two.shape and {one.dtype, two.dtype} <= FLOAT_DTYPES
+def _comparable(a: TensorInfo, b: TensorInfo) -> bool:
+    return a.shape == b.shape and {a.dtype, b.dtype} <= FLOAT_DTYPES
 
 
 def _embeddings(first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo]) -> tuple[TensorInfo, TensorInfo] | None:
-    one, two = (side.get(embeddings(side) or "") for side in (first, second))
-    if one is None or two is None or len(one.shape) != 2 or one.shape[1:] != two.shape[1:] or not {one.dtype, two.dtype} <= FLOAT_DTYPES:
+    a, b = (side.get(embeddings(side) or "") for side in (first, second))
+    if a is None or b is None or len(a.shape) != 2 or a.shape[1:] != b.shape[1:] or not {a.dtype, b.dtype} <= FLOAT_DTYPES:
         return None
-    return one, two
+    return a, b
 
 
 def _shared(a: Path, b: Path, rows_a: int, rows_b: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
@@ -137,8 +137,8 @@ def _shared(a: Path, b: Path, rows_a: int, rows_b: int) -> tuple[npt.NDArray[np.
 
     files = [folder / "tokenizer.json" for folder in (a, b)]
     if all(f.is_file() for f in files) and files[0].read_bytes() != files[1].read_bytes():
-        one, two = token_ids(a) or {}, token_ids(b) or {}
-        pairs = sorted((n, two[token]) for token, n in one.items() if token in two and n < rows_a and two[token] < rows_b)
+        old, new = token_ids(a) or {}, token_ids(b) or {}
+        pairs = sorted((n, new[token]) for token, n in old.items() if token in new and n < rows_a and new[token] < rows_b)
     else:
         pairs = [(n, n) for n in range(min(rows_a, rows_b))]
     if len(pairs) < 2:
@@ -148,18 +148,19 @@ def _shared(a: Path, b: Path, rows_a: int, rows_b: int) -> tuple[npt.NDArray[np.
 
 
 def _rows(info: TensorInfo, rows: npt.NDArray[np.intp] | None = None) -> npt.NDArray[np.float32]:
-    """Some rows of a matrix (all without `rows`), read without holding the rest."""
+    """Some rows of a matrix, in the order of `rows` (all without), read without holding the rest."""
     import numpy as np
 
-    width, at, found = info.shape[1], 0, []
-    step = max(1, (1 << 20) // width)
-    for raw in raw_pieces(info, step * width):
+    width, at = info.shape[1], 0
+    rows = np.arange(info.shape[0]) if rows is None else rows
+    values = np.empty((rows.size, width), np.float32)
+    for raw in raw_pieces(info, max(1, (1 << 20) // width) * width, reuse=True):
         piece = floats(raw, info.dtype).reshape(-1, width)
-        found.append(piece if rows is None else piece[rows[(rows >= at) & (rows < at + len(piece))] - at])
+        here = (rows >= at) & (rows < at + len(piece))
+        values[here] = piece[rows[here] - at]
         at += len(piece)
-    values = np.concatenate(found)
     if not np.isfinite(values).all():
-        raise IntegrityError(f"Tensor {info.name} of {info.file.name} holds values that are not finite.", hint="Fetch the model again.")
+        raise not_finite(info)
     return values
 
 
@@ -172,29 +173,19 @@ def _unit(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32]
     return unit
 
 
-def _align(one: TensorInfo, two: TensorInfo, rows_a: npt.NDArray[np.intp], rows_b: npt.NDArray[np.intp]) -> _Alignment:
+def _align(a: TensorInfo, b: TensorInfo, rows_a: npt.NDArray[np.intp], rows_b: npt.NDArray[np.intp]) -> _Alignment:
     import numpy as np
 
-    width = one.shape[1]
+    width = a.shape[1]
     if rows_a.size < 2:
         return _Alignment(np.arange(width), np.ones(width, np.float32), 0.0, 0.0)
-    x, y = _rows(one, rows_a), _ordered(two, rows_b)
+    x, y = _rows(a, rows_a), _rows(b, rows_b)
     x, y = (_unit(v - v.mean(axis=0), 0) for v in (x, y))  # centred: a mean that all dimensions share says nothing
     correlation = y.T @ x
     take = _assign(np.abs(correlation))
     matched = correlation[np.arange(width), take]
     sign = np.where(matched < 0, np.float32(-1), np.float32(1))
     return _Alignment(take, sign, min(1.0, float(np.abs(matched).mean())), float(np.mean((take == np.arange(width)) & (sign > 0))))
-
-
-def _ordered(info: TensorInfo, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
-    """Rows in the given order, which need not be that of the file."""
-    import numpy as np
-
-    order = np.argsort(rows, kind="stable")
-    back = np.empty_like(order)
-    back[order] = np.arange(order.size)
-    return _rows(info, rows[order])[back]
 
 
 def _unmoved(alignment: _Alignment) -> _Alignment:
@@ -219,11 +210,11 @@ def _assign(score: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
 
 def _match(first: _Layer, second: _Layer, alignment: _Alignment) -> _Counts:
     """Match one layer's neurons twice; of experts A's first with B's first and with the one that B's router has in its place."""
-    found = [_match_sets(_neurons(first, 0), _neurons(second, 0), alignment)]
+    matched = [_match_sets(_neurons(first, 0), _neurons(second, 0), alignment)]
     other = _namesake(first, second, alignment)
     if other and len(_neurons(second, other)) == 2:
-        found.append(_match_sets(_neurons(first, 0), _neurons(second, other), alignment)._replace(in_place=0, agree_in_place=0))
-    return max(found, key=lambda counts: counts.agree)
+        matched.append(_match_sets(_neurons(first, 0), _neurons(second, other), alignment)._replace(in_place=0, agree_in_place=0))
+    return max(matched, key=lambda counts: counts.agree)
 
 
 def _namesake(first: _Layer, second: _Layer, alignment: _Alignment) -> int:
@@ -267,15 +258,15 @@ def _match_sets(first: list[_Neurons], second: list[_Neurons], alignment: _Align
 
     total = len(first[0].places)
     rows = np.linspace(0, total - 1, min(total, _NEURONS)).astype(np.intp)
-    found = []
-    for one, two in zip(first, second, strict=True):
-        x, y = _vectors(one, rows), _vectors(two)
-        found.append(_assign(_unit(x[:, alignment.take] * alignment.sign, 1) @ _unit(y, 1).T))
-    agree, place = found[0] == found[1], found[0] == rows
+    by_first, by_second = (
+        _assign(_unit(_vectors(a, rows)[:, alignment.take] * alignment.sign, 1) @ _unit(_vectors(b), 1).T)
+        for a, b in zip(first, second, strict=True)
+    )
+    agree, place = by_first == by_second, by_first == rows
     return _Counts(rows.size, total, int(place.sum()), int(agree.sum()), int((agree & place).sum()))
 
 
-def _read(alignment: _Alignment, counts: list[_Counts], layers: list[int]) -> Lineage:
+def _judged(alignment: _Alignment, counts: list[_Counts], layers: list[int]) -> Lineage:
     import numpy as np
     from scipy.special import bdtrc  # the binomial's upper tail; scipy.stats takes a second to import
 

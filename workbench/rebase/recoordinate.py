@@ -136,10 +136,10 @@ class Coordinates:
             return info
         order = self._at("x", place).take
         taken = order[place.expert] if place.expert < order.size else place.expert
-        found = tensors.get(info.name.replace(f".experts.{place.expert}.", f".experts.{taken}."))
-        if found is None or (found.shape, found.dtype) != (info.shape, info.dtype):
+        source = tensors.get(info.name.replace(f".experts.{place.expert}.", f".experts.{taken}."))
+        if source is None or (source.shape, source.dtype) != (info.shape, info.dtype):
             raise UsageError(f"Tensor {info.name} is not one of a row of equal experts.", hint=_HINT)
-        return found
+        return source
 
     def _moves(self, name: str, shape: tuple[int, ...]) -> _Moves:
         """What happens to each axis of a base's tensor."""
@@ -148,7 +148,7 @@ class Coordinates:
             stacked = role[0] in "eE" and place.expert is None
             moves.append([self._move(role, place._replace(expert=n)) for n in range(shape[0])] if stacked else self._move(role, place))
         sizes = [{m.take.size for m in (move if isinstance(move, list) else [move]) if m} for move in moves]
-        if moves and (len(moves) != len(shape) or any(found - {size} for found, size in zip(sizes, shape, strict=True))):
+        if moves and (len(moves) != len(shape) or any(known - {size} for known, size in zip(sizes, shape, strict=True))):
             raise UsageError(
                 f"Tensor {name} has the unexpected shape {shape}, so this model cannot be written in other coordinates.", hint=_HINT
             )
@@ -162,10 +162,10 @@ class Coordinates:
         return moves[0] if len(moves) == 1 else _joined(moves, alternating="~" in role)
 
     def _at(self, letter: str, place: Place) -> Move:
-        found = self.moves.get(_axis(letter, place))
-        if found is None:
+        move = self.moves.get(_axis(letter, place))
+        if move is None:
             raise UsageError(f"The model has no {place.key} in layer {place.layer} that is known here.", hint=_HINT)
-        return found
+        return move
 
     def _factor_moves(self, info: TensorInfo) -> _Moves:
         path, part, _ = Key.of(info.name)
@@ -200,7 +200,7 @@ def _sizes(place: Place, shape: tuple[int, ...]) -> list[tuple[_Axis, int]]:
     """How long the residual stream is and how many neurons and experts there are, as far as this tensor tells."""
     every = [place._replace(expert=n) for n in range(shape[0])] if place.expert is None and place.roles[0] == "x" else [place]
     known = [(role, size) for role, size in zip(place.roles, shape, strict=False) if role[0].lower() in _DRAWN | {"r"}]
-    return [(_axis(role[0], one), size // len(role[::2])) for role, size in known for one in every]
+    return [(_axis(role[0], each), size // len(role[::2])) for role, size in known for each in every]
 
 
 def _signed(rng: np.random.Generator, size: int) -> Move:
@@ -267,7 +267,7 @@ def _moved(info: TensorInfo, moves: _Moves) -> npt.NDArray[np.generic]:
     top = kind.type(_SIGN[width])
     for axis, move in enumerate(moves):
         if isinstance(move, list):  # the experts stand along the first axis, in their new order already
-            values = np.stack([one.take(own.take, axis=axis - 1) if own else one for one, own in zip(values, move, strict=True)])
+            values = np.stack([held.take(own.take, axis=axis - 1) if own else held for held, own in zip(values, move, strict=True)])
         elif move is not None:
             values = values.take(move.take, axis=axis)
             values ^= (move.flip * top).astype(kind).reshape(-1, *[1] * (values.ndim - 1 - axis))

@@ -16,13 +16,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.errors import UsageError
-from workbench.evidence import Interval
 from workbench.records import as_json
+from workbench.stats import LEVEL, RESAMPLES, SEED, Interval
 
 __all__ = [
     "CHANGES",
+    "DEFAULT_STAGES",
     "NOTES",
     "SCHEMA",
+    "STAGES",
     "Check",
     "Contrasts",
     "Finding",
@@ -40,6 +42,9 @@ __all__ = [
 
 SCHEMA = 2
 _LETTERS = {"x": "gain", "y": "transfer", "u": "served", "w": "alone"}  # what schema 1 called the contrasts
+
+STAGES = ("structure", "weights", "probes", "behaviour")  # of a check, in their order
+DEFAULT_STAGES = tuple(stage for stage in STAGES if stage != "probes")
 
 # What happened to the weights between A and B, as stage 1 can tell.
 NOTES = (
@@ -66,9 +71,9 @@ class Settings:
     delta: float = 0.10  # share of the gain that may go missing before B is said to have absorbed it
     epsilon: float = 0.02  # of a success score: two points
     epsilon_nll: float = 0.02  # nats per token, or bits per byte where tokenizers differ
-    resamples: int = 5000
-    seed: int = 20240
-    level: float = 0.95
+    resamples: int = RESAMPLES
+    seed: int = SEED
+    level: float = LEVEL
 
     def __post_init__(self) -> None:
         sound = 0 <= self.delta < 1 and 0 < self.epsilon < 1 and self.epsilon_nll > 0 and self.resamples >= 1000 and 0.5 < self.level < 1

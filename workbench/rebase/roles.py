@@ -54,10 +54,9 @@ class Family:
 
     def place(self, name: str) -> Place | None:
         """The tensor of that name, on disk or in memory; None for one that is not known."""
-        found = _PATH.fullmatch(name)
-        assert found is not None
-        layer, key = found[1], _EXPERT.sub(".experts.*.", found[2])
-        expert = _EXPERT.search(found[2])
+        path = _PATH.fullmatch(name)
+        assert path is not None
+        layer, key, expert = path[1], _EXPERT.sub(".experts.*.", path[2]), _EXPERT.search(path[2])
         roles = self._roles(key, self.ends if layer is None else self.layer, turned=self.turned and layer is not None)
         return None if roles is None else Place(None if layer is None else int(layer), key, roles, int(expert[1]) if expert else None)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from workbench.blocks import Bar, Bars, Block, Card, Cards, Code, Facts, Fold, Item, Items, Line, Link, Paragraph, Section, Table
-from workbench.evidence import RATES
+from workbench.evidence import SUCCESS
 from workbench.rebase import verdicts
 from workbench.rebase.contrasts import ARMS
 from workbench.rebase.figures import because, questions, share_interval
@@ -146,7 +146,7 @@ def _scores(check: Check, verdict: Verdict) -> Section:
 
 def _metric(check: Check, verdict: Verdict, metric: str) -> list[Block]:
     """The bars of one metric and the differences under them."""
-    rate = metric in RATES
+    rate = metric in SUCCESS
     scores = {arm: verdict.arms[arm][metric] for arm in ARMS if arm in verdict.arms}
     full = 1.0 if rate else 1.05 * max(*scores.values(), 1e-9)
     rows = []
@@ -331,7 +331,7 @@ def _sure(check: Check) -> Section:
             ("rebase.sure.intervals", intervals),
         ]
         blocks.append(_facts(rows))
-        if verdict.n < _FEW and verdict.metric in RATES:
+        if verdict.n < _FEW and verdict.metric in SUCCESS:
             blocks.append(Paragraph(phrase("rebase.sure.few", n=Number(_FEW)), quiet=True))
     return Section("sure", phrase("rebase.sure"), tuple(blocks))
 

@@ -1,38 +1,30 @@
 """Stage 3: from the scores of four arms to a verdict. The only stage that decides, but for "cannot load".
 
-judge         from row scores            judge_cells   from published means
-cannot_load   a break, nothing to score  point_rule    the rule on point estimates, for comparison
-witnesses     the rows that tell it      broken, safe_for_all   many adapters on one release
+judge                   from row scores
+cannot_load             a break, nothing to score
+witnesses               the rows that tell it
+broken, safe_for_all    many adapters on one release
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from workbench import stats
 from workbench.data.rows import answer_of, question_of
 from workbench.errors import UsageError
-from workbench.evidence import Evidence, Interval, clopper_pearson, exact_gain, mcnemar
-from workbench.rebase.contrasts import ARMS, Table, measure, scores_of, weights
+from workbench.evidence import Evidence
+from workbench.rebase.contrasts import ARMS, tabulate
 from workbench.rebase.figures import because
-from workbench.rebase.result import Check, Contrasts, Finding, Settings, Verdict, Witness
-from workbench.rebase.rule import Decision, decide, epsilon, points, rows_needed, success_metric
+from workbench.rebase.result import Check, Finding, Settings, Verdict, Witness
+from workbench.rebase.rule import decide, epsilon, rows_needed, success_metric
 from workbench.rebase.verdicts import PASSING
 from workbench.records import ItemScore
 from workbench.words import words
 
-__all__ = [
-    "benjamini_hochberg",
-    "broken",
-    "cannot_load",
-    "judge",
-    "judge_cells",
-    "point_rule",
-    "safe_for_all",
-    "witnesses",
-]
+__all__ = ["broken", "cannot_load", "judge", "safe_for_all", "witnesses"]
 
 _DEFAULT = Settings()
 
@@ -45,7 +37,6 @@ def judge(
     same_tokenizer: bool,
     breaks: Sequence[Finding] = (),
     settings: Settings = _DEFAULT,
-    rule: str = "guarded",
 ) -> Verdict:
     """The verdict over one frozen test set. `home` holds A and A with the adapter, `new` B and B with it, the same rows in the
     same order; rows of one group (`home.groups`) are resampled together. `new` may be None only where a break stands.
@@ -56,14 +47,14 @@ def judge(
         return cannot_load(breaks, home, settings=settings)
     if new is None:
         raise UsageError("The new base was not scored, so there is nothing to judge.", hint="Run the check with stage 3 (behaviour).")
-    table = measure(home, new, same_tokenizer=same_tokenizer, settings=settings)
-    decision = decide(table.contrasts, settings, rule=rule)
-    success = success_metric(table.contrasts)
-    lost = won = None
+    table = tabulate(home, new, same_tokenizer=same_tokenizer, settings=settings)
+    contrasts = table.contrasts
+    decision = decide(contrasts, settings)
+    success = success_metric(contrasts)
+    won = lost = None
     # for text without a scorer an exact match is luck, and a flip of it means nothing
     if success is not None and (success == "right" or scorer is not None or decision.metric == success):
-        won, lost = table.flips[success]["served"]
-    shrink = table.units / table.n
+        won, lost = table.estimates[success]["served"].flips or (None, None)
     judged = Verdict(
         word=decision.word,
         absorbed=decision.absorbed,
@@ -72,12 +63,12 @@ def judge(
         n=table.n,
         groups=table.units if table.grouped else None,
         arms=table.arms,
-        contrasts=table.contrasts,
+        contrasts=contrasts,
         lost_rows=lost,
         won_rows=won,
-        lost_share=None if lost is None else clopper_pearson(lost * shrink, table.units, settings.level),
-        flip_p=None if lost is None or won is None else mcnemar(won, lost),
-        p_worse=_p_worse(table, decision.metric, settings),
+        lost_share=None if lost is None else stats.share_interval(lost, table.n, units=table.units, level=settings.level),
+        flip_p=None if lost is None or won is None else stats.mcnemar(won, lost),
+        p_worse=stats.p_below(table.estimates[decision.metric]["served"], -epsilon(decision.metric, settings)),
         rows_needed=rows_needed(table, settings) if decision.word == "too close to tell" else None,
         settings=settings,
         line=decision.line,
@@ -95,9 +86,10 @@ def cannot_load(breaks: Sequence[Finding], home: Evidence | None = None, *, sett
     nothing there is called that first, as the rule's order says."""
     if home is None:
         return _explained(Verdict("cannot load", False, "", "", 0, None, {}, {}, settings=settings, line="break"), breaks)
-    # the new arms stand in as copies; only the gain is read, and only the gain is reported
-    table = measure(home, Evidence(home.base, home.adapter), same_tokenizer=True, settings=settings)
+    # the new arms stand in as copies; only the gain is read and reported
+    table = tabulate(home, Evidence(home.base, home.adapter), same_tokenizer=True, settings=settings)
     decision = decide(table.contrasts, settings, breaks=True)
+    arms = {arm: table.arms[arm] for arm in ARMS[:2]}
     judged = Verdict(
         word=decision.word,
         absorbed=False,
@@ -105,92 +97,13 @@ def cannot_load(breaks: Sequence[Finding], home: Evidence | None = None, *, sett
         because="",
         n=table.n,
         groups=table.units if table.grouped else None,
-        arms={"home": scores_of(home.base), "home_adapter": scores_of(home.adapter)},
+        arms=arms,
         contrasts={},
         settings=settings,
         line=decision.line,
         home_gain=table.contrasts[decision.metric].gain,
     )
     return _explained(judged, breaks)
-
-
-def point_rule(contrasts: Mapping[str, Contrasts], settings: Settings = _DEFAULT) -> Decision:
-    """The rule as first written, on point estimates, blind to how many rows there were."""
-    return decide(points(contrasts), settings, rule="first")
-
-
-def _p_worse(table: Table, metric: str, settings: Settings) -> float:
-    """One-sided p of "the user loses no more than epsilon": small means worse. The inversion of the interval that is printed."""
-    limit = -epsilon(metric, settings)
-    drawn = table.draws.get(metric, {}).get("served")
-    if drawn is not None:
-        return float(1 + (drawn >= limit).sum()) / (1 + len(drawn))
-    if metric not in table.flips:
-        return 1.0  # one row: no interval, no evidence
-    up, down = table.flips[metric]["served"]
-    smallest, largest = 0.0, 0.5
-    for _ in range(40):  # the smallest tail whose upper bound is below the limit
-        tail = (smallest + largest) / 2
-        upper = exact_gain(up, down, table.n, units=table.units, level=1 - 2 * tail).high
-        smallest, largest = (smallest, tail) if upper is not None and upper < limit else (tail, largest)
-    return 1.0 if largest == 0.5 else largest
-
-
-# ---------------------------------------------------------------- published means
-
-
-def judge_cells(
-    *,
-    home: float,
-    home_adapter: float,
-    new: float,
-    new_adapter: float,
-    n: int,
-    settings: Settings = _DEFAULT,
-    rule: str = "guarded",
-) -> Verdict:
-    """The verdict from four published success shares over `n` questions. Row scores are gone, so the arms count as independent
-    binomials. Scores of the same questions usually rise and fall together, so these intervals are wider than paired ones.
-
-    Intervals: squares of the distances to each arm's Wilson bounds, added up (MOVER; Zou & Donner 2008, doi 10.1002/sim.3095;
-    for a difference of two this is Newcombe's 1998 method 10).
-    """
-    shares = (home, home_adapter, new, new_adapter)
-    if n < 1 or any(not 0 <= share <= 1 for share in shares):
-        raise UsageError(f"Scores must be shares between 0 and 1 over at least one question, not {shares} over {n}.")
-    intervals = {name: _mover([-k for k in weight], shares, n) for name, weight in weights(settings.delta).items()}
-    contrasts = {"right": Contrasts(**intervals)}
-    arms = {arm: {"right": share} for arm, share in zip(ARMS, shares, strict=True)}
-    decision = decide(contrasts, settings, rule=rule)
-    judged = Verdict(
-        word=decision.word,
-        absorbed=decision.absorbed,
-        metric="right",
-        because="",
-        n=n,
-        groups=None,
-        arms=arms,
-        contrasts=contrasts,
-        settings=settings,
-        line=decision.line,
-    )
-    return _explained(judged)
-
-
-def _mover(factors: Sequence[float], shares: Sequence[float], n: int) -> Interval:
-    """Interval of a weighted sum of independent shares, each over `n` draws."""
-    value, below, above = 0.0, 0.0, 0.0
-    for factor, share in zip(factors, shares, strict=True):
-        value += factor * share
-        ends = [factor * end for end in _wilson(share, n)]
-        below += (factor * share - min(ends)) ** 2
-        above += (max(ends) - factor * share) ** 2
-    return Interval(value, value - math.sqrt(below), value + math.sqrt(above), "independent")
-
-
-def _wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    centre, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, (centre - half) / (1 + z * z / n)), min(1.0, (centre + half) / (1 + z * z / n))
 
 
 # ---------------------------------------------------------------- rows that tell it
@@ -227,22 +140,15 @@ def _witness(row: dict[str, Any], before: ItemScore, after: ItemScore) -> Witnes
 # ---------------------------------------------------------------- many adapters on one release
 
 
-def benjamini_hochberg(p_values: Sequence[float], q: float = 0.05) -> list[bool]:
-    """Which hypotheses to reject so that at most a share `q` of the rejections is false on average
-    (Benjamini & Hochberg 1995, doi 10.1111/j.2517-6161.1995.tb02031.x), in the order given."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    last = max((rank for rank, i in enumerate(order, start=1) if p_values[i] <= q * rank / len(order)), default=0)
-    found = set(order[:last])
-    return [i in found for i in range(len(p_values))]
-
-
 def broken(checks: Sequence[Check], q: float = 0.05) -> list[bool]:
     """Which adapters the release broke: those that cannot load, and the discoveries among the tested ones. An adapter without a
     p-value (not tested, nothing to transfer) is neither found nor counted."""
-    tested = [i for i, check in enumerate(checks) if check.verdict is not None and check.verdict.p_worse is not None]
-    tested = [i for i in tested if checks[i].word not in ("no gain at home", "not needed")]
-    found = benjamini_hochberg([float(checks[i].verdict.p_worse or 0.0) for i in tested], q)  # type: ignore[union-attr]
-    named = {i for i, yes in zip(tested, found, strict=True) if yes}
+    p_values = {
+        i: check.verdict.p_worse
+        for i, check in enumerate(checks)
+        if check.verdict is not None and check.verdict.p_worse is not None and check.word not in ("no gain at home", "not needed")
+    }
+    named = {i for i, discovered in zip(p_values, stats.discoveries([*p_values.values()], q), strict=True) if discovered}
     return [check.word == "cannot load" or i in named for i, check in enumerate(checks)]
 
 

@@ -54,7 +54,7 @@ def render(facts: Facts, checked: Checked) -> str:
         rounded_away=change is not None and change[1] < {"bfloat16": 2**-9, "float16": 2**-12}.get(base.dtype, 0.0),
         settings=[f"{key} {facts.recipe[key]}" for key in _SETTINGS if facts.recipe.get(key) not in (None, -1)],
         where=_where(base, entry),
-        licence=entry.license if entry is not None and entry.license.id == base.license else None,
+        licence=catalogue.licenses.get(base.license),
         source=base.source,
         hub=base.source.get("kind") == "hub",
         origin=_origin(facts),

@@ -18,10 +18,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from workbench import paths
 from workbench.bases.lock import LOCK_FILE, Lock, read_lock
 from workbench.bases.store import Bases
 from workbench.errors import ImportRefused, IntegrityError, NotFound, UsageError
-from workbench.files import sha256_of
+from workbench.files import room, sha256_of
 from workbench.foreign import GIB, MIB, Limits, open_regular
 from workbench.peft_layout import CONFIG, TEMPLATE, WEIGHTS
 from workbench.rebase.writing import exact, write_tensors
@@ -30,7 +31,7 @@ from workbench.registry import archive
 from workbench.registry.facts import base_identity
 from workbench.registry.lora_weights import read_weights, without_copies
 from workbench.registry.peft_config import MAX_BYTES, Declared, parse, strict_json
-from workbench.registry.staging import LOCK, room
+from workbench.registry.staging import LOCK
 from workbench.registry.store import Registry
 
 __all__ = ["import_adapter"]
@@ -84,7 +85,7 @@ def import_adapter(
     chosen = base if isinstance(base, Base) else bases.get(base) if base is not None else None
     if not path.exists():
         raise NotFound(f"There is nothing at {path}.", hint="Give the folder that PEFT saved, or a zip of it.")
-    with room("import") as draft:
+    with room(paths.adapters_dir(), "import") as draft:
         home, origin = _LIMITS.run(_take_in, path.resolve(), draft, chosen, bases.list())
         try:
             return (registry or Registry()).publish(

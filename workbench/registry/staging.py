@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
-import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import manifest, paths
-from workbench.errors import IntegrityError, LayoutMissing, WorkbenchError
+from workbench import manifest
+from workbench.errors import IntegrityError, LayoutMissing
 from workbench.foreign import GIB, Limits
 from workbench.peft_layout import CONFIG, TEMPLATE, TOKENIZER, WEIGHTS
 from workbench.registry import card
@@ -23,41 +19,11 @@ if TYPE_CHECKING:
     from workbench.bases.lock import Lock
     from workbench.registry.lora_weights import Checked
 
-__all__ = ["LOCK", "fill", "room", "seal", "staging_dir"]
+__all__ = ["LOCK", "fill", "seal"]
 
 LOCK = "base.lock.json"
 _EVIDENCE = (".json", ".jsonl")
 _READERS = ("numpy", "workbench.registry.lora_weights", "workbench.registry.peft_config")  # loaded once, not in every child
-_ABANDONED = 24 * 3600  # seconds after which a draft that nobody finished is swept away
-
-
-def staging_dir() -> Path:
-    """`<home>/adapters/.staging`, on the disk where versions will stand."""
-    return paths.adapters_dir() / ".staging"
-
-
-@contextmanager
-def room(kind: str = "draft") -> Iterator[Path]:
-    """An empty folder to build in; whatever is still there at the end is removed. Sweeps what killed processes left."""
-    staging_dir().mkdir(parents=True, exist_ok=True)
-    _sweep()
-    folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=staging_dir()))
-    folder.chmod(0o755)  # mkdtemp hides it from other users; a published version may be read
-    try:
-        yield folder
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise WorkbenchError(f"The disk of {paths.adapters_dir()} is full.", hint="Free some space and try again.") from None
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sweep() -> None:
-    for old in staging_dir().iterdir():
-        with suppress(OSError):
-            if time.time() - old.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(old)
 
 
 def fill(draft: Path, source: Path, facts: Facts) -> Checked:

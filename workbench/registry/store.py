@@ -20,7 +20,7 @@ from workbench import manifest, paths
 from workbench.db import reading
 from workbench.db.session import now, transaction
 from workbench.errors import Conflict, IntegrityError, NotFound, UsageError
-from workbench.files import flush, sha256_of
+from workbench.files import flush, room, sha256_of
 from workbench.records import VERSION, Adapter, AdapterRef, Base, Dataset, check_name
 from workbench.registry import rows
 
@@ -145,7 +145,7 @@ class Registry:
         for place, about in rows.unentered(name) if job_id else ():
             if about.get("job_id") == job_id:  # this job was killed between the rename and the commit
                 return _enter(about, sha256_of(place / manifest.NAME), token=token)
-        with staging.room() as draft:
+        with room(paths.adapters_dir()) as draft:
             checked = staging.fill(draft, folder, facts)
             for _ in range(_RACES):
                 facts.version = rows.next_version(name)

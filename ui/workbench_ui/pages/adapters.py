@@ -9,11 +9,11 @@ import gradio as gr
 from workbench import Workbench
 from workbench.records import Adapter
 from workbench.words import Words
-from workbench_ui.chrome import head, nav
+from workbench_ui.chrome import head
 from workbench_ui.guard import spoken
 from workbench_ui.views import adapters as views
-from workbench_ui.views.markup import esc, panel, stack
-from workbench_ui.widgets.view import QUIET, view
+from workbench_ui.views.markup import esc, stack, trouble
+from workbench_ui.widgets.view import QUIET, Shown, view
 
 __all__ = ["build"]
 
@@ -22,23 +22,23 @@ _FIND = 100  # characters
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
 
-def build(bench: Workbench, t: Words) -> gr.Blocks:
+def build(page: gr.Blocks, bench: Workbench, t: Words) -> None:
     """Nothing here changes by itself: one look at the registry when the page opens."""
-    with gr.Blocks(analytics_enabled=False) as page:
-        nav(t, "adapters")
-        top, body = view(), view()
+    top, body = view(), view()
 
-        def open_page(request: gr.Request) -> tuple[str, str]:
-            query = {key: str(value) for key, value in dict(request.query_params).items()}
-            wanted = query.get("adapter", "")
-            shown, problem = spoken(t, lambda: _detail(bench, wanted, t) if wanted else _list(bench, query, t))
-            if shown is not None:
-                return shown
-            back = (t.link("adapters"), esc(t("adapters.all")))
-            return head(esc(t("adapters.unknown")), back=back), panel("bad", problem, icon="warn")
+    def open_page(request: gr.Request) -> Shown:
+        query = {key: str(value) for key, value in dict(request.query_params).items()}
+        wanted = query.get("adapter", "")
+        if not wanted:
+            shown, problem = spoken(t, lambda: _list(bench, query, t))
+            return {top: head(esc(t("adapters.title")), esc(t("adapters.lead"))), body: shown or trouble(problem)}
+        back = (t.link("adapters"), esc(t("adapters.all")))
+        adapter, problem = spoken(t, lambda: bench.adapters.get(wanted))
+        if adapter is None:
+            return {top: head(esc(t("adapters.unknown")), back=back), body: trouble(problem)}
+        return {top: head(esc(adapter.ref), esc(_learned(bench, adapter, t)), back=back), body: _detail(bench, adapter, t)}
 
-        page.load(open_page, None, [top, body], **QUIET)
-    return page
+    page.load(open_page, None, [top, body], **QUIET)
 
 
 def _learned(bench: Workbench, adapter: Adapter, t: Words) -> str:
@@ -48,26 +48,23 @@ def _learned(bench: Workbench, adapter: Adapter, t: Words) -> str:
     return views.learned(adapter, dataset, t)
 
 
-def _list(bench: Workbench, query: dict[str, str], t: Words) -> tuple[str, str]:
+def _list(bench: Workbench, query: dict[str, str], t: Words) -> str:
     """`?find=` narrows the list, `?page=` leafs through it."""
     page = query.get("page", "")
-    shown = views.adapter_page(
-        bench.adapters.list(), t, find=query.get("find", "")[:_FIND], page=int(page) if _NUMBER.fullmatch(page) else 1
-    )
-    return head(esc(t("adapters.title")), esc(t("adapters.lead"))), shown
+    number = int(page) if _NUMBER.fullmatch(page) else 1
+    return views.adapter_page(bench.adapters.list(), t, find=query.get("find", "")[:_FIND], page=number)
 
 
-def _detail(bench: Workbench, ref: str, t: Words) -> tuple[str, str]:
-    adapter = bench.adapters.get(ref)
+def _detail(bench: Workbench, adapter: Adapter, t: Words) -> str:
     base, _ = spoken(t, lambda: bench.bases.get(adapter.base))  # it may have been removed since, as may the samples
     samples, problem = spoken(t, lambda: bench.samples(adapter.ref, n=_SAMPLES))
+    versions, _ = spoken(t, lambda: bench.adapters.list(adapter.name))
     body = [
         views.adapter_actions(adapter, t),
         views.adapter_score(adapter, t),
         views.adapter_answers(samples or [], t),
-        panel("bad", problem, icon="warn") if problem else "",
-        views.adapter_facts(adapter, bench.adapters.list(adapter.name), t),
+        trouble(problem),
+        views.adapter_facts(adapter, versions or [], t),
         views.adapter_use(adapter, base, t),
     ]
-    back = (t.link("adapters"), esc(t("adapters.all")))
-    return head(esc(adapter.ref), esc(_learned(bench, adapter, t)), back=back), stack(body)
+    return stack(body)

@@ -9,29 +9,26 @@ from workbench.words import Words
 from workbench_ui.guard import guarded
 from workbench_ui.views import train as views
 from workbench_ui.widgets.choice import choice
-from workbench_ui.widgets.view import BUSY, QUIET, view
+from workbench_ui.widgets.view import BUSY, QUIET, to_job, view
 
-__all__ = ["fetch_base"]
-
-
-def fetch_base(page: gr.Blocks, bench: Workbench, t: Words) -> None:
-    """Builds the controls. Pressing the button leads to the page of the job that fetches."""
-    do, on = _Handlers(bench, t), guarded(t)
-    entry = choice(label=t("base.known"))
-    about = view()
-    fetch = gr.Button(t("base.fetch"), scale=0)
-    started = gr.Textbox(visible=False)
-
-    page.load(on(do.open), None, entry, **QUIET).then(on(do.describe), entry, about, **QUIET)
-    entry.input(on(do.describe), entry, about, **QUIET)
-    fetch.click(on(do.fetch), entry, started, **BUSY).success(
-        None, started, None, js=f"(id) => {{ location.href = '{t.link('jobs')}?job=' + encodeURIComponent(id); }}"
-    )
+__all__ = ["FetchBase"]
 
 
-class _Handlers:
+class FetchBase:
+    """The controls and what their events do. Pressing the button leads to the page of the job that fetches."""
+
     def __init__(self, bench: Workbench, t: Words) -> None:
         self.bench, self.t = bench, t
+        self.entry = choice(label=t("base.known"))
+        self.about = view()
+        self.button = gr.Button(t("base.fetch"), scale=0)
+        self.started = gr.Textbox(visible=False)
+
+    def wire(self, page: gr.Blocks) -> None:
+        on = guarded(self.t)
+        page.load(on(self.open), None, self.entry, **QUIET).then(on(self.describe), self.entry, self.about, **QUIET)
+        self.entry.input(on(self.describe), self.entry, self.about, **QUIET)
+        to_job(self.button.click(on(self.fetch), self.entry, self.started, **BUSY), self.started, self.t)
 
     def open(self) -> gr.Dropdown:
         """What is not here yet: tried entries first, small before large."""

@@ -6,11 +6,10 @@ import gradio as gr
 
 from workbench import Workbench
 from workbench.words import Words
-from workbench_ui.chrome import nav
 from workbench_ui.guard import spoken
 from workbench_ui.views.home import home
-from workbench_ui.views.markup import panel
-from workbench_ui.widgets.view import QUIET, view
+from workbench_ui.views.markup import trouble
+from workbench_ui.widgets.view import QUIET, Shown, view
 
 __all__ = ["build"]
 
@@ -18,19 +17,15 @@ _EVERY = 5.0  # seconds between two looks while something runs
 _LISTED = 20  # jobs looked at
 
 
-def build(bench: Workbench, t: Words) -> gr.Blocks:
+def build(page: gr.Blocks, bench: Workbench, t: Words) -> None:
     """Home: what this is, what runs, what was made."""
-    with gr.Blocks(analytics_enabled=False) as page:
-        nav(t, "")
-        shown = view()
-        timer = gr.Timer(_EVERY, active=False)
+    shown = view()
+    timer = gr.Timer(_EVERY, active=False)
 
-        def draw() -> tuple[str, gr.Timer]:
-            found, problem = spoken(t, lambda: (bench.jobs.list(limit=_LISTED), bench.adapters.list()))
-            jobs, adapters = found or ([], [])
-            warning = panel("bad", problem, icon="warn") if problem else ""
-            return home(jobs, adapters, t) + warning, gr.Timer(active=any(not job.state.final for job in jobs))
+    def draw() -> Shown:
+        found, problem = spoken(t, lambda: (bench.jobs.list(limit=_LISTED), bench.adapters.list()))
+        jobs, adapters = found or ([], [])
+        return {shown: home(jobs, adapters, t) + trouble(problem), timer: gr.Timer(active=any(not job.state.final for job in jobs))}
 
-        page.load(draw, None, [shown, timer], **QUIET)
-        timer.tick(draw, None, [shown, timer], **QUIET)
-    return page
+    page.load(draw, None, [shown, timer], **QUIET)
+    timer.tick(draw, None, [shown, timer], **QUIET)

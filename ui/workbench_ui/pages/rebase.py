@@ -6,23 +6,23 @@ Everything is read from the stored checks at each look. Checking is a job: the p
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 import gradio as gr
 
 from workbench import Workbench
+from workbench.ancestry import bases_in_order
 from workbench.errors import NotFound
 from workbench.rebase.release import Cell
 from workbench.records import Base, Dataset, Job
 from workbench.words import Words
-from workbench_ui.chrome import head, nav
+from workbench_ui.chrome import head
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.views import rebase as views
 from workbench_ui.views.check import detail
-from workbench_ui.views.lineage import bases_in_order, lineage
-from workbench_ui.views.markup import card, esc, panel, stack
+from workbench_ui.views.lineage import lineage
+from workbench_ui.views.markup import card, esc, panel, stack, trouble
 from workbench_ui.views.matrix import matrix
-from workbench_ui.widgets.view import QUIET, view
+from workbench_ui.widgets.view import QUIET, Shown, view
 
 __all__ = ["build"]
 
@@ -45,61 +45,55 @@ watch('value', () => { if (row === null) return; const was = row; row = null;
     (now?.querySelector('a, button, select') || document.getElementById('wb-top'))?.focus(); }, 80); });"""
 
 
-def build(bench: Workbench, t: Words) -> gr.Blocks:
+def build(page: gr.Blocks, bench: Workbench, t: Words) -> None:
     """The overview of one base, or one cell in full; the address decides which one shows."""
-    do, on = _Handlers(bench, t), guarded(t)
-    with gr.Blocks(analytics_enabled=False) as page:
-        nav(t, "rebase")
-        top = view()
-        picker = gr.HTML(js_on_load=_PICK, apply_default_css=False, padding=False)
-        answer = gr.HTML(js_on_load=_ACT, apply_default_css=False, padding=False)
-        with gr.Accordion(t("rebase.versions"), open=False, visible=False, elem_classes="wb-fold") as fold:
-            versions = view()
-        picture = view()
-        # Held by the browser, not by the session: a restarted server must still know them.
-        base, seen = gr.Textbox(visible=False), gr.Textbox(visible=False)
-        timer = gr.Timer(_EVERY, active=False)
-
-        moving = [answer, fold, versions, picture, base, seen, timer]
-        page.load(on(do.open), None, [top, picker, *moving], **QUIET)
-        picker.picked(on(do.pick), None, moving, **QUIET)
-        answer.act(on(do.act), [base], moving, **QUIET)
-        timer.tick(on(do.look), [base, seen], moving, **QUIET)
-    return page
+    _Page(bench, t).wire(page)
 
 
-class _Handlers:
-    """What the page's events do. All of them end in `_drawn`, which fills everything that may change."""
+class _Page:
+    """The components and what their events do. All events end in `_drawn`, which fills everything that may change."""
 
     def __init__(self, bench: Workbench, t: Words) -> None:
         self.bench, self.t = bench, t
+        self.top = view()
+        self.picker, self.answer = view(js_on_load=_PICK), view(js_on_load=_ACT)
+        with gr.Accordion(t("rebase.versions"), open=False, visible=False, elem_classes="wb-fold") as self.fold:
+            self.versions = view()
+        self.picture = view()
+        # Held by the browser, not by the session: a restarted server must still know them.
+        self.base, self.seen = gr.Textbox(visible=False), gr.Textbox(visible=False)
+        self.timer = gr.Timer(_EVERY, active=False)
 
-    def open(self, request: gr.Request) -> list[Any]:
-        t, wanted = self.t, str(request.query_params.get("base") or "")
-        adapter = str(request.query_params.get("adapter") or "")
+    def wire(self, page: gr.Blocks) -> None:
+        on, base = guarded(self.t), self.base
+        moving = [self.answer, self.fold, self.versions, self.picture, base, self.seen, self.timer]
+        page.load(on(self.open), None, [self.top, self.picker, *moving], **QUIET)
+        self.picker.picked(on(self.pick), None, moving, **QUIET)
+        self.answer.act(on(self.act), base, moving, **QUIET)
+        self.timer.tick(on(self.look), [base, self.seen], moving, **QUIET)
+
+    def open(self, request: gr.Request) -> Shown:
+        t, wanted, adapter = self.t, str(request.query_params.get("base") or ""), _adapter(request)
         bases, problem = spoken(t, lambda: _newest_first(self.bench.bases.list()))
         chosen = wanted or self._default(bases or [])
         if adapter:
             back = (t.link("rebase", base=chosen), esc(t("rebase.all", base=chosen)))
-            title, picker = head(t.html("rebase.cell_title", adapter=adapter, base=chosen), back=back), ""
+            named = {self.top: head(t.html("rebase.cell_title", adapter=adapter, base=chosen), back=back)}
         else:
             why = f'<a href="{esc(t.link("why"))}">{esc(t("rebase.why_link"))}</a>'
-            title, picker = head(esc(t("nav.rebase")), f"{esc(t('rebase.lead'))} {why}"), views.picker(bases or [], chosen, t)
-        if problem:
-            return [title, picker, panel("bad", problem, icon="warn"), *self._nothing(chosen)]
-        return [title, picker, *self._drawn(chosen, adapter)]
+            title = head(esc(t("nav.rebase")), f"{esc(t('rebase.lead'))} {why}")
+            named = {self.top: title, self.picker: views.picker(bases or [], chosen, t)}
+        return {**named, **({self.answer: trouble(problem), self.base: chosen} if problem else self._drawn(chosen, adapter))}
 
-    def pick(self, event: gr.EventData) -> list[Any]:
+    def pick(self, event: gr.EventData) -> Shown:
         return self._drawn(str(event.base), "")
 
-    def look(self, base: str, seen: str, request: gr.Request) -> list[Any]:
-        adapter = str(request.query_params.get("adapter") or "")
+    def look(self, base: str, seen: str, request: gr.Request) -> Shown:
         jobs = self._jobs()
-        return [gr.skip()] * 7 if _stamp(jobs) == seen else self._drawn(base, adapter, jobs)
+        return gr.skip() if _stamp(jobs) == seen else self._drawn(base, _adapter(request), jobs)
 
-    def act(self, base: str, event: gr.EventData, request: gr.Request) -> list[Any]:
+    def act(self, base: str, event: gr.EventData, request: gr.Request) -> Shown:
         """Start what a button asks for; what runs already is not started again."""
-        adapter = str(request.query_params.get("adapter") or "")
         wanted = str(event.adapter)
         asked = [self.bench.adapters.get(wanted)] if wanted else self.bench.rebase.candidates(base)
         cells = [cell for cell in self.bench.rebase.matrix(asked, [base]) if cell.job is None and (wanted or cell.state.waits)]
@@ -107,29 +101,27 @@ class _Handlers:
             self.bench.evaluate(wanted, dataset=str(event.dataset) or None)
         elif event.what == "check" and cells:
             self.bench.rebase.check([cell.adapter.ref for cell in cells], onto=base)
-        return self._drawn(base, adapter)
+        return self._drawn(base, _adapter(request))
 
     # ---------------------------------------------------------------- drawing
 
-    def _drawn(self, base: str, adapter: str, jobs: list[Job] | None = None) -> list[Any]:
+    def _drawn(self, base: str, adapter: str, jobs: list[Job] | None = None) -> Shown:
         jobs = self._jobs() if jobs is None else jobs
+        nothing = {self.fold: gr.Accordion(visible=False), self.versions: "", self.picture: "", self.base: base}
         shown, problem = spoken(self.t, lambda: self._cell(base, adapter) if adapter else self._overview(base))
         if shown is None:
-            return [panel("bad", problem, icon="warn"), *self._nothing(base)]
-        return [*shown, base, _stamp(jobs), gr.Timer(active=bool(jobs))]
+            return {**nothing, self.answer: trouble(problem), self.seen: "", self.timer: gr.Timer(active=False)}
+        return {**nothing, **shown, self.seen: _stamp(jobs), self.timer: gr.Timer(active=bool(jobs))}
 
-    def _nothing(self, base: str) -> list[Any]:
-        return [gr.Accordion(visible=False), "", "", base, "", gr.Timer(active=False)]
-
-    def _overview(self, base: str) -> list[Any]:
+    def _overview(self, base: str) -> Shown:
         t, bases = self.t, self.bench.bases.list()
         if not bases:
-            return [views.no_bases(t), gr.Accordion(visible=False), "", ""]
+            return {self.answer: views.no_bases(t)}
         adapters = self.bench.adapters.list()
         picture = card(t("lineage.title"), lineage(bases, adapters, t, chosen=base)) if adapters else ""
         self.bench.bases.get(base)  # says which ones there are
         if len(bases) == 1 and adapters and all(str(adapter.base) == base for adapter in adapters):
-            return [views.one_base(bases[0], t), gr.Accordion(visible=False), "", picture]
+            return {self.answer: views.one_base(bases[0], t), self.picture: picture}
         refs = [str(b.ref) for b in bases_in_order(bases)]
         ordered = sorted(adapters, key=lambda a: (a.name, -a.version))
         everything = self.bench.rebase.matrix(ordered, refs)
@@ -138,11 +130,14 @@ class _Handlers:
         at_home = len({adapter.name for adapter in adapters}) - len(cells)
         waiting = [cell.adapter.ref for cell in cells if cell.state.waits]
         seconds = self.bench.rebase.estimate(waiting, base) if len(waiting) > 1 else None
-        answer = views.answer(cells, base, t, at_home=at_home, seconds=seconds, datasets=self._datasets(cells))
-        table = matrix(everything, t, chosen=base) if ordered else ""
-        return [answer, gr.Accordion(visible=bool(ordered)), table, picture]
+        return {
+            self.answer: views.answer(cells, base, t, at_home=at_home, seconds=seconds, datasets=self._datasets(cells)),
+            self.fold: gr.Accordion(visible=bool(ordered)),
+            self.versions: matrix(everything, t, chosen=base) if ordered else "",
+            self.picture: picture,
+        }
 
-    def _cell(self, base: str, ref: str) -> list[Any]:
+    def _cell(self, base: str, ref: str) -> Shown:
         check = self.bench.rebase.find(ref, base)
         try:
             adapter = self.bench.adapters.get(ref)
@@ -151,11 +146,11 @@ class _Handlers:
                 raise
             gone = panel("warn", self.t.html("rebase.adapter_gone", adapter=ref), icon="warn")
             kept = Cell(views.adapter_of(check), base, check, stale=True)
-            return [stack([gone, detail(kept, self.t)]), gr.Accordion(visible=False), "", ""]
+            return {self.answer: stack([gone, detail(kept, self.t)])}
         if check is None:
             self.bench.bases.get(base)  # says which ones there are
         (cell,) = self.bench.rebase.matrix([adapter], [base])
-        return [detail(cell, self.t, datasets=self._datasets([cell])), gr.Accordion(visible=False), "", ""]
+        return {self.answer: detail(cell, self.t, datasets=self._datasets([cell]))}
 
     # ---------------------------------------------------------------- reading
 
@@ -172,6 +167,11 @@ class _Handlers:
         homes = {str(adapter.base) for adapter in spoken(self.t, self.bench.adapters.list)[0] or []}
         moved = [base for base in bases if homes - {str(base.ref)}]
         return str((moved or bases)[0].ref) if bases else ""
+
+
+def _adapter(request: gr.Request) -> str:
+    """The one that the address names."""
+    return str(request.query_params.get("adapter") or "")
 
 
 def _newest_first(bases: list[Base]) -> list[Base]:

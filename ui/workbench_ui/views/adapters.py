@@ -12,7 +12,7 @@ from workbench.records import Adapter, Base, Dataset
 from workbench.words import Words
 from workbench.worth import gain, metric_of
 from workbench_ui.views.jobs import download_link
-from workbench_ui.views.markup import badge, button, card, code_block, empty, esc, facts, stack
+from workbench_ui.views.markup import badge, button, card, code_block, empty, esc, facts, quiet, stack
 from workbench_ui.views.scores import TONES, answers, score_bars, score_sentence, verdict
 
 __all__ = ["adapter_actions", "adapter_answers", "adapter_facts", "adapter_list", "adapter_page", "adapter_score", "adapter_use", "learned"]
@@ -21,21 +21,20 @@ _PAGE = 50  # names on one page
 
 
 def adapter_list(adapters: Sequence[Adapter], t: Words, *, now: datetime | None = None) -> str:
-    """One card an adapter: the newest version of each name, with how many came before."""
+    """One card an adapter: the newest version of each name, with how many came before. `adapters` come newest first."""
     if not adapters:
         start = t.link("train", dataset="order-codes", preset="quick")
         return empty(t("adapters.empty_title"), t("adapters.empty"), button(t("adapters.empty_action"), start, primary=True, icon="train"))
     versions = Counter(adapter.name for adapter in adapters)
-    newest = {adapter.name: adapter for adapter in sorted(adapters, key=lambda a: a.version)}
-    ordered = sorted(newest.values(), key=lambda a: a.created_at, reverse=True)
-    return f'<ul class="wb-grid">{"".join(_card(a, versions[a.name], t, now) for a in ordered)}</ul>'
+    newest = {adapter.name: adapter for adapter in reversed(adapters)}
+    cards = "".join(_card(newest[name], count, t, now) for name, count in versions.items())
+    return f'<ul class="wb-grid">{cards}</ul>'
 
 
 def adapter_page(adapters: Sequence[Adapter], t: Words, *, find: str = "", page: int = 1, now: datetime | None = None) -> str:
-    """The adapters whose name or base holds `find`, so many names at a time, newest first; search and pages where there are more."""
+    """The adapters whose name or base holds `find`, so many names at a time; search and pages where there are more."""
     wanted = find.strip().lower()
-    recent = sorted(adapters, key=lambda a: a.created_at, reverse=True)
-    names = list(dict.fromkeys(a.name for a in recent if wanted in f"{a.name} {a.base}".lower()))
+    names = list(dict.fromkeys(a.name for a in adapters if wanted in f"{a.name} {a.base}".lower()))
     pages = max(1, -(-len(names) // _PAGE))
     page = min(max(1, page), pages)
     shown = set(names[(page - 1) * _PAGE : page * _PAGE])
@@ -113,14 +112,14 @@ def adapter_answers(samples: Sequence[dict[str, Any]], t: Words) -> str:
     """Test questions answered by the base and by the base with the adapter."""
     columns = [("base", t("answers.base")), ("adapter", t("answers.adapter"))]
     shown = answers(samples, columns, t)
-    return card(t("adapters.answers"), f'<p class="wb-quiet">{esc(t("adapters.answers_how"))}</p>{shown}') if shown else ""
+    return card(t("adapters.answers"), quiet(t("adapters.answers_how")) + shown) if shown else ""
 
 
 def adapter_facts(adapter: Adapter, versions: Sequence[Adapter], t: Words) -> str:
     """Lineage: base and its lock, dataset and its hash, job, parents, other versions."""
     job = f'<a href="{esc(t.link("jobs", job=adapter.job_id))}">{esc(adapter.job_id)}</a>' if adapter.job_id else ""
-    listed = [a for a in sorted(versions, key=lambda a: -a.version) if a.version != adapter.version]
-    others = ", ".join(_version_link(a, t) for a in listed[:_PAGE]) + (" …" if len(listed) > _PAGE else "")
+    listed = [_ref_link(a.ref, t, f"v{a.version}") for a in versions if a.version != adapter.version]
+    others = ", ".join(listed[:_PAGE]) + (" …" if len(listed) > _PAGE else "")
     pairs = [
         (t("fact.base"), f"{esc(adapter.base)} <code>{esc(adapter.base_lock_sha256[:12])}</code>"),
         (t("fact.dataset"), f"{esc(adapter.dataset)} <code>{esc((adapter.dataset_sha256 or '')[:12])}</code>" if adapter.dataset else ""),
@@ -135,12 +134,8 @@ def adapter_facts(adapter: Adapter, versions: Sequence[Adapter], t: Words) -> st
     return card(t("adapters.facts"), facts(pairs))
 
 
-def _version_link(adapter: Adapter, t: Words) -> str:
-    return f'<a href="{esc(t.link("adapters", adapter=adapter.ref))}">v{adapter.version}</a>'
-
-
-def _ref_link(ref: str, t: Words) -> str:
-    return f'<a href="{esc(t.link("adapters", adapter=ref))}">{esc(ref)}</a>'
+def _ref_link(ref: str, t: Words, shown: str = "") -> str:
+    return f'<a href="{esc(t.link("adapters", adapter=ref))}">{esc(shown or ref)}</a>'
 
 
 def adapter_use(adapter: Adapter, base: Base | None, t: Words) -> str:

@@ -19,16 +19,15 @@ _SHOWN = 3
 
 
 def home(jobs: Sequence[Job], adapters: Sequence[Adapter], t: Words, *, now: datetime | None = None) -> str:
-    """The hero and the three steps; then running jobs and the newest adapters where there are any."""
+    """The hero and the three steps; then running jobs and the newest adapters where there are any. Both come newest first."""
     busy = [job for job in jobs if not job.state.final]
     recent = busy or list(jobs[:_SHOWN])
     parts = [_hero(t, new=not adapters and not jobs)]
     if recent:
         parts.append(f'<h2 class="wb-section">{esc(t("home.running" if busy else "home.recent"))}</h2>{job_list(recent, t, now=now)}')
     if adapters:
-        newest = sorted(adapters, key=lambda a: a.created_at, reverse=True)
-        names = list(dict.fromkeys(a.name for a in newest))[:_SHOWN]
-        shown = [a for a in newest if a.name in names]
+        names = list(dict.fromkeys(a.name for a in adapters))[:_SHOWN]
+        shown = [a for a in adapters if a.name in names]
         parts.append(f'<h2 class="wb-section">{esc(t("home.newest"))}</h2>{adapter_list(shown, t, now=now)}')
     return "".join(parts)
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from workbench.records import Job, JobState, Progress
+from workbench.records import PHASES, Job, JobState, Progress
 from workbench.words import Words
 from workbench_ui.icons import ICONS
 from workbench_ui.views.chart import Point, loss_chart
-from workbench_ui.views.markup import badge, bullet_list, button, card, empty, esc, facts, panel, stack, tiles
+from workbench_ui.views.markup import badge, bullet_list, button, card, empty, esc, facts, panel, progress_bar, quiet, stack, tiles
 from workbench_ui.views.scores import answers, score_sentence
 
-__all__ = ["Series", "frozen_settings", "job_list", "job_live", "job_samples", "job_title", "job_what", "phase_of", "series", "share_done"]
+__all__ = ["Series", "frozen_settings", "job_list", "job_live", "job_samples", "job_title", "job_what", "series"]
 
 _DOING = {"fetch", "rebase", "evaluate"}  # kinds of jobs with words of their own
-PHASES = ("preparing", "training", "testing", "publishing")
 _TONES = {
     JobState.queued: "idle",
     JobState.running: "busy",
@@ -50,35 +48,12 @@ def series(lines: Sequence[Progress]) -> Series:
     latest: Progress | None = None
     learned: Progress | None = None
     for p in lines:
-        latest = _newest(latest, p)
-        learned = _newest(learned, p) if p.phase == "training" else learned
+        latest = p.onto(latest)
+        learned = p.onto(learned) if p.phase == "training" else learned
     shown = [p for p in lines if p.samples]
     if not shown:
         return Series(train, evals, latest, learned)
     return Series(train, evals, latest, learned, shown[0].samples or [], shown[-1].samples or [], shown[-1].step)
-
-
-def _newest(before: Progress | None, line: Progress) -> Progress:
-    """`line` with what it leaves out taken from `before`; another phase counts its own steps, so nothing carries over."""
-    if before is None or line.phase != before.phase:
-        return line
-    given = {f.name: value for f in dataclasses.fields(line) if (value := getattr(line, f.name)) is not None}
-    return dataclasses.replace(before, **given)
-
-
-def phase_of(job: Job, progress: Progress | None) -> str:
-    """What a running job is doing, one of `PHASES`."""
-    phase = progress.phase if progress else PHASES[0]
-    return phase if phase in PHASES else PHASES[-1]
-
-
-def share_done(job: Job, progress: Progress | None) -> float | None:
-    """How much of the present phase is done, 0 to 1; None when nothing can be said."""
-    if job.state is JobState.succeeded:
-        return 1.0
-    if progress is None or progress.step is None or not progress.total_steps:
-        return None
-    return min(1.0, progress.step / progress.total_steps)
 
 
 # ---------------------------------------------------------------- the list
@@ -91,10 +66,10 @@ def job_list(jobs: Sequence[Job], t: Words, *, now: datetime | None = None) -> s
     return f'<ul class="wb-list">{"".join(_row(job, t, now) for job in jobs)}</ul>'
 
 
-def job_title(job: Job) -> str:
+def job_title(job: Job, t: Words) -> str:
     """Short: the adapter's name where the job makes one, else the job's own title."""
     recipe = job.spec.get("recipe") or {}
-    return str(recipe.get("name") or recipe.get("dataset") or job.title)
+    return str(recipe.get("name") or recipe.get("dataset") or t.said(job.title))
 
 
 def job_what(job: Job, t: Words) -> str:
@@ -110,14 +85,14 @@ def job_what(job: Job, t: Words) -> str:
 def _row(job: Job, t: Words, now: datetime | None) -> str:
     side = ""
     if job.state is JobState.running:
-        share = share_done(job, job.progress)
-        side = _bar(share, t) + f'<span class="wb-quiet">{esc(_time_left(job.progress, t))}</span>'
+        share = job.progress.share if job.progress else None
+        side = progress_bar(share, t("jobs.progress")) + f'<span class="wb-quiet">{esc(_time_left(job.progress, t))}</span>'
     elif job.state is JobState.succeeded:
         side = f'<span class="wb-quiet wb-clip">{esc(_outcome(job, t))}</span>'
     elif job.error:
-        side = f'<span class="wb-quiet wb-clip">{esc(job.error.splitlines()[0])}</span>'
+        side = f'<span class="wb-quiet wb-clip">{esc(t.said(job.error.splitlines()[0]))}</span>'
     return (
-        f'<li><a href="{esc(t.link("jobs", job=job.id))}"><span class="what"><strong>{esc(job_title(job))}</strong>'
+        f'<li><a href="{esc(t.link("jobs", job=job.id))}"><span class="what"><strong>{esc(job_title(job, t))}</strong>'
         f'<span class="wb-quiet">{esc(" · ".join(filter(None, [job_what(job, t), t.ago(job.created_at, now)])))}</span></span>'
         f'{badge(t.term("state", job.state.value), _TONES[job.state])}<span class="side">{side}</span></a></li>'
     )
@@ -152,11 +127,12 @@ def _headline(job: Job, progress: Progress | None, t: Words) -> str:
     if job.state is JobState.cancelled:
         again = button(t("jobs.again"), t.link("train", job=job.id)) if job.kind == "train" else ""
         return panel("idle", f"<strong>{esc(t('jobs.cancelled'))}</strong> {esc(t('jobs.cancelled_more'))}", icon="stop", actions=again)
-    share = share_done(job, progress) if job.state is JobState.running else None
-    left = _time_left(progress, t) or (progress.message if progress and progress.message else "")
+    share = progress.share if progress and job.state is JobState.running else None
+    left = _time_left(progress, t) or t.said(progress.message or "" if progress else "")
     steps = _stepper(job, progress, t) if job.kind == "train" else ""
     return (
-        f'<section class="wb-card wb-now"><p class="headline" role="status">{esc(_doing(job, progress, t))}</p>{steps}{_bar(share, t)}'
+        f'<section class="wb-card wb-now"><p class="headline" role="status">{esc(_doing(job, progress, t))}</p>{steps}'
+        f"{progress_bar(share, t('jobs.progress'))}"
         f'<p class="under"><span>{esc(left)}</span><span class="wb-quiet">{esc(t("jobs.close"))}</span></p></section>'
     )
 
@@ -168,7 +144,13 @@ def _doing(job: Job, progress: Progress | None, t: Words) -> str:
         return t(f"jobs.doing.{job.state.value}")
     if job.kind != "train":
         return t(f"jobs.doing.{job.kind}" if job.kind in _DOING else "jobs.doing.other")
-    return t(f"jobs.doing.{phase_of(job, progress)}")
+    return t(f"jobs.doing.{_phase(progress)}")
+
+
+def _phase(progress: Progress | None) -> str:
+    """What a running training is doing; a phase that this version does not know comes after all others."""
+    phase = progress.phase if progress else PHASES[0]
+    return phase if phase in PHASES else PHASES[-1]
 
 
 def _time_left(progress: Progress | None, t: Words) -> str:
@@ -177,18 +159,8 @@ def _time_left(progress: Progress | None, t: Words) -> str:
     return t("jobs.left", time=t.elapsed(progress.seconds_left))
 
 
-def _bar(share: float | None, t: Words) -> str:
-    if share is None:
-        return f'<div class="wb-progress waiting" role="progressbar" aria-label="{esc(t("jobs.progress"))}"><b></b></div>'
-    whole = round(100 * share)
-    return (
-        f'<div class="wb-progress" role="progressbar" aria-label="{esc(t("jobs.progress"))}" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{whole}"><b style="width:{whole}%"></b></div>'
-    )
-
-
 def _stepper(job: Job, progress: Progress | None, t: Words) -> str:
-    at = PHASES.index(phase_of(job, progress)) if job.state is JobState.running else -1
+    at = PHASES.index(_phase(progress)) if job.state is JobState.running else -1
     items = []
     for i, phase in enumerate(PHASES):
         kind = "past" if i < at else "here" if i == at else "ahead"
@@ -210,7 +182,7 @@ def _ready(job: Job, t: Words) -> str:
         actions = button(t("jobs.train_on"), t.link("train", base=str(result.get("base"))), primary=True, icon="train")
     if job.kind == "rebase":
         seen = button(t("jobs.see_checks"), t.link("rebase", base=str(result.get("base"))), primary=True)
-        failed = [f"{ref}: {told}" for ref, told in (result.get("failed") or {}).items()]
+        failed = [f"{ref}: {t.said(told)}" for ref, told in (result.get("failed") or {}).items()]
         warning = panel("warn", bullet_list(failed), icon="warn") if failed else ""
         return panel("good", f"<strong>{esc(t('jobs.checked'))}</strong>", icon="ok", actions=seen) + warning
     name = made or str(result.get("base") or result.get("out") or result.get("folder") or "")
@@ -224,7 +196,7 @@ def download_link(adapter: str) -> str:
 
 
 def _failed(job: Job, t: Words) -> str:
-    reason = esc(job.error or t("jobs.no_reason")).replace("\n", "<br>")
+    reason = esc(t.said(job.error) if job.error else t("jobs.no_reason")).replace("\n", "<br>")
     again = button(t("jobs.change"), t.link("train", job=job.id), primary=True) if job.kind == "train" else ""
     return panel("bad", f"<strong>{esc(t('jobs.failed'))}</strong><div class='reason'>{reason}</div>", icon="warn", actions=again)
 
@@ -255,7 +227,7 @@ def job_samples(run: Series, t: Words) -> str:
     rows: list[dict[str, Any]] = [{**row, "before": before.get(row.get("prompt")) if several else None} for row in run.samples]
     columns = [("before", t("answers.first")), ("answer", t("answers.now"))]
     note = t("jobs.samples_at", step=t.number(run.samples_step)) if run.samples_step is not None else ""
-    return card(t("jobs.samples"), f'<p class="wb-quiet">{esc(note)}</p>{answers(rows, columns, t)}')
+    return card(t("jobs.samples"), quiet(note) + answers(rows, columns, t))
 
 
 def frozen_settings(job: Job, t: Words) -> str:

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from workbench_ui.icons import ICONS
 
-__all__ = ["badge", "bullet_list", "button", "card", "code_block", "empty", "esc", "facts", "panel", "stack", "tiles"]
+__all__ = [
+    "badge",
+    "bullet_list",
+    "button",
+    "card",
+    "code_block",
+    "empty",
+    "esc",
+    "facts",
+    "panel",
+    "progress_bar",
+    "quiet",
+    "stack",
+    "tiles",
+    "trouble",
+]
 
 
 def esc(value: object) -> str:
@@ -37,6 +52,26 @@ def panel(tone: str, body: str, *, icon: str = "", actions: str = "") -> str:
     return f'<div class="wb-panel wb-{tone}">{ICONS.get(icon, "")}<div>{body}</div>{shown}</div>'
 
 
+def trouble(said: str) -> str:
+    """What went wrong, safe HTML; nothing where nothing did."""
+    return panel("bad", said, icon="warn") if said else ""
+
+
+def quiet(text: str) -> str:
+    """A remark in small print; `text` is escaped."""
+    return f'<p class="wb-quiet">{esc(text)}</p>'
+
+
+def progress_bar(share: float | None, label: str) -> str:
+    """How much is done, 0 to 1, with its name for screen readers; None is a bar that only moves."""
+    about = f'role="progressbar" aria-label="{esc(label)}"'
+    if share is None:
+        return f'<div class="wb-progress waiting" {about}><b></b></div>'
+    whole = round(100 * share)
+    told = f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{whole}"'
+    return f'<div class="wb-progress" {about} {told}><b style="width:{whole}%"></b></div>'
+
+
 def tiles(pairs: Iterable[tuple[str, str]]) -> str:
     """Figures in a row: (what, value), both plain text; empty values are left out."""
     items = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in pairs if value)
@@ -49,9 +84,10 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
     return f'<dl class="wb-facts">{rows}</dl>'
 
 
-def bullet_list(lines: Sequence[str]) -> str:
+def bullet_list(lines: Iterable[str]) -> str:
     """Plain-text lines as a list."""
-    return "<ul>" + "".join(f"<li>{esc(line)}</li>" for line in lines) + "</ul>" if lines else ""
+    items = "".join(f"<li>{esc(line)}</li>" for line in lines)
+    return f"<ul>{items}</ul>" if items else ""
 
 
 def code_block(text: str, copy: str, label: str) -> str:

@@ -7,16 +7,14 @@ from datetime import datetime
 from pathlib import Path
 
 from workbench.rebase.release import Cell, moving, safety
-from workbench.rebase.result import Check
+from workbench.rebase.result import STAGES, Check
 from workbench.rebase.telling import figures
 from workbench.rebase.verdicts import State, badness
 from workbench.records import Adapter, AdapterRef, Base, BaseRef, Dataset, Job
 from workbench.words import Words
-from workbench_ui.views.jobs import share_done
-from workbench_ui.views.markup import button, empty, esc, panel
+from workbench_ui.views.markup import button, empty, esc, panel, progress_bar
 
 __all__ = [
-    "STAGES",
     "act_button",
     "actions",
     "adapter_of",
@@ -30,9 +28,6 @@ __all__ = [
     "row",
     "sign",
 ]
-
-
-STAGES = ("structure", "weights", "probes", "behaviour")  # of a check: the phases of its job
 
 
 def picker(bases: Sequence[Base], chosen: str, t: Words) -> str:
@@ -117,7 +112,7 @@ def row(cell: Cell, t: Words, *, datasets: Sequence[Dataset] = ()) -> str:
     if cell.check is not None and state.name not in {"stale", "busy"}:
         numbers = f'<p class="figures">{t.markup(figures(cell.check))}</p>'
     elif cell.failed is not None and cell.job is None:
-        said = t("rebase.failed", error=(cell.failed.error or t("jobs.no_reason")).splitlines()[0])
+        said = t("rebase.failed", error=t.said((cell.failed.error or t("jobs.no_reason")).splitlines()[0]))
         numbers = f'<p class="figures">{esc(said)} <a href="{esc(t.link("jobs", job=cell.failed.id))}">{esc(t("rebase.see_job"))}</a></p>'
     progress = _progress(cell.job, t) if cell.job is not None else ""
     return (
@@ -177,17 +172,9 @@ def _evaluate(adapter: Adapter, datasets: Sequence[Dataset], t: Words) -> str:
 
 
 def _progress(job: Job, t: Words) -> str:
-    share = share_done(job, job.progress) if job.progress else None
     phase = job.progress.phase if job.progress else ""
     said = t(f"rebase.stage.{phase}") if phase in STAGES else t.term("state", job.state.value)
-    if share is None:
-        bar = f'<div class="wb-progress waiting" role="progressbar" aria-label="{esc(t("jobs.progress"))}"><b></b></div>'
-    else:
-        whole = round(100 * share)
-        bar = (
-            f'<div class="wb-progress" role="progressbar" aria-label="{esc(t("jobs.progress"))}" aria-valuemin="0" aria-valuemax="100" '
-            f'aria-valuenow="{whole}"><b style="width:{whole}%"></b></div>'
-        )
+    bar = progress_bar(job.progress.share if job.progress else None, t("jobs.progress"))
     return f'{bar}<p class="figures">{esc(said)}</p>'
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -22,7 +22,6 @@ __all__ = [
     "Field",
     "changed",
     "command_line",
-    "fields_of",
     "from_form",
     "help_text",
     "nearest_preset",
@@ -46,11 +45,6 @@ class Field:
     optional: bool = False  # None is a value: the workbench decides
 
 
-def fields_of(model: type[Recipe] = Recipe) -> list[Field]:
-    """A `Field` for each field of the model that is not asked for elsewhere, in the model's order."""
-    return [_field(name, info.annotation, _group(info)) for name, info in model.model_fields.items() if name not in ON_THE_PAGE]
-
-
 def _group(info: FieldInfo) -> str:
     extra = info.json_schema_extra
     return str(extra["group"]) if isinstance(extra, dict) else GROUPS[0]
@@ -70,7 +64,8 @@ def _field(name: str, annotation: Any, group: str) -> Field:
     return Field(name, group, "number" if kind in (int, float) else "text", whole=kind is int, optional=optional)
 
 
-FIELDS = fields_of()
+# By name, in the model's order; what is asked for elsewhere on the page is left out.
+FIELDS = {name: _field(name, info.annotation, _group(info)) for name, info in Recipe.model_fields.items() if name not in ON_THE_PAGE}
 
 
 def to_form(field: Field, value: Any) -> Any:
@@ -104,25 +99,20 @@ def from_form(field: Field, raw: Any) -> Any:
 def preset_values(preset: str) -> dict[str, Any]:
     """Every advanced field's value under a preset, as plain JSON values."""
     values = {name: info.default for name, info in Recipe.model_fields.items()} | PRESETS[preset].values
-    return {field.name: _plain(values[field.name]) for field in FIELDS}
+    return {name: list(values[name]) if isinstance(values[name], tuple) else values[name] for name in FIELDS}
 
 
-def changed(raw: Sequence[Any], preset: str) -> dict[str, Any]:
-    """The fields whose control (in the order of `FIELDS`) differs from the preset. An emptied control that must not be
-    empty counts as left alone."""
+def changed(raw: Mapping[str, Any], preset: str) -> dict[str, Any]:
+    """The fields whose control differs from the preset. An emptied control that must not be empty counts as left alone."""
     basis = preset_values(preset)
-    values = {field.name: from_form(field, value) for field, value in zip(FIELDS, raw, strict=True)}
-    must = {field.name for field in FIELDS if not field.optional and field.kind == "number"}
+    values = {name: from_form(FIELDS[name], value) for name, value in raw.items()}
+    must = {name for name, field in FIELDS.items() if not field.optional and field.kind == "number"}
     return {name: value for name, value in values.items() if value != basis[name] and not (value is None and name in must)}
 
 
 def nearest_preset(recipe: Mapping[str, Any]) -> str:
     """The preset from which a recipe differs in the fewest fields; the first of them in their order."""
     return min(PRESETS, key=lambda preset: sum(recipe.get(name, value) != value for name, value in preset_values(preset).items()))
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def help_text(field: Field, t: Words) -> str:

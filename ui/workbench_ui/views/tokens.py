@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from workbench.words import Words
-from workbench_ui.views.markup import esc
+from workbench_ui.views.markup import esc, quiet
 
 __all__ = ["Span", "row_preview"]
 
@@ -18,7 +18,7 @@ _LONGEST = 6000  # characters shown; a row may be a whole book
 def row_preview(rows: Sequence[Sequence[Span]], at: int, t: Words) -> str:
     """Row `at` (from 0) of `rows`, neighbours of one class joined, with its legend."""
     if not rows:
-        return f'<p class="wb-quiet">{esc(t("preview.none"))}</p>'
+        return quiet(t("preview.none"))
     at = at % len(rows)
     left = _LONGEST
     parts: list[str] = []
@@ -29,11 +29,12 @@ def row_preview(rows: Sequence[Sequence[Span]], at: int, t: Words) -> str:
         if left <= 0:
             parts.append(f"<em> {esc(t('preview.cut'))}</em>")
             break
+    label = t("preview.label", n=at + 1, of=len(rows))
     legend = "".join(f'<li class="{kind}">{esc(t(f"preview.{kind}"))}</li>' for kind in _CLASSES)
     return (
         f'<div class="wb-preview"><ul class="legend">{legend}</ul>'
-        f'<div class="text" tabindex="0" role="group" aria-label="{esc(t("preview.label", n=at + 1, of=len(rows)))}">{"".join(parts)}</div>'
-        f'<p class="wb-quiet">{esc(t("preview.label", n=at + 1, of=len(rows)))}</p></div>'
+        f'<div class="text" tabindex="0" role="group" aria-label="{esc(label)}">{"".join(parts)}</div>'
+        f"{quiet(label)}</div>"
     )
 
 

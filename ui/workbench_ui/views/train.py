@@ -12,7 +12,7 @@ from workbench.data.checks import LISTED, Finding, Report
 from workbench.recipe import PRESETS
 from workbench.records import Base, Dataset
 from workbench.words import Words
-from workbench_ui.views.markup import bullet_list, code_block, esc, facts, panel
+from workbench_ui.views.markup import bullet_list, code_block, esc, facts, panel, quiet, trouble
 
 __all__ = [
     "as_code",
@@ -63,7 +63,7 @@ def no_data(t: Words) -> str:
 
 def column_question(question: str, t: Words) -> str:
     """What the file cannot say itself, as a question that the controls below answer."""
-    return panel("warn", f"<strong>{esc(t('data.ask'))}</strong> {esc(question)}", icon="warn")
+    return panel("warn", f"<strong>{esc(t('data.ask'))}</strong> {esc(t.said(question))}", icon="warn")
 
 
 def no_base(t: Words) -> str:
@@ -84,7 +84,9 @@ def catalogue_card(entry: Entry, t: Words) -> str:
         (t("base.context"), esc(t.number(entry.context_length))),
         (t("base.license"), esc(entry.license.id)),
     ]
-    return f'{facts(pairs)}<h3>{esc(t("base.obliges"))}</h3><div class="wb-note">{bullet_list(entry.license.obligations)}</div>'
+    return (
+        f'{facts(pairs)}<h3>{esc(t("base.obliges"))}</h3><div class="wb-note">{bullet_list(map(t.said, entry.license.obligations))}</div>'
+    )
 
 
 def _parameters(count: int) -> str:
@@ -108,7 +110,7 @@ def dataset_card(dataset: Dataset, report: Mapping[str, Any], t: Words) -> str:
 
 def file_report(report: Report, t: Words) -> str:
     """What the check says about a file that was dropped and not added yet."""
-    notes = "".join(f"<p>{esc(note)}</p>" for note in report.notes)
+    notes = "".join(f"<p>{esc(t.said(note))}</p>" for note in report.notes)
     good = panel("good", f"<strong>{esc(t.n('data.readable', report.rows))}</strong>{notes}", icon="ok") if report.ok else ""
     bad = _findings("bad", t("data.blocking"), report.problems, report, t) if report.problems else ""
     warn = _findings("warn", t("data.warnings"), report.warnings, report, t) if report.warnings else ""
@@ -116,7 +118,7 @@ def file_report(report: Report, t: Words) -> str:
 
 
 def _findings(tone: str, title: str, findings: Sequence[Finding], report: Report, t: Words) -> str:
-    lines, listed = [str(finding) for finding in findings[:_SHOWN_FINDINGS]], Counter(finding.kind for finding in findings)
+    lines, listed = [t.said(str(finding)) for finding in findings[:_SHOWN_FINDINGS]], Counter(finding.kind for finding in findings)
     beyond = sum(report.counts[kind] - n for kind, n in listed.items() if n >= LISTED)
     left = len(findings) - len(lines) + beyond
     more = f"<p>{esc(t('data.more', n=t.number(left)))}</p>" if left else ""
@@ -145,22 +147,16 @@ def summary_card(plan: Plan, t: Words) -> str:
         (t("train.steps"), esc(t.number(estimate.steps))),
         (t("train.tokens"), esc(t.tokens(estimate.tokens))),
         (t("train.kept"), esc(t.n("data.rows", plan.dataset.test_rows))),
-        (t("train.result"), f"<code>{esc(plan.publishes.split(' ')[0])}</code>"),
+        (t("train.result"), esc(t.said(plan.publishes))),
     ]
-    warnings = panel("warn", bullet_list(plan.warnings), icon="warn") if plan.warnings else ""
+    warnings = panel("warn", bullet_list(map(t.said, plan.warnings)), icon="warn") if plan.warnings else ""
     problems = problem_panel(plan.problems, t)
-    return f'<p class="sentence">{sentence}</p>{facts(pairs)}<p class="wb-quiet">{esc(_basis(estimate.basis, t))}</p>{warnings}{problems}'
-
-
-def _basis(basis: str, t: Words) -> str:
-    """Where the estimate comes from, in the page's words; a basis this page does not know is shown as it is."""
-    known = {"measured": "basis.measured", "scaled": "basis.scaled", "estimated": "basis.probe", "a guess": "basis.guess"}
-    return next((t(key) for start, key in known.items() if basis.startswith(start)), basis)
+    return f'<p class="sentence">{sentence}</p>{facts(pairs)}{quiet(t.said(estimate.basis))}{warnings}{problems}'
 
 
 def problem_panel(problems: Sequence[str], t: Words) -> str:
     """Why the run cannot start; empty without problems."""
-    return panel("bad", f"<strong>{esc(t('train.blocked'))}</strong>{bullet_list(problems)}", icon="warn") if problems else ""
+    return trouble(f"<strong>{esc(t('train.blocked'))}</strong>{bullet_list(map(t.said, problems))}") if problems else ""
 
 
 def as_code(yaml: str, command: str, t: Words) -> str:

@@ -10,24 +10,27 @@ import gradio as gr
 
 from workbench.words import Words
 from workbench_ui.views.recipe_form import FIELDS, Field, help_text, preset_values, to_form
+from workbench_ui.widgets.view import Shown, view
 
-__all__ = ["recipe_controls", "show_values"]
+__all__ = ["Controls", "recipe_controls", "show_values"]
+
+Controls = dict[str, gr.components.Component]  # by the name of the field
 
 
-def recipe_controls(t: Words, preset: str) -> list[gr.components.Component]:
+def recipe_controls(t: Words, preset: str) -> Controls:
     """A control for each of `FIELDS`, under the headings of their groups, holding the preset's values."""
     values = preset_values(preset)
-    controls: list[gr.components.Component] = []
-    for group, fields in groupby(FIELDS, key=lambda field: field.group):
-        gr.HTML(f'<h3 class="wb-group">{t(f"group.{group}")}</h3>', js_on_load=None, apply_default_css=False)
+    controls: Controls = {}
+    for group, fields in groupby(FIELDS.values(), key=lambda field: field.group):
+        view(f'<h3 class="wb-group">{t(f"group.{group}")}</h3>')
         with gr.Row(elem_classes="wb-fields"):
-            controls += [_control(field, to_form(field, values[field.name]), t) for field in fields]
+            controls |= {field.name: _control(field, to_form(field, values[field.name]), t) for field in fields}
     return controls
 
 
-def show_values(values: Mapping[str, Any]) -> list[Any]:
-    """Updates that make the controls show these recipe values, in the order of `FIELDS`."""
-    return [gr.update(value=to_form(field, values[field.name])) for field in FIELDS]
+def show_values(controls: Controls, values: Mapping[str, Any]) -> Shown:
+    """What makes the controls show these values of a recipe."""
+    return {controls[name]: gr.update(value=to_form(FIELDS[name], value)) for name, value in values.items()}
 
 
 def _control(field: Field, value: Any, t: Words) -> gr.components.Component:

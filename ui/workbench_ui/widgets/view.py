@@ -5,8 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
-__all__ = ["BUSY", "QUIET", "view"]
+from workbench.words import Words
+
+__all__ = ["BUSY", "QUIET", "Shown", "to_job", "view"]
+
+Shown = dict[Block, Any]
+"""What an event draws: component -> its new value or properties. A component that is left out stays as it is."""
 
 # Events of a page are plumbing: none of them is listed as an API. They answer within seconds, so they go straight to the
 # server, past Gradio's queue and its event stream; the page's script shows their errors.
@@ -16,4 +22,9 @@ BUSY: dict[str, Any] = {"queue": False, "show_progress": "minimal", "api_visibil
 
 def view(html: str = "", **options: Any) -> gr.HTML:
     """`html` must come from a view, where everything a person named is escaped. No script, no default style."""
-    return gr.HTML(html, js_on_load=None, apply_default_css=False, padding=False, **options)
+    return gr.HTML(html, **({"js_on_load": None, "apply_default_css": False, "padding": False} | options))
+
+
+def to_job(submitted: Any, job: gr.Textbox, t: Words) -> None:
+    """Once the event `submitted` has put a job's id into `job`, go to the job's page."""
+    submitted.success(None, job, None, js=f"(id) => {{ location.href = '{t.link('jobs')}?job=' + encodeURIComponent(id); }}")

@@ -1,7 +1,7 @@
 """Bases and adapters whose verdict is known beforehand: what any check of "does it still work?" must get right.
 
 Each writes a plain model folder (configuration, tokenizer and template copied) or a plain PEFT folder, one tensor in memory at a time.
-The one control that needs a plan of its own, the same model in other coordinates, is in `recoordinate`.
+The one control that needs a plan of its own, the same model in other coordinates, is in `workbench.rebase.recoordinate`.
 """
 
 from __future__ import annotations

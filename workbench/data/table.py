@@ -6,12 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from workbench.errors import DataError
 
-__all__ = ["Raw", "RowError", "Source", "Tally", "as_number", "letter", "shown"]
+__all__ = ["RawRow", "RawTable", "RowError", "Tally", "as_number", "letter"]
 
 MAX_ROWS = 2_000_000
 _SAMPLE = 2000  # rows that are enough to tell a format by
@@ -26,7 +25,7 @@ class RowError(ValueError):
         self.kind = kind
 
 
-Raw = tuple[int, dict[str, Any] | RowError]  # where a row stands: the line of a JSONL, CSV or text file, else counted from 1
+RawRow = tuple[int, dict[str, Any] | RowError]  # where a row stands: the line of a JSONL, CSV or text file, else counted from 1
 
 
 @dataclass
@@ -52,24 +51,24 @@ class Tally:
 
 
 @dataclass
-class Source:
+class RawTable:
     """A file as rows that can be read again from the start; `look` reads it once to say what it holds."""
 
-    kind: str  # "jsonl" | "json" | "csv" | "parquet" | "txt"
     how: str  # "CSV, separated by ';', UTF-8": how it was read, in words
-    read: Callable[[], Iterator[Raw]]
+    rows: Callable[[], Iterator[RawRow]]
     notes: list[str] = field(default_factory=list)
-    named: bool = True  # False when a CSV has no header line: its columns are A, B, C, …
+    lettered: bool = False  # a spreadsheet's: its columns go by letters as well
+    named: bool = True  # False when it has no header line: its columns are A, B, C, …
     columns: list[str] = field(default_factory=list)
     nothing: str = "holds no row that can be read."
     sample: list[dict[str, Any]] = field(default_factory=list)  # the first rows, and the first with each column
     tallies: dict[str, Tally] = field(default_factory=dict)  # of the columns asked for
 
-    def look(self, name: str, tallied: frozenset[str]) -> Source:
+    def look(self, name: str, tallied: frozenset[str]) -> RawTable:
         """Read all rows: fill `columns` (every key, as they come), `sample`, and `tallies` of columns called as in `tallied`."""
         columns, good = dict.fromkeys(self.columns), 0
         bad: list[str] = []
-        for count, (number, row) in enumerate(self.read()):
+        for count, (number, row) in enumerate(self.rows()):
             if count >= MAX_ROWS:
                 raise DataError(f"{name} holds more than {MAX_ROWS:,} rows.", hint="Split it, or take a sample.")
             if isinstance(row, RowError):
@@ -107,11 +106,6 @@ def as_number(value: Any) -> float | None:
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
-
-
-def shown(path: Path | str) -> str:
-    """A path as text that can be printed and stored, whatever bytes its name is made of."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in str(path))
 
 
 def letter(i: int) -> str:
