@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo ui test test-fast check fix bench families lab study study-live tables docs build clean
+.PHONY: demo ui test test-fast check fix mutate bench families lab study study-live tables docs build clean
 
 demo: $(STAMP)            ## train a LoRA adapter on a real open model and show that it learned
 	$(BIN)/workbench demo
@@ -29,6 +29,9 @@ check: $(STAMP)           ## ruff, mypy strict on the engine, import-linter
 fix: $(STAMP)             ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+mutate: $(VENV)/.mutmut   ## change the code in one place, over and over: how many such mutants the tests kill; twenty minutes
+	$(BIN)/python benchmarks/mutants.py
 
 bench: $(STAMP)           ## training speed beside plain TRL, alternating: a Llama, a mixture of experts, a Gemma 2
 	$(BIN)/python -m benchmarks.train
@@ -63,3 +66,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
+
+$(VENV)/.mutmut: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'mutmut>=3.8'
+	touch $@

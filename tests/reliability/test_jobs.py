@@ -203,6 +203,7 @@ def test_what_happened_to_a_job_is_told_in_order(jobs: Jobs) -> None:
         (3, "attempt succeeded", ""),
     ]
     assert [(event["what"], event["detail"]) for event in jobs.events(waiting.id)] == [("submitted", "count"), ("job cancelled", "")]
+    assert jobs.get(waiting.id).cancel_requested and jobs.get(waiting.id).ended_at is not None
 
 
 def test_every_claim_is_of_another_job(database: str, jobs: Jobs) -> None:
