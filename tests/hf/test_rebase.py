@@ -11,8 +11,8 @@ import torch
 from benchmarks import controls
 from tests.hf.rebase_world import ROWS, World, make_world, publish
 from tests.hf.tiny_adapter import tiny_adapter
-from tests.pico import make_pico_base
 from tests.test_cli import ok
+from tests.tiny_base import make_tiny_base
 from workbench.errors import DataError, NotFound, UsageError
 from workbench.hf.arms import NewBase, Test
 from workbench.hf.evaluate import evaluate
@@ -96,7 +96,7 @@ def test_an_independent_base_of_the_same_shape_is_called_one(world: World, tmp_p
 
 
 def test_a_base_that_cannot_take_the_adapter_is_judged_with_what_it_had_at_home(world: World, tmp_path: Path) -> None:
-    onto = world.add("narrow", make_pico_base(tmp_path / "narrow", hidden_size=32))
+    onto = world.add("narrow", make_tiny_base(tmp_path / "narrow", config={"hidden_size": 32}))
     world.check(onto)
     found = world.bench.rebase.get("orders@1", onto)
     assert found.word == "cannot load" and found.verdict is not None and found.verdict.arms["home_adapter"]["exact_match"] == 1.0
