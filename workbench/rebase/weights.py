@@ -24,7 +24,7 @@ from workbench.rebase.factors import Module, modules
 from workbench.rebase.result import Lineage, Weights
 from workbench.rebase.roles import OUTPUTS, embeddings
 
-__all__ = ["measure"]
+__all__ = ["examine"]
 
 _WORST = 3
 _READINGS = {"same": "continuation", "permuted": "permuted", "independent": "independent"}
@@ -44,7 +44,7 @@ class _Gathered:
         return total(sums).relative if sums else None
 
 
-def measure(
+def examine(
     adapter: Path, home: Lock, new: Lock, *, home_folder: Path | None, new_folder: Path, report: Callable[[str], None] | None = None
 ) -> Weights:
     """Compare the weights of base `new` with those the adapter was trained on. `home_folder` None: A is gone, its lock speaks.
