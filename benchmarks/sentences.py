@@ -197,7 +197,7 @@ def unknown() -> dict[str, set[str]]:
 # Written by pydantic or by the system, or joined from the items of a list.
 _BORROWED = re.compile(
     r"Input should be |Question = |No such file or directory|Permission denied|No space left on device|Is a directory|"
-    r"Expecting |Unterminated string |Extra data|\{\} or \{\}|\{\}; \{\}|\{\} adapters: "
+    r"Expecting |Unterminated string |Extra data|\{\} or \{\}|\{\}; \{\}|\{\} adapters: |\{\}: \{\}$"
 )
 
 if __name__ == "__main__":
