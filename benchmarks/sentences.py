@@ -29,7 +29,7 @@ SHELL_ONLY = {
     "cli/": "the words of the shell",
     "doctor.py": "workbench doctor",
     "prune.py": "workbench prune",
-    "bases/diff.py": "workbench base diff",
+    "rebase/diff.py": "workbench base diff",
     "hf/export_trl.py": "workbench train --export",
     "hf/merge.py": "workbench adapter export --merged",
     "registry/archive.py": "workbench adapter import",
