@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.pico import make_pico_base
+from tests.tiny_base import make_tiny_base
 
 # Where a kind of job for the tests is installed: for this process, and for those of jobs.
 _KINDS = str(Path(__file__).parent / "kinds")
@@ -64,6 +64,29 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules["workbench.db.session"].dispose()
 
 
+_alone: list[str] = []  # the fast test that runs now
+
+
+def _watch(event: str, args: tuple[Any, ...]) -> None:
+    started = event == "socket.bind" or event == "subprocess.Popen" and "workbench import foreign" not in str(args[1])
+    if _alone and started:
+        pytest.fail(f"{_alone[0]} starts a process or a server: mark it with pytest.mark.slow, so that `make test-fast` leaves it out.")
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A fast test, one directly in tests/ without a mark, starts nothing but the reader of strangers' files."""
+    if not item.nodeid.startswith(_ORDER) and not any(map(item.get_closest_marker, ("slow", "postgres"))):
+        _alone.append(item.nodeid)
+    try:
+        return (yield)
+    finally:
+        _alone.clear()
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Any]:
     """A real PostgreSQL server (`tests.postgres.Server`)."""
@@ -88,4 +111,4 @@ def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture(scope="session")
 def pico_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a real two-layer Llama, its tokenizer and chat template."""
-    return make_pico_base(tmp_path_factory.mktemp("pico"))
+    return make_tiny_base(tmp_path_factory.mktemp("pico"), dtype="F32")

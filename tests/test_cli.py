@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from counting import Count
 
-from tests.folders import write_adapter, write_base
+from tests.folders import write_adapter
 from tests.test_docs import json_page
 from tests.tiny_base import make_tiny_base
 from workbench import Workbench
@@ -253,6 +253,7 @@ def no_dispatcher_left() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_dispatcher_left")
+@pytest.mark.slow
 def test_jobs_from_submission_to_resumption(tmp_path: Path) -> None:
     """One that succeeds, one that fails, one that is let go of with Ctrl-C, cancelled and resumed."""
     _, shapes = json_page()
@@ -391,7 +392,7 @@ def test_a_terminal_without_a_character_shows_another() -> None:
 
 def test_what_a_stranger_wrote_cannot_steer_the_terminal(tmp_path: Path) -> None:
     evil = "\x1b]0;pwned\x07\x1b[2J\x1b[8mhidden\x9b2J\u202egnp.exe"
-    base = Workbench().bases.add("tiny@1", source=f"folder:{write_base(tmp_path / 'tiny')}")
+    base = Workbench().bases.add("tiny@1", source=f"folder:{make_tiny_base(tmp_path / 'tiny')}")
     adapter = write_adapter(tmp_path / "adapter")
     (adapter / "evidence").mkdir()
     (adapter / "evidence" / "samples.jsonl").write_text(json.dumps({"prompt": evil, "adapter": evil}) + "\n", encoding="utf-8")

@@ -68,8 +68,14 @@ def test_without_history_a_probe_is_the_basis(monkeypatch: pytest.MonkeyPatch) -
     assert estimate(recipe(), base(), [50] * 800).seconds < lora.seconds
 
 
-def test_the_probe_measures_something_plausible() -> None:
-    assert 1e9 < module._probe() < 1e14
+def test_the_probe_counts_the_operations_of_a_product_and_takes_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0 < module._probe() < math.inf
+    readings = [0.0]  # when it began; then, of each round: not over yet, began, ended
+    for began, took in ((0.01, 0.08), (0.1, 0.04), (0.2, 0.12)):
+        readings += [began, began, began + took]
+    readings += [0.5]
+    monkeypatch.setattr(module.time, "perf_counter", iter(readings).__next__)
+    assert module._probe.__wrapped__() == pytest.approx(2 * 192 * 576 * 1536 / 0.01), "four products took 0.04 s"
 
 
 def test_a_finished_run_is_the_better_basis() -> None:
@@ -98,6 +104,7 @@ def test_the_history_is_bounded_and_a_broken_one_is_no_obstacle() -> None:
     assert "again" in estimate(recipe(), base(), [50] * 8).basis
 
 
+@pytest.mark.slow
 def test_no_rows_and_no_torch() -> None:
     assert math.isfinite(estimate(recipe(), base(), []).seconds)
     code = "import sys, workbench.estimate; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.folders import write_base
+from tests.tiny_base import make_tiny_base
 from workbench import Workbench
 from workbench.errors import Conflict, NotFound, UsageError, WorkbenchError
 from workbench.jobs.fetching import FetchSpec
 from workbench.jobs.tasks import TaskContext
 
 
+@pytest.mark.slow
 def test_a_job_fetches_a_base_and_says_how_far_it_is(tmp_path: Path) -> None:
     bench = Workbench()
-    source = f"folder:{write_base(tmp_path / 'tiny')}"
+    source = f"folder:{make_tiny_base(tmp_path / 'tiny')}"
     job = bench.jobs.wait(bench.fetch("tiny@1", source=source).id, timeout=60)
     assert job.result == {"base": "tiny@1"} and bench.bases.get("tiny@1").source["kind"] == "folder"
     course = bench.jobs.metrics(job.id)

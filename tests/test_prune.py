@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from counting import Count
 
-from tests.folders import write_adapter, write_base
+from tests.folders import write_adapter
+from tests.tiny_base import make_tiny_base
 from workbench import Workbench, prune
 from workbench.cli import run
 from workbench.db.session import transaction
@@ -24,7 +25,7 @@ from workbench.records import Job, JobState
 def bench(tmp_path: Path) -> Workbench:
     bench = Workbench()
     bench.jobs = Jobs(start_dispatcher=False)  # nothing runs here
-    bench.bases.add("tiny@1", source=f"folder:{write_base(tmp_path / 'tiny')}", license="Apache-2.0")
+    bench.bases.add("tiny@1", source=f"folder:{make_tiny_base(tmp_path / 'tiny')}", license="Apache-2.0")
     return bench
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.hf.tiny_adapter import lively_base, order_rows, tiny_adapter
+from tests.hf.tiny_adapter import order_rows, tiny_adapter
 from workbench import Workbench
 from workbench.data.rows import dumps
 from workbench.evidence import summary, write_scores
@@ -75,9 +75,8 @@ def make_world(pico: Path, room: Path) -> World:
     from workbench.hf.evaluate import evaluate
 
     bench = Workbench()
-    source = lively_base(pico)
-    base = bench.bases.add("pico@1", source=f"folder:{source}", license="Apache-2.0")
-    trained = tiny_adapter(source)
+    base = bench.bases.add("pico@1", source=f"folder:{pico}", license="Apache-2.0")
+    trained = tiny_adapter(pico)
     found = evaluate(base.path, trained, ROWS, max_length=256, dtype=torch.float32)
     return World(bench, base, publish(bench, base, trained, found, room, "orders"), room)
 

@@ -12,7 +12,8 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from tests.hf.tiny_adapter import lively_base, order_rows, tiny_adapter
+from tests.hf.tiny_adapter import order_rows, tiny_adapter
+from tests.tiny_base import make_tiny_base
 from workbench.bases.store import Bases
 from workbench.errors import Conflict, IntegrityError, UsageError
 from workbench.hf.evaluate import evaluate
@@ -28,8 +29,8 @@ QLORA = Recipe(base="tiny@1", dataset="orders", method="qlora")
 
 
 @pytest.fixture(scope="module")
-def base(pico_base: Path) -> Path:
-    return lively_base(pico_base, dtype="bfloat16")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_base(tmp_path_factory.mktemp("half"))
 
 
 @pytest.fixture(scope="module")

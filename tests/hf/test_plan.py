@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.pico import CHAT_TEMPLATE
+from tests.tiny_base import TEMPLATE
 from workbench import Workbench
 from workbench.errors import RecipeError
 from workbench.jobs import tasks
@@ -17,7 +17,7 @@ from workbench.jobs.store import Jobs
 from workbench.jobs.training import TrainSpec
 from workbench.planning import Plan
 
-TRIMS = CHAT_TEMPLATE.replace("message['content'] +", "(message['content'] | trim) +")
+TRIMS = TEMPLATE.replace("message['content'] +", "(message['content'] | trim) +")
 TOOL = {"type": "function", "function": {"name": "price_of", "description": "A price.", "parameters": {"type": "object", "properties": {}}}}
 
 
@@ -26,7 +26,7 @@ def plan(pico_base: Path, tmp_path: Path) -> Any:
     """Plan a run over rows of any form, on the tiny base with the chat template that is given."""
     bench = Workbench()
 
-    def make(rows: list[dict[str, Any]], template: str = CHAT_TEMPLATE, raw: bool = False, **given: Any) -> Plan:
+    def make(rows: list[dict[str, Any]], template: str = TEMPLATE, raw: bool = False, **given: Any) -> Plan:
         folder = tmp_path / "base"
         folder.mkdir()
         for file in pico_base.iterdir():

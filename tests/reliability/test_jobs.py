@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -188,6 +189,71 @@ def test_a_big_job_waits_for_its_slots_and_is_not_overtaken(jobs: Jobs) -> None:
     assert queue.claim("here", "boot", lease=30) is None and jobs.get(too_big.id).state is JobState.queued
     queue.register_slots("here", ["GPU-b"])  # what is free and gone is forgotten, what is in use stays
     assert {row["name"] for row in rows("SELECT name FROM slots")} == {"GPU-b", three.slots[0]}
+
+
+def test_an_attempt_has_its_own_slot_supervisor_and_lease(jobs: Jobs) -> None:
+    """What is recorded of one attempt touches no other, nor the slots of another machine."""
+    for _ in range(3):
+        _add(jobs)
+    queue.register_slots("there", ["cpu-0"])
+    assert queue.claim("here", "boot", lease=30) is None, "the slots of another machine are not for this one"
+    queue.register_slots("here", ["cpu-1", "cpu-0"])
+    before = time.time()
+    one, two = (queue.claim("here", "boot", lease=30) for _ in range(2))
+    assert one is not None and two is not None and (one.slots, two.slots, one.kind) == (("cpu-0",), ("cpu-1",), "selftest")
+    assert queue.begin(one.token, pid=77, started="5", lease=500) is False
+    queue.set_group(one.token, 99)
+    columns = "SELECT n, state, host, boot_id, shim_pid, shim_started, pgid FROM attempts WHERE token = :t"
+    claimed = {"n": 1, "state": "running", "host": "here", "boot_id": "boot", "shim_pid": None, "shim_started": None, "pgid": None}
+    assert rows(columns, t=one.token) == [{**claimed, "shim_pid": 77, "shim_started": "5", "pgid": 99}]
+    assert rows(columns, t=two.token) == [claimed]
+    leases = {token: rows("SELECT lease_until, started_at FROM attempts WHERE token = :t", t=token)[0] for token in (one.token, two.token)}
+    assert leases[one.token]["lease_until"] == pytest.approx(before + 500, abs=20)
+    assert leases[two.token]["lease_until"] == pytest.approx(before + 30, abs=20)
+    assert leases[one.token]["started_at"] >= leases[two.token]["started_at"], "it counts from when its supervisor began"
+    jobs.cancel(two.job_id)
+    assert queue.begin(two.token, pid=78, started="6", lease=30) is True, "it was cancelled meanwhile"
+    assert queue.finish(one.token, Ending("failed", 3, error="why")) is JobState.failed
+    assert rows("SELECT host, name, token FROM slots ORDER BY host, name") == [
+        {"host": "here", "name": "cpu-0", "token": None},
+        {"host": "here", "name": "cpu-1", "token": two.token},
+        {"host": "there", "name": "cpu-0", "token": None},
+    ]
+    ended = jobs.get(one.job_id)
+    assert (ended.attempts[0].exit_code, ended.attempts[0].error, ended.error) == (3, "why", "why")
+    assert ended.ended_at is not None and jobs.get(two.job_id).state is JobState.running
+
+
+def test_what_happened_to_a_job_is_told_in_order(jobs: Jobs) -> None:
+    job, waiting = _add(jobs), _add(jobs)
+    first = _claim()
+    queue.begin(first.token, pid=77, started="5", lease=30)
+    queue.finish(first.token, Ending("crashed", -9, error="boom"))
+    jobs.cancel(waiting.id)
+    _wait_until(time.time() - 1)
+    second = _claim()
+    jobs.cancel(job.id)
+    jobs.cancel(job.id)  # once is enough
+    queue.finish(second.token, Ending("interrupted", error="stopped"))
+    jobs.resume(job.id)
+    queue.finish(_claim().token, Ending("succeeded"))
+    claimed = f"on {platform.node()}, slots cpu-0"
+    assert [(event["attempt"], event["what"], event["detail"]) for event in jobs.events(job.id)] == [
+        (None, "submitted", "count"),
+        (1, "claimed", claimed),
+        (1, "started", "supervisor 77"),
+        (1, "attempt crashed", "boom"),
+        (1, "job queued", ""),
+        (2, "claimed", claimed),
+        (None, "cancel requested", ""),
+        (2, "attempt interrupted", "stopped"),
+        (2, "job cancelled", ""),
+        (None, "resumed", "was cancelled"),
+        (3, "claimed", claimed),
+        (3, "attempt succeeded", ""),
+    ]
+    assert [(event["what"], event["detail"]) for event in jobs.events(waiting.id)] == [("submitted", "count"), ("job cancelled", "")]
+    assert jobs.get(waiting.id).cancel_requested and jobs.get(waiting.id).ended_at is not None
 
 
 def test_every_claim_is_of_another_job(database: str, jobs: Jobs) -> None:

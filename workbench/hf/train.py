@@ -21,7 +21,7 @@ from trl import SFTConfig, pack_dataset
 
 from workbench.errors import JobError, MissingDependency, TrainingError
 from workbench.hf import checkpoints, machine, preflight
-from workbench.hf.follow import Follower, Report, Sampler
+from workbench.hf.follow import Follower, Report
 from workbench.hf.load import compute_dtype, first_line, load_base, load_tokenizer, set_threads
 from workbench.hf.packed import log_probs
 from workbench.hf.prepare import Prepared, prepare
@@ -225,7 +225,8 @@ class _Run:
             stopping,
             check_course=trainer.check_course,
             evaluates=bool(data.held),
-            sampler=Sampler(self.tokenizer, data.shown),
+            tokenizer=self.tokenizer,
+            shown=data.shown,
             save_steps=recipe.save_steps,
         )
         trainer.add_callback(follower)
