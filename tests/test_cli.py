@@ -382,6 +382,7 @@ def test_colours_are_for_terminals_that_want_them(wanted: str, monkeypatch: pyte
     assert "\x1b[" not in cli("adapter", "show", "nothing").err, "a log gets none in any case"
 
 
+@pytest.mark.slow
 def test_a_terminal_without_a_character_shows_another() -> None:
     narrow = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = subprocess.run(

@@ -22,7 +22,6 @@ from workbench.records import Base, BaseRef, check_dtype
 
 if TYPE_CHECKING:
     from workbench.bases.catalogue import Catalogue, Entry, License
-    from workbench.bases.diff import BaseDiff
     from workbench.bases.lock import Lock
 
 __all__ = ["Bases"]
@@ -36,8 +35,6 @@ class Bases:
 
     >>> [str(base.ref) for base in bench.bases.list()]
     ['pico@1']
-    >>> bench.bases.diff("pico@1", "pico@1").identical
-    True
     """
 
     @property
@@ -99,12 +96,6 @@ class Bases:
         if bad:
             raise _changed(base.ref, bad)
         return base
-
-    def diff(self, a: str | BaseRef, b: str | BaseRef) -> BaseDiff:
-        """What changed from base `a` to base `b`."""
-        from workbench.bases.diff import compare
-
-        return compare(self.lock(a), self.lock(b), self.get(a), self.get(b))
 
     def license(self, ref: str | BaseRef) -> License | None:
         """What the licence of a base obliges, where the catalogue explains that licence; else None."""

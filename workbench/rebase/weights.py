@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from workbench.bases.diff import group_of
 from workbench.bases.layout import Layout
 from workbench.bases.lock import Lock
 from workbench.bases.stream import distance, in_file_order
@@ -22,7 +21,7 @@ from workbench.rebase import change, lineage
 from workbench.rebase.drift import Sums, module_drift, pair_sums, total, unmoved
 from workbench.rebase.factors import Module, modules
 from workbench.rebase.result import Lineage, Weights
-from workbench.rebase.roles import OUTPUTS, embeddings
+from workbench.rebase.roles import OUTPUTS, embeddings, group_of
 
 __all__ = ["examine"]
 
