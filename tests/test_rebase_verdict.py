@@ -22,7 +22,7 @@ from workbench.rebase.verdict import (
     witnesses,
 )
 from workbench.records import ItemScore
-from workbench.stats import flip_interval
+from workbench.stats import flip_interval, mcnemar, share_interval
 
 QUICK = Settings(resamples=1000)
 
@@ -212,6 +212,31 @@ def test_p_worse_is_the_interval_inverted() -> None:
     assert verdict(NONE, ALL, NONE, ALL).p_worse == 1.0
 
 
+@pytest.mark.parametrize(("scorer", "right", "told"), [(None, False, False), ("label", False, True), (None, True, True)])
+def test_flips_are_told_where_success_means_something(scorer: str | None, right: bool, told: bool) -> None:
+    """Loss decides here. An exact match of text without a scorer is luck, and so is a flip of it."""
+    before, after = share(100, 8), share(100, 5, 1)
+    rights = (before, after) if right else (None, None)
+    home = Evidence(arm(before, 8.0, rights[0]), arm(before, 2.0, rights[0]))
+    new = Evidence(arm(before, 8.0, rights[0]), arm(after, 2.0, rights[1]))
+    settings = Settings(resamples=1000, level=0.8)
+    result = judge(home, new, scorer=scorer, same_tokenizer=True, settings=settings)
+    lost, won = (sum(a and not b for a, b in zip(*pair, strict=True)) for pair in ((before, after), (after, before)))
+    assert result.metric == "nll_per_token"
+    assert (result.lost_rows, result.won_rows) == ((lost, won) if told else (None, None))
+    assert result.lost_share == (share_interval(lost, 100, level=0.8) if told else None)
+    assert result.flip_p == (pytest.approx(mcnemar(won, lost)) if told else None)
+
+
+def test_losses_between_tokenizers_need_the_length_of_the_answers() -> None:
+    bare = [dataclasses.replace(score, bytes=0) for score in arm(NONE)]
+    with pytest.raises(UsageError, match="how long the answers are"):
+        judge(Evidence(bare, arm(ALL)), Evidence(arm(NONE), arm(ALL)), scorer="exact", same_tokenizer=False)
+    assert (
+        judge(Evidence(bare, arm(ALL)), Evidence(arm(NONE), arm(ALL)), scorer="exact", same_tokenizer=True, settings=QUICK).word == "works"
+    )
+
+
 def test_a_break_decides_without_arms_on_the_new_base() -> None:
     found = [Finding("target_missing", "break", "There is no layer 30."), Finding("shape", "break", "2048 is 576.")]
     bare = cannot_load(found)
@@ -221,6 +246,11 @@ def test_a_break_decides_without_arms_on_the_new_base() -> None:
     assert known.word == "cannot load" and known.arms["home_adapter"]["exact_match"] == 1 and "layer 30" in known.because
     idle = judge(Evidence(arm(NONE), arm(NONE)), None, scorer="exact", same_tokenizer=True, breaks=found, settings=QUICK)
     assert idle.word == "no gain at home", "the first line of the rule that matches"
+    assert (known.n, known.groups, known.arms.keys()) == (400, None, {"home", "home_adapter"})
+    halves = judge(
+        Evidence(arm(NONE), arm(ALL), [f"g{i // 2}" for i in range(400)]), None, scorer="exact", same_tokenizer=True, breaks=found
+    )
+    assert halves.groups == 200
     with pytest.raises(UsageError, match="nothing to judge"):
         judge(home, None, scorer="exact", same_tokenizer=True)
 
@@ -273,6 +303,8 @@ def check(word: str, p: float | None) -> Check:
 def test_many_adapters_on_one_release() -> None:
     checks = [check("lost", 0.001), check("works", 0.8), check("cannot load", None), check("no gain at home", 0.001)]
     assert broken(checks) == [True, False, True, False]
+    assert broken([check("weaker", 0.05)]) == [True] and broken([check("weaker", 0.051)]) == [False] == broken([check("works", None)])
+    assert broken([check("weaker", 0.02), check("works", 0.9)], q=0.03) == [False, False]
     assert safe_for_all([check("works", 1), check("not needed", 1)]) and not safe_for_all(checks) and not safe_for_all([])
     bare = dataclasses.replace(checks[1], verdict=None)
     assert not safe_for_all([bare]), "not tested is not safe"

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap, false_discovery_control
+from scipy.stats import binomtest, bootstrap, false_discovery_control, norm
 
 from workbench.stats import (
     FEW,
@@ -273,7 +273,14 @@ def test_the_sides_of_an_interval() -> None:
 def test_draws_without_spread_have_bounds_too() -> None:
     flat = np.full(1000, 0.25)
     assert bounds(flat) == bounds(flat, bca=(0.25, np.full(30, 0.25))) == (0.25, 0.25)
-    assert bounds(np.arange(1000.0), bca=(-5.0, np.arange(30.0))) < (5, 5), "a value below all draws: corrected downwards, not NaN"
+
+
+@pytest.mark.parametrize(("value", "below"), [(-5.0, 0.001), (2000.0, 0.999), (500.0, 0.5005), (250.5, 0.251)])
+def test_bias_is_read_from_the_draws_below_the_value_and_never_without_end(value: float, below: float) -> None:
+    """Without skew the quantiles move by twice the bias; an equal draw counts half."""
+    draws = np.arange(1000.0)
+    ends = np.quantile(draws, norm.cdf(2 * norm.ppf(below) + norm.ppf([0.05, 0.95])))
+    assert bounds(draws, bca=(value, np.arange(30.0)), level=0.9) == pytest.approx(tuple(ends))
 
 
 def test_intervals_cover_about_95_percent() -> None:
