@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo ui test test-fast check fix bench families lab study study-live tables docs build clean
+.PHONY: demo ui test test-fast check fix mutate bench families lab study study-live tables docs build clean
 
 demo: $(STAMP)            ## train a LoRA adapter on a real open model and show that it learned
 	$(BIN)/workbench demo
@@ -16,8 +16,9 @@ ui: $(STAMP)              ## open the browser pages: the link it prints lets you
 test: $(STAMP)            ## the whole suite on every core, fast tests first; prints the slowest ten
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=10
 
-test-fast: $(STAMP)       ## only the tests that need neither torch nor a browser
-	$(BIN)/python -m pytest --ignore=tests/hf --ignore=tests/ui --ignore=tests/reliability
+test-fast: $(STAMP)       ## what starts no job, server or browser and needs no torch; twenty seconds
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal \
+	  -m "not slow and not postgres" --ignore=tests/hf --ignore=tests/ui --ignore=tests/reliability
 
 check: $(STAMP)           ## ruff, mypy strict on the engine, import-linter
 	$(BIN)/ruff check .
@@ -28,6 +29,9 @@ check: $(STAMP)           ## ruff, mypy strict on the engine, import-linter
 fix: $(STAMP)             ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+mutate: $(VENV)/.mutmut   ## change the code in one place, over and over: how many such mutants the tests kill; twenty minutes
+	$(BIN)/python benchmarks/mutants.py
 
 bench: $(STAMP)           ## training speed beside plain TRL, alternating: a Llama, a mixture of experts, a Gemma 2
 	$(BIN)/python -m benchmarks.train
@@ -62,3 +66,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
+
+$(VENV)/.mutmut: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'mutmut>=3.8'
+	touch $@

@@ -194,12 +194,12 @@ class Home:
         from workbench.hf.train import train
 
         result = train(recipe, base.path, self.bench.datasets.rows("orders", split="train"), self.room / f"run-{line.family}-{method}")
-        quantized = recipe.bnb_4bit_quant_type if recipe.quantized else None
-        found = evaluate(base.path, result.folder, self.test, max_length=recipe.max_length, dtype=torch.float32, quantized=quantized)
+        how = {"max_length": recipe.max_length, "dtype": torch.float32, "quantized": recipe.quantization}
+        found = evaluate(base.path, result.folder, self.test, **how)
         if method == "sft":
             return self.bench.bases.publish(result.folder, f"{line.family}@9", continues=base.ref, source={"kind": "trained"})
         name = f"{line.family}-{method}"
-        return publish(self.bench, base, result.folder, found, self.room, name, rows=self.test, recipe=recipe.to_yaml())
+        return publish(self.bench, base, result.folder, found, self.room, name, rows=self.test, recipe=recipe)
 
     def reload(self, base: Any, adapter: Any) -> str:
         """What plain transformers and peft make of the published folder, beside what we make of it."""

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from workbench import errors, records
-from workbench.api import Plan, Workbench
+from workbench.api import Workbench
 from workbench.bases.store import Bases
 from workbench.data.store import Datasets
 from workbench.jobs.store import Jobs
+from workbench.planning import Plan
 from workbench.prune import Leftover
 from workbench.rebasing import Rebase
 from workbench.registry.store import Registry

@@ -53,11 +53,12 @@ def drift(arguments: argparse.Namespace) -> None:
     size = sum(file.stat().st_size for file in files)
     tensors = folder_tensors(a)
     other = folder_tensors(b)
-    names = in_file_order([name for name, info in tensors.items() if name in other and other[name].shape == info.shape], tensors)
+    names = [name for name, info in tensors.items() if name in other and other[name].shape == info.shape]
 
     def measure() -> None:
-        for name in names:
-            distance(tensors[name], other[name])
+        first, second = folder_tensors(a), folder_tensors(b)
+        for name in in_file_order(names, first):
+            distance(first[name], second[name])
 
     seconds: dict[str, list[float]] = {"plain": [], "drift": []}
     processor = []

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from tests.pico import make_tokenizer
+from tests.tiny_base import make_tokenizer
 
 __all__ = ["build", "families", "timed"]
 

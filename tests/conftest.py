@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.pico import make_pico_base
+from tests.tiny_base import make_tiny_base
+
+# Where a kind of job for the tests is installed: for this process, and for those of jobs.
+_KINDS = str(Path(__file__).parent / "kinds")
+sys.path.append(_KINDS)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), _KINDS]))
 
 # Fast tests first: a broken import shows in seconds, not after the browser has started.
 _ORDER = ("tests/hf/", "tests/reliability/", "tests/ui/")
@@ -51,11 +57,34 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     yield folder
     if any((folder / "jobs").glob("dispatcher*.lock")):
-        from workbench.jobs import dispatcher
+        from tests.dispatching import stop_dispatcher
 
-        dispatcher.stop_running()
+        stop_dispatcher()
     if "workbench.db.session" in sys.modules:
         sys.modules["workbench.db.session"].dispose()
+
+
+_alone: list[str] = []  # the fast test that runs now
+
+
+def _watch(event: str, args: tuple[Any, ...]) -> None:
+    started = event == "socket.bind" or event == "subprocess.Popen" and "workbench import foreign" not in str(args[1])
+    if _alone and started:
+        pytest.fail(f"{_alone[0]} starts a process or a server: mark it with pytest.mark.slow, so that `make test-fast` leaves it out.")
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A fast test, one directly in tests/ without a mark, starts nothing but the reader of strangers' files."""
+    if not item.nodeid.startswith(_ORDER) and not any(map(item.get_closest_marker, ("slow", "postgres"))):
+        _alone.append(item.nodeid)
+    try:
+        return (yield)
+    finally:
+        _alone.clear()
 
 
 @pytest.fixture(scope="session")
@@ -82,4 +111,4 @@ def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture(scope="session")
 def pico_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a real two-layer Llama, its tokenizer and chat template."""
-    return make_pico_base(tmp_path_factory.mktemp("pico"))
+    return make_tiny_base(tmp_path_factory.mktemp("pico"), dtype="F32")

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.folders import HIDDEN, VOCAB, adapter_config, adapter_tensors, base_tensors, vocabulary, write_adapter
+from tests.folders import adapter_config, adapter_tensors, write_adapter
+from tests.tiny_base import HIDDEN, VOCAB, tokenizer_json, weights
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -176,9 +177,15 @@ def cancel(tensors: dict[str, Any]) -> None:
 
 def dora_at_rest(tensors: dict[str, Any]) -> None:
     for name in [n for n in tensors if "lora_B" in n]:
-        weight = base_tensors()[name.removeprefix("base_model.model.").replace("lora_B.weight", "weight")]
+        weight = weights()[name.removeprefix("base_model.model.").replace("lora_B.weight", "weight")]
         tensors[name] = tensors[name] * 0
-        tensors[name.replace("lora_B.weight", "lora_magnitude_vector")] = np.linalg.norm(weight, axis=1)
+        tensors[name.replace("lora_B.weight", "lora_magnitude_vector")] = np.linalg.norm(weight, axis=1).astype(np.float32)
+
+
+def output_layer_copied(tensors: dict[str, Any]) -> None:
+    for name in tensors:
+        tensors[name] = tensors[name] * 0
+    tensors[HEAD] = weights()["model.embed_tokens.weight"].astype(np.float32)
 
 
 def lopsided(tensors: dict[str, Any]) -> None:
@@ -330,8 +337,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "factors that cancel": (changed_weights(cancel), "changes nothing"),
     "DoRA at rest": (changed_weights(dora_at_rest, use_dora=True), "changes nothing"),
     "a copy of the base's output layer": (
-        changed_weights(lambda t: [t.update({n: t[n] * 0 for n in t}), t.update({HEAD: base_tensors()["model.embed_tokens.weight"]})],
-                        modules_to_save=["lm_head"]), "changes nothing",
+        changed_weights(output_layer_copied, modules_to_save=["lm_head"]), "changes nothing",
     ),
     "product that overflows": (scaled_weights("lora_", 1e25), "infinite or NaN"),
     "first product that overflows": (changed_weights(lopsided), "infinite or NaN"),
@@ -339,23 +345,25 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "tokenizer that swells in memory": (folder(tokenizer__json=SWOLLEN), "of memory"),
     "B without A": (changed_weights(lambda t: t.pop(f"{Q}.lora_A.weight")), "come in pairs"),
     "rank differs from the configuration": (config(r=4), "its rank is 2"),
-    "wider than the base": (with_tensor(f"{Q}.lora_A.weight", full((2, 99))), "the base has 8 x 8"),
+    "wider than the base": (with_tensor(f"{Q}.lora_A.weight", full((2, 99))), "the base has 64 x 64"),
     "module the base lacks": (changed_weights(lambda t: _layer(t, 77)), "no such module"),
-    "weights that are no LoRA": (with_tensor("base_model.model.model.norm.weight", full((8,))), "neither"),
-    "whole base weights in it": (with_tensor(f"{Q}.base_layer.weight", full((8, 8))), "own weights"),
+    "weights that are no LoRA": (with_tensor("base_model.model.model.norm.weight", full((HIDDEN,))), "neither"),
+    "whole base weights in it": (with_tensor(f"{Q}.base_layer.weight", full((HIDDEN, HIDDEN))), "own weights"),
     "names without PEFT's prefix": (
         changed_weights(lambda t: _rename(t, f"{Q}.lora_A.weight", "q_proj.lora_A.weight")), "does not start with",
     ),
     "weights for an unnamed module": (config(target_modules=["q_proj"]), "target_modules does not name"),
     "named module without weights": (config(target_modules=["q_proj", "v_proj", "k_proj"]), "have no weights here"),
     "DoRA without magnitudes": (config(use_dora=True), "no magnitude vector"),
-    "saved module of another size": (with_tensor(HEAD, full((VOCAB + 7, HIDDEN)), modules_to_save=["lm_head"]), "the base has 32 x 8"),
+    "saved module of another size": (
+        with_tensor(HEAD, full((VOCAB + 7, HIDDEN)), modules_to_save=["lm_head"]), f"the base has {VOCAB} x {HIDDEN}",
+    ),
     "saved module missing": (config(modules_to_save=["lm_head"]), "no weights for it"),
-    "trained token out of range": (with_tensor(TOKENS, full((1, HIDDEN)), trainable_token_indices=[VOCAB]), "ids below 32"),
+    "trained token out of range": (with_tensor(TOKENS, full((1, HIDDEN)), trainable_token_indices=[VOCAB]), f"ids below {VOCAB}"),
     "trained token twice": (with_tensor(TOKENS, full((2, HIDDEN)), trainable_token_indices=[3, 3]), "2 trained tokens"),
     "trained tokens not named": (with_tensor(TOKENS, full((2, HIDDEN))), "does not name"),
     # what comes with it
-    "tokenizer with other ids": (folder(tokenizer__json=json.dumps(vocabulary()).replace('"w3": 3', '"w3": 4')), "other ids"),
+    "tokenizer with other ids": (folder(tokenizer__json=json.dumps(tokenizer_json()).replace('": 7,', '": 8,')), "other ids"),
     "tokenizer is no tokenizer": (folder(tokenizer__json='{"model": 7}'), "no tokenizer"),
     "chat template of a megabyte": (folder(chat_template__jinja="{{ x }}" * 150_000), "1,050,000 bytes"),
     "chat template is binary": (folder(chat_template__jinja=b"\xff\xfe\0"), "chat template"),

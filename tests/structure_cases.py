@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tests.folders import adapter_config, write_adapter
-from tests.tiny_base import bf16, make_tiny_base, safetensors, weights
+from tests.tiny_base import HIDDEN, VOCAB, bf16, make_tiny_base, safetensors, weights
 from workbench.bases.lock import Lock, read_lock, write_lock
 from workbench.rebase.result import Structure
 from workbench.rebase.structure import examine
@@ -50,7 +50,9 @@ def dump(file: Path, **changed: Any) -> None:
 
 def make_base(folder: Path, *, step: float = 0.0) -> Path:
     make_tiny_base(folder, step=step)
-    dump(folder / "config.json", vocab_size=262)
+    file = folder / "config.json"
+    config = {key: value for key, value in json.loads(file.read_text()).items() if key != "rope_parameters"}
+    file.write_text(json.dumps({**config, "rope_theta": 10000.0, "vocab_size": VOCAB + 3}))  # as older checkpoints spell it
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer()), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     (folder / "base.json").write_text(json.dumps({"license": "MIT"}), encoding="utf-8")
@@ -149,7 +151,7 @@ CASES: dict[str, tuple[Callable[[Bench], Any], dict[str, str]]] = {
     "defaults written out": (config(head_dim=16, attention_bias=False, sliding_window=None), {}),
     "window": (config(sliding_window=128), {"window_changed": "risk"}),
     "context": (config(max_position_embeddings=4096), {"context_changed": "risk"}),
-    "norm eps": (config(rms_norm_eps=1e-6), {"norm_eps_changed": "risk"}),
+    "norm eps": (config(rms_norm_eps=1e-5), {"norm_eps_changed": "risk"}),
     "softcap": (config(final_logit_softcapping=30.0), {"softcap_changed": "risk"}),
     "multiplier": (config(embedding_multiplier=12.0), {"multiplier_changed": "risk"}),
     "routing": (config(num_experts_per_tok=4), {"routing_changed": "risk"}),
@@ -211,12 +213,12 @@ CASES: dict[str, tuple[Callable[[Bench], Any], dict[str, str]]] = {
     "Gaussian": (lambda b: b.lora(lora(), init_lora_weights="gaussian"), {}),
     "rank-stabilised": (lambda b: b.lora(lora(), use_rslora=True), {}),
     "DoRA": (lambda b: b.lora(lora(), use_dora=True), {"dora": "risk"}),
-    "embeddings saved": (lambda b: embedding_adapter(b, model__embed_tokens__weight=(259, 64)), {"full_weights_saved": "risk"}),
+    "embeddings saved": (lambda b: embedding_adapter(b, model__embed_tokens__weight=(VOCAB, HIDDEN)), {"full_weights_saved": "risk"}),
     "embeddings saved that do not fit": (
-        lambda b: embedding_adapter(b, model__embed_tokens__weight=(300, 64)), {"full_weights_saved": "break"},
+        lambda b: embedding_adapter(b, model__embed_tokens__weight=(VOCAB + 41, HIDDEN)), {"full_weights_saved": "break"},
     ),
     "embeddings saved, untied": (
-        lambda b: (config(tie_word_embeddings=False)(b), embedding_adapter(b, model__embed_tokens__weight=(259, 64))),
+        lambda b: (config(tie_word_embeddings=False)(b), embedding_adapter(b, model__embed_tokens__weight=(VOCAB, HIDDEN))),
         {"full_weights_saved": "risk", "tied_embeddings_changed": "break"},
     ),
     "biases": (

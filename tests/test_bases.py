@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.tiny_base import edit_json, make_tiny_base, safetensors, shard, tokenizer_json, weights
+from tests.tiny_base import HIDDEN, VOCAB, edit_json, make_tiny_base, safetensors, shard, tokenizer_json, weights
 from workbench.bases.marker import licence_of
 from workbench.bases.store import Bases
 from workbench.errors import Conflict, IntegrityError, NotFound, UsageError
@@ -216,6 +216,7 @@ def test_not_found_says_what_there_is(bases: Bases, tmp_path: Path) -> None:
         bases.get("gemma-3-270m@1")
 
 
+@pytest.mark.slow
 def test_reading_bases_stays_light(bases: Bases, tmp_path: Path, home: Path) -> None:
     bases.add("mine@1", source=str(make_tiny_base(tmp_path / "m")))
     code = "import sys; from workbench.bases.store import Bases; b = Bases(); b.list(); b.get('mine@1'); " + (
@@ -243,7 +244,10 @@ def test_diff_of_a_continuation_measures_the_drift(bases: Bases, tmp_path: Path)
 
 def test_diff_names_every_kind_of_change(bases: Bases, tmp_path: Path) -> None:
     bases.add("mine@1", source=str(make_tiny_base(tmp_path / "a")), license="MIT")
-    other = make_tiny_base(tmp_path / "b", config={"rope_theta": 500000.0, "hidden_act": "gelu", "use_cache": False})
+    other = make_tiny_base(
+        tmp_path / "b",
+        config={"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}, "hidden_act": "gelu", "use_cache": False},
+    )
     swapped = tokenizer_json(extra=("<|tool|>",))
     vocab = swapped["model"]["vocab"]
     vocab[chr(0x141)], vocab[chr(0x142)] = vocab[chr(0x142)], vocab[chr(0x141)]
@@ -253,7 +257,7 @@ def test_diff_names_every_kind_of_change(bases: Bases, tmp_path: Path) -> None:
     (other / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     values = weights()
     del values["model.norm.weight"]
-    values |= {"model.extra.weight": np.zeros((2, 2), np.float32), "model.embed_tokens.weight": np.zeros((260, 64), np.float32)}
+    values |= {"model.extra.weight": np.zeros((2, 2), np.float32), "model.embed_tokens.weight": np.zeros((VOCAB + 1, HIDDEN), np.float32)}
     raw = {n: ("F32", v.shape, v.astype("<f4").tobytes()) for n, v in values.items()}
     (other / "model.safetensors").write_bytes(safetensors(raw))
     bases.add("mine@2", source=str(other), license="Apache-2.0")
@@ -271,6 +275,7 @@ def test_diff_names_every_kind_of_change(bases: Bases, tmp_path: Path) -> None:
     assert order == sorted(order, key=["break", "risk", "note"].index) and "break: 1 tensor is gone (model.norm.weight)." in found.summary()
 
 
+@pytest.mark.slow
 def test_code_of_a_family_that_transformers_knows_stays_behind(bases: Bases, tmp_path: Path) -> None:
     """Its configuration asks for that code no more, wherever it is copied from here; the file it came from is left as it was."""
     asking = {"auto_map": {"AutoModel": "modeling.Y", "AutoConfig": "configuration.X"}}

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.tiny_base import bf16, make_tiny_base, safetensors, weights
+from tests.tiny_base import HIDDEN, INNER, VOCAB, bf16, make_tiny_base, safetensors, weights
 from workbench.bases.lock import build_lock, read_lock, write_lock
 from workbench.bases.sketch import decode, drift, encode, fingerprint
 from workbench.bases.tensors import floats, folder_tensors, read_header
@@ -39,7 +39,7 @@ def test_the_lock_records_shapes_hashes_norms_and_tokenizer(tmp_path: Path) -> N
     name, value = "model.layers.1.mlp.down_proj.weight", weights()["model.layers.1.mlp.down_proj.weight"]
     stored = bf16(value)
     tensor = lock.tensors[name]
-    assert (tensor.shape, tensor.dtype) == ((64, 96), "bfloat16")
+    assert (tensor.shape, tensor.dtype) == ((HIDDEN, INNER), "bfloat16")
     assert tensor.sha256 == hashlib.sha256(stored.tobytes()).hexdigest()
     exact = (stored.astype(np.uint32) << 16).view(np.float32)
     assert tensor.norm == pytest.approx(np.linalg.norm(exact.astype(np.float64)), rel=1e-6)
@@ -48,7 +48,7 @@ def test_the_lock_records_shapes_hashes_norms_and_tokenizer(tmp_path: Path) -> N
     assert (lock.dtype, lock.model_type, lock.commit) == ("bfloat16", "llama", "c" * 40)
     assert lock.special_ids == {"bos_token": 1, "eos_token": 2, "pad_token": 0, "unk_token": None}
     assert lock.eos_token_ids == (2,)
-    assert lock.tokenizer["vocab_size"] == 259
+    assert lock.tokenizer["vocab_size"] == VOCAB
     assert lock.chat_template is not None and "im_start" in lock.chat_template
 
 

@@ -22,6 +22,8 @@ from workbench.bases.store import Bases
 from workbench.bases.wheels import unpack
 from workbench.errors import IntegrityError, SourceError, UsageError, WorkbenchError
 
+pytestmark = pytest.mark.slow
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

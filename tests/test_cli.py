@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from counting import Count
 
-from tests.folders import write_adapter, write_base
+from tests.folders import write_adapter
 from tests.test_docs import json_page
 from tests.tiny_base import make_tiny_base
 from workbench import Workbench
 from workbench.cli import run
-from workbench.cli.follow import Follower
+from workbench.cli.follow import ProgressPrinter
 from workbench.records import Progress
 
 
@@ -218,7 +219,7 @@ def test_info_and_doctor_say_what_they_found(home: Path) -> None:
     assert str(home) in ok("info").out
     checks = {check["name"]: check for check in ok("doctor", "--json").json}
     assert {"libraries", "home", "database", "datasets package"} <= set(checks)
-    assert all(set(check) == shapes["check"] for check in checks.values())
+    assert all(set(check) == shapes["diagnosis"] for check in checks.values())
     assert checks["home"]["state"] == checks["database"]["state"] == "ok"
 
 
@@ -246,19 +247,20 @@ def test_a_home_that_cannot_be_written_is_told_plainly(tmp_path: Path, questions
 @pytest.fixture
 def no_dispatcher_left() -> Iterator[None]:
     yield
-    from workbench.jobs import dispatcher
+    from tests.dispatching import stop_dispatcher
 
-    assert dispatcher.stop_running()
+    assert stop_dispatcher()
 
 
 @pytest.mark.usefixtures("no_dispatcher_left")
+@pytest.mark.slow
 def test_jobs_from_submission_to_resumption(tmp_path: Path) -> None:
     """One that succeeds, one that fails, one that is let go of with Ctrl-C, cancelled and resumed."""
     _, shapes = json_page()
     jobs = Workbench().jobs
-    good = jobs.submit("selftest", {"steps": 3}, title="count to three")
-    bad = jobs.submit("selftest", {"steps": 3, "at": 2, "then": "fail"}, title="fail at two")
-    long = jobs.submit("selftest", {"steps": 2000, "seconds": 0.05}, title="count for long")
+    good = jobs.submit(Count(name="count to three", steps=3))
+    bad = jobs.submit(Count(name="fail at two", steps=3, at=2, then="fail"))
+    long = jobs.submit(Count(name="count for long", steps=2000, seconds=0.05))
 
     done = ok("jobs", "follow", good.id)
     assert f"Job {good.id} succeeded" in done.out and "training" in done.err
@@ -323,7 +325,7 @@ def test_progress_is_redrawn_on_a_terminal_and_written_in_lines_to_a_log(
     monkeypatch.setenv("COLUMNS", "100")
     err = stream()
     with contextlib.redirect_stderr(err):
-        follower = Follower()
+        follower = ProgressPrinter()
         for progress in COURSE:
             follower(progress)
         follower.close()
@@ -390,11 +392,11 @@ def test_a_terminal_without_a_character_shows_another() -> None:
 
 def test_what_a_stranger_wrote_cannot_steer_the_terminal(tmp_path: Path) -> None:
     evil = "\x1b]0;pwned\x07\x1b[2J\x1b[8mhidden\x9b2J\u202egnp.exe"
-    base = Workbench().bases.add("tiny@1", source=f"folder:{write_base(tmp_path / 'tiny')}")
+    base = Workbench().bases.add("tiny@1", source=f"folder:{make_tiny_base(tmp_path / 'tiny')}")
     adapter = write_adapter(tmp_path / "adapter")
     (adapter / "evidence").mkdir()
     (adapter / "evidence" / "samples.jsonl").write_text(json.dumps({"prompt": evil, "adapter": evil}) + "\n", encoding="utf-8")
-    Workbench().adapters.publish(adapter, name="x", base=base, dataset=None, method="lora", recipe_yaml=None, scores={})
+    Workbench().adapters.publish(adapter, name="x", base=base, dataset=None, method="lora", recipe=None, scores={})
     shown = ok("adapter", "show", "x").out
     assert "hidden" in shown and not set(shown) & set("\x1b\x07\x9b\u202e")
     raw = ok("adapter", "show", "x", "--json")

@@ -494,6 +494,7 @@ def test_ids_follow_content() -> None:
 # ---------------------------------------------------------------- the examples that ship
 
 
+@pytest.mark.slow
 def test_the_examples_are_whole_and_made_by_their_script(tmp_path: Path) -> None:
     subprocess.run([sys.executable, REPO / "benchmarks" / "make_datasets.py", tmp_path], check=True, timeout=60)
     for name, rows, tests in (("order-codes", 1200, 400), ("plain-replies", 300, 60)):
@@ -512,6 +513,7 @@ def test_the_examples_are_whole_and_made_by_their_script(tmp_path: Path) -> None
 
 if REAL.is_dir():
 
+    @pytest.mark.slow
     def test_real_files_of_other_projects() -> None:
         store = Datasets()
         bank = store.add(REAL / "banking77-train.csv", test_file=REAL / "banking77-test.csv", test_rows=400, drop=["overlap"])

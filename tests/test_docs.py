@@ -66,11 +66,21 @@ def test_commands_named_in_the_documents_exist() -> None:
 
 
 def test_hints_in_the_code_name_commands_that_exist() -> None:
-    hint = re.compile(r"(workbench (?:base|data|train|jobs|adapter|rebase|ui|worker|info|prune|doctor|demo|help)\b[^\"'`\\{}()]*)")
+    verbs = "|".join(sorted({path.split()[1] for path in COMMANDS if " " in path}))
+    hint = re.compile(rf"(workbench (?:{verbs}|help)\b[^\"'`\\{{}}()]*)")
+    seen = set()
     for file in [*(ROOT / "workbench").rglob("*.py"), *(ROOT / "ui").rglob("*.py")]:
         for line in hint.findall(file.read_text(encoding="utf-8")):
             words = re.split(r"[.:;,]? [A-Z=→]|  |[.;,:?]( |$)", line)[0]
             assert_command(words, file.name, options=False)
+            seen.add(words.split()[1])
+    assert {"base", "data", "train", "jobs", "adapter", "rebase", "doctor"} <= seen, "hints of every kind were looked at"
+
+
+@pytest.mark.parametrize("line", ["workbench rebase nonsense", "workbench adapter shwo a@1", "workbench data add x.csv --nmae y"])
+def test_a_command_that_is_not_there_is_seen(line: str) -> None:
+    with pytest.raises(AssertionError, match="there is no command|has no --nmae"):
+        assert_command(line, "a page")
 
 
 def assert_command(line: str, where: str, *, options: bool = True) -> None:
@@ -112,13 +122,13 @@ def test_every_json_option_is_on_the_json_page() -> None:
     assert linked <= {name.replace(" ", "-") for name in shapes}
 
 
-@pytest.mark.parametrize("shape", ["base", "dataset", "job", "attempt", "progress", "adapter", "check", "leftover"])
+@pytest.mark.parametrize("shape", ["base", "dataset", "job", "attempt", "progress", "adapter", "diagnosis", "leftover"])
 def test_json_keys_of_records_are_documented(shape: str) -> None:
     import dataclasses
 
     from workbench import doctor, prune, records
 
-    home = {"check": doctor, "leftover": prune}.get(shape, records)
+    home = {"diagnosis": doctor, "leftover": prune}.get(shape, records)
     record = getattr(home, shape.capitalize())
     assert json_page()[1][shape] == {f.name for f in dataclasses.fields(record)}
 

@@ -13,7 +13,7 @@ import pytest
 
 from workbench import estimate as module
 from workbench import paths
-from workbench.estimate import estimate, held_back, remember, total_steps
+from workbench.estimate import estimate, remember
 from workbench.recipe import Recipe
 from workbench.records import Base, BaseRef
 
@@ -44,9 +44,11 @@ def test_steps_and_tokens(given: dict[str, Any], rows: int, steps: int, tokens: 
     assert (found.steps, found.tokens) == (steps, tokens)
 
 
-def test_a_fifth_of_the_rows_at_most_is_held_back() -> None:
-    assert [held_back(recipe(eval_rows=32), rows) for rows in (4, 20, 160, 1000)] == [0, 4, 32, 32]
-    assert total_steps(recipe(), 1) == 1
+def test_the_rows_that_only_watch_cost_what_their_evaluations_read() -> None:
+    seconds = [estimate(recipe(eval_rows=32, eval_steps=every), base(), [50] * 800).seconds for every in (None, 1, 1000)]
+    speed = 40_000 / (estimate(recipe(), base(), [50] * 800).seconds - 15)
+    assert (seconds[0] - seconds[2]) * speed == pytest.approx(4 * 32 * 50 / 2), "five evaluations, not one"
+    assert (seconds[1] - seconds[2]) * speed == pytest.approx(95 * 32 * 50 / 2), "one at each of 96 steps"
 
 
 def test_without_history_a_probe_is_the_basis(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,8 +68,14 @@ def test_without_history_a_probe_is_the_basis(monkeypatch: pytest.MonkeyPatch) -
     assert estimate(recipe(), base(), [50] * 800).seconds < lora.seconds
 
 
-def test_the_probe_measures_something_plausible() -> None:
-    assert 1e9 < module._probe() < 1e14
+def test_the_probe_counts_the_operations_of_a_product_and_takes_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0 < module._probe() < math.inf
+    readings = [0.0]  # when it began; then, of each round: not over yet, began, ended
+    for began, took in ((0.01, 0.08), (0.1, 0.04), (0.2, 0.12)):
+        readings += [began, began, began + took]
+    readings += [0.5]
+    monkeypatch.setattr(module.time, "perf_counter", iter(readings).__next__)
+    assert module._probe.__wrapped__() == pytest.approx(2 * 192 * 576 * 1536 / 0.01), "four products took 0.04 s"
 
 
 def test_a_finished_run_is_the_better_basis() -> None:
@@ -96,6 +104,7 @@ def test_the_history_is_bounded_and_a_broken_one_is_no_obstacle() -> None:
     assert "again" in estimate(recipe(), base(), [50] * 8).basis
 
 
+@pytest.mark.slow
 def test_no_rows_and_no_torch() -> None:
     assert math.isfinite(estimate(recipe(), base(), []).seconds)
     code = "import sys, workbench.estimate; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"

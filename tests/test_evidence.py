@@ -140,6 +140,7 @@ def test_arms_that_are_not_paired_are_refused() -> None:
         summary([], [])
 
 
+@pytest.mark.slow
 def test_import_stays_light() -> None:
     code = "import sys, workbench.evidence; assert not {'numpy', 'scipy', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,19 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.folders import write_base
+from tests.tiny_base import make_tiny_base
 from workbench import Workbench
 from workbench.errors import Conflict, NotFound, UsageError, WorkbenchError
-from workbench.jobs.fetching import run
+from workbench.jobs.fetching import FetchSpec
 from workbench.jobs.tasks import TaskContext
 
 
+@pytest.mark.slow
 def test_a_job_fetches_a_base_and_says_how_far_it_is(tmp_path: Path) -> None:
     bench = Workbench()
-    source = f"folder:{write_base(tmp_path / 'tiny')}"
+    source = f"folder:{make_tiny_base(tmp_path / 'tiny')}"
     job = bench.jobs.wait(bench.fetch("tiny@1", source=source).id, timeout=60)
     assert job.result == {"base": "tiny@1"} and bench.bases.get("tiny@1").source["kind"] == "folder"
-    assert any("Locking" in (line.message or "") for line in bench.jobs.metrics(job.id))
+    course = bench.jobs.metrics(job.id)
+    assert any("Locking" in (line.message or "") for line in course) and course[-1].phase == "done"
     with pytest.raises(Conflict, match="tiny@1 is here already"):
         bench.fetch("tiny@1", source=source)
 
@@ -30,7 +32,7 @@ def test_what_cannot_be_fetched_is_refused_at_once_or_fails_with_its_reason(tmp_
     with pytest.raises(UsageError):
         bench.fetch("no-version")
     assert bench.jobs.list() == []
-    spec = {"base": "empty@1", "source": f"folder:{tmp_path}"}
+    spec = FetchSpec(base="empty@1", source=f"folder:{tmp_path}")
     with pytest.raises(WorkbenchError, match="config.json"):
-        run(TaskContext("job", 1, spec, tmp_path, [], "token", report=lambda progress: None, stopping=lambda: False))
+        spec.run(TaskContext("job", 1, tmp_path, [], "token", report=lambda progress: None, stopping=lambda: False))
     assert not bench.bases.has("empty@1")

@@ -16,6 +16,7 @@ from workbench import files
 from workbench.errors import Conflict, UsageError, WorkbenchError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
 def test_a_process_that_dies_while_writing_leaves_the_old_file(tmp_path: Path, moment: str) -> None:
     room = tmp_path / "room"

@@ -18,6 +18,8 @@ from workbench.errors import DataError, IntegrityError, UsageError
 from workbench.foreign import GIB, MIB, Limits
 from workbench.records import BaseRef
 
+pytestmark = pytest.mark.slow
+
 
 def test_value_records_and_errors_come_back() -> None:
     limits = Limits("a file")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.faults import DiskError, Faults
-from tests.folders import HIDDEN, VOCAB, adapter_config, adapter_tensors, vocabulary, write_adapter, write_base
+from tests.folders import adapter_config, adapter_tensors, write_adapter
 from tests.hostile_adapters import (
     CONFIG,
     HEAD,
@@ -29,20 +29,24 @@ from tests.hostile_adapters import (
     write_file,
     zipped,
 )
+from tests.tiny_base import HIDDEN, VOCAB, make_tiny_base, tokenizer_json
 from workbench import paths
 from workbench.bases.layout import Layout
 from workbench.bases.store import Bases
 from workbench.errors import ImportRefused, NotFound, UsageError, WorkbenchError
 from workbench.evidence import summary
+from workbench.recipe import Recipe
 from workbench.records import Base, Dataset, ItemScore
 from workbench.registry.archive import check_member_name
 from workbench.registry.imports import import_adapter
 from workbench.registry.store import Registry
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def base(tmp_path: Path) -> Base:
-    return Bases().add("tiny@1", source=f"folder:{write_base(tmp_path / 'tiny')}", license="Apache-2.0")
+    return Bases().add("tiny@1", source=f"folder:{make_tiny_base(tmp_path / 'tiny', dtype='F32')}", license="Apache-2.0")
 
 
 def everything(folder: Path) -> set[str]:
@@ -191,7 +195,7 @@ def test_ranks_and_alphas_are_published_as_peft_reads_them_whatever_their_order(
     config = adapter_config(alpha_pattern=alphas, rank_pattern={"layers.1.self_attn.v_proj": 4, "v_proj": 2})
     tensors = adapter_tensors()
     v = "base_model.model.model.layers.1.self_attn.v_proj"
-    tensors |= {f"{v}.lora_A.weight": full((4, HIDDEN)), f"{v}.lora_B.weight": full((4, 4))}
+    tensors |= {f"{v}.lora_A.weight": full((4, HIDDEN)), f"{v}.lora_B.weight": full((32, 4))}
     found = import_adapter(write_adapter(tmp_path / "adapter", config, tensors), name="x", base=base)
     written = json.loads((found.path / CONFIG).read_text())
     assert (written["lora_alpha"], written["alpha_pattern"]) == (4, {"q_proj": 1000})
@@ -225,11 +229,17 @@ def test_the_base_is_never_guessed(base: Base, tmp_path: Path) -> None:
 
 
 def test_what_was_exported_finds_its_base_by_lock_and_comes_back_the_same(base: Base, tmp_path: Path) -> None:
-    registry = Registry()
+    registry, recipe = Registry(), Recipe(base="tiny@1", dataset="orders")
     first = registry.publish(
-        write_adapter(tmp_path / "a"), name="orders", base=base, dataset=None, method="lora", recipe_yaml="method: lora\n", scores={}
+        write_adapter(tmp_path / "a"),
+        name="orders",
+        base=base,
+        dataset=None,
+        method="lora",
+        recipe=recipe,
+        scores={},
     )
-    Bases().add("other@1", source=f"folder:{write_base(tmp_path / 'other', seed=5)}")
+    Bases().add("other@1", source=f"folder:{make_tiny_base(tmp_path / 'other', 5, dtype='F32')}")
     for n, out in enumerate((registry.export("orders", tmp_path / "out"), registry.export("orders", tmp_path / "out.zip", zip=True))):
         again = import_adapter(out, name="again")
         assert (again.version, again.base_lock_sha256) == (n + 1, first.base_lock_sha256)
@@ -240,7 +250,7 @@ def test_what_was_exported_finds_its_base_by_lock_and_comes_back_the_same(base: 
     assert "made for tiny@1; it was imported for other@1" in card
     # equal weights from another source have another lock, and still match
     Bases().remove("tiny@1", force=True)
-    Bases().add("same@2", source=f"folder:{write_base(tmp_path / 'same')}", license="MIT")
+    Bases().add("same@2", source=f"folder:{make_tiny_base(tmp_path / 'same', dtype='F32')}", license="MIT")
     assert str(import_adapter(tmp_path / "out", name="again").base) == "same@2"
 
 
@@ -250,7 +260,7 @@ def test_its_own_chat_template_is_kept_and_its_words_cannot_mark_up_the_card(bas
     (adapter / "tokenizer_config.json").write_text(
         json.dumps({"chat_template": "{{ messages }}", "auto_map": {"AutoTokenizer": "evil.py"}})
     )
-    (adapter / "tokenizer.json").write_text(json.dumps(vocabulary(["<think>", "</think>"])))
+    (adapter / "tokenizer.json").write_text(json.dumps(tokenizer_json(("<think>", "</think>"))))
     found = import_adapter(adapter, name="x", base=base)
     assert (found.path / "chat_template.jinja").read_text() == "{{ messages }}"
     assert "auto_map" not in (found.path / "tokenizer_config.json").read_text()
@@ -266,7 +276,7 @@ def test_an_imported_adapter_that_is_scored_here_does_not_claim_our_data(base: B
     data = Dataset("orders", tmp_path, "ab" * 32, 330, 300, 30, "messages", None)
     scores = summary(arm, arm).as_dict()
     scored = Registry().publish(
-        first.path, name="x", base=base, dataset=data, method="imported", recipe_yaml=None, scores=scores, parents=[first.ref]
+        first.path, name="x", base=base, dataset=data, method="imported", recipe=None, scores=scores, parents=[first.ref]
     )
     card = (scored.path / "README.md").read_text()
     assert "on what data is not known" in card and "datasets:" not in card and "300 rows" not in card

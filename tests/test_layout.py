@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -53,6 +54,7 @@ def test_content_folders_hold_no_code(folder: str) -> None:
     assert not list((ROOT / folder).rglob("*.py")), f"{folder}/ is for content; a .py file there would shadow or collide with a library"
 
 
+@pytest.mark.slow
 def test_datasets_is_hugging_faces_also_in_the_checkout() -> None:
     """Found without importing it, which takes seconds: a regular package beats a folder without `__init__.py`."""
     code = "from importlib.util import find_spec; print(find_spec('datasets').origin)"
@@ -73,12 +75,14 @@ LIGHT = {
 
 
 @pytest.mark.parametrize("what", LIGHT)
+@pytest.mark.slow
 def test_start_up_loads_nothing_heavy(what: str, home: Path) -> None:
     found = loaded_by(LIGHT[what], home)
     assert "workbench" in found
     assert not found & HEAVY, f"{what} imports {sorted(found & HEAVY)}: import it inside the function that needs it"
 
 
+@pytest.mark.slow
 def test_listing_jobs_needs_no_sqlalchemy_on_sqlite(home: Path) -> None:
     """SQLAlchemy alone takes as long to import as a listing may take in all."""
     from workbench.db.session import dispose, transaction
@@ -103,8 +107,6 @@ def test_public_names_are_exact() -> None:
 
 
 def test_every_module_says_what_it_is_and_what_it_offers() -> None:
-    import ast
-
     for file in sorted((ROOT / "workbench").rglob("*.py")):
         if "migrations" in file.parts:
             continue
@@ -135,8 +137,35 @@ def test_files_stay_readable_in_one_sitting() -> None:
     assert not long, f"split these: {long}"
 
 
+ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv", "os.unsetenv"}
+PRINTS = {"print", "click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write"}
+LOGS = {"workbench/jobs/dispatcher.py", "workbench/jobs/shim.py", "workbench/jobs/trainer_main.py"}  # their output is a file of the job
+
+
+def names(source: str) -> set[str]:
+    """The dotted names that a module speaks of, imported ones under the name of their home."""
+    tree = ast.parse(source)
+    home = {a.asname or a.name: f"{n.module}.{a.name}" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names}
+    home |= {a.asname: a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names if a.asname}
+    spoken = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute | ast.Name)}
+    return {".".join((home.get(first, first), *rest)) for first, *rest in (name.split(".") for name in spoken)} | set(home.values())
+
+
+def test_names_are_seen_however_they_are_imported() -> None:
+    for source in ("import os\nos.environ['A']", "from os import environ", "from os import environ as e", "import os as o\no.getenv('A')"):
+        assert names(source) & ENVIRONMENT, source
+    for source in ("print(1)", "import click\nclick.echo('')", "from click import echo\necho('')", "import sys\nsys.stdout.write('')"):
+        assert names(source) & PRINTS, source
+    assert not names("'os.environ'; environ = paths.child_environment(); fingerprint(1)") & (ENVIRONMENT | PRINTS)
+
+
 def test_only_paths_reads_the_environment_and_only_the_command_line_prints() -> None:
-    for file in (ROOT / "workbench").rglob("*.py"):
-        text = file.read_text(encoding="utf-8")
-        if file.name != "paths.py":
-            assert "os.environ" not in text and "getenv(" not in text, f"{file.relative_to(ROOT)} reads the environment; paths.py does that"
+    reads, prints = set(), set()
+    for file in [*(ROOT / "workbench").rglob("*.py"), *(ROOT / "ui" / "workbench_ui").rglob("*.py")]:
+        path, spoken = str(file.relative_to(ROOT)), names(file.read_text(encoding="utf-8"))
+        if spoken & ENVIRONMENT:
+            reads.add(path)
+        if spoken & PRINTS and not path.startswith("workbench/cli/"):
+            prints.add(path)
+    assert reads == {"workbench/paths.py"}, "paths.py reads the environment, for all"
+    assert prints == LOGS, "workbench/cli prints, for all"

@@ -7,13 +7,17 @@ import time
 from pathlib import Path
 
 import pytest
+from counting import Count
 
-from tests.folders import write_adapter, write_base
+from tests.folders import write_adapter
+from tests.tiny_base import make_tiny_base
 from workbench import Workbench, prune
 from workbench.cli import run
 from workbench.db.session import transaction
 from workbench.errors import NotFound, UsageError
 from workbench.jobs.store import Jobs
+from workbench.jobs.training import Start, TrainSpec
+from workbench.recipe import Recipe
 from workbench.records import Job, JobState
 
 
@@ -21,7 +25,7 @@ from workbench.records import Job, JobState
 def bench(tmp_path: Path) -> Workbench:
     bench = Workbench()
     bench.jobs = Jobs(start_dispatcher=False)  # nothing runs here
-    bench.bases.add("tiny@1", source=f"folder:{write_base(tmp_path / 'tiny')}", license="Apache-2.0")
+    bench.bases.add("tiny@1", source=f"folder:{make_tiny_base(tmp_path / 'tiny')}", license="Apache-2.0")
     return bench
 
 
@@ -31,7 +35,7 @@ def _job(bench: Workbench, state: JobState, *, days: float, result: dict[str, st
 
     from workbench.db.tables import attempts, jobs
 
-    job = bench.jobs.submit("selftest", {"steps": 1}, title=state.value)
+    job = bench.jobs.submit(Count(name=state.value))
     ended = time.time() - days * 86_400
     with transaction() as connection:
         given = {"state": state.value, "ended_at": ended if state.final else None, "result": result}
@@ -67,7 +71,8 @@ def test_copies_of_what_was_published_go_at_once_and_the_log_stays(bench: Workbe
 def test_what_another_job_will_begin_with_is_kept_until_it_has_ended(bench: Workbench) -> None:
     job = _job(bench, JobState.succeeded, days=90, result={"adapter": "orders@1"})
     start = job.attempts[0].path / "trained" / "adapter_model.safetensors"
-    waiting = bench.jobs.submit("train", {"recipe": {}, "start": {"file": str(start), "sha256": "0"}}, title="goes on")
+    recipe = Recipe.load({"base": "tiny@1", "dataset": "orders"})
+    waiting = bench.jobs.submit(TrainSpec(recipe=recipe, base_lock_sha256="0", dataset_sha256="0", start=Start(file=start, sha256="0")))
     assert [one.path.name for one in bench.prune(apply=True)] == ["work"] and start.is_file()
     bench.jobs.cancel(waiting.id)
     assert [one.path.name for one in bench.prune(apply=True)] == ["trained"]
@@ -94,7 +99,7 @@ def test_what_a_job_could_go_on_from_is_kept_for_a_while(bench: Workbench, state
 
 def test_the_trash_is_emptied_only_when_it_is_old(bench: Workbench, home: Path, tmp_path: Path) -> None:
     folder, base = write_adapter(tmp_path / "made"), bench.bases.get("tiny@1")
-    made = bench.adapters.publish(folder, name="orders", base=base, dataset=None, method="lora", recipe_yaml=None, scores={})
+    made = bench.adapters.publish(folder, name="orders", base=base, dataset=None, method="lora", recipe=None, scores={})
     bench.adapters.remove(made.ref)
     (home / "datasets" / ".trash" / "old").mkdir(parents=True)
     bench.bases.remove("tiny@1", force=True)
@@ -137,4 +142,4 @@ def test_the_command_says_how_to_go_on(bench: Workbench, capsys: pytest.CaptureF
     assert run(["prune"]) == 0
     assert "workbench prune --yes" in capsys.readouterr().out
     assert run(["prune", "--yes"]) == 0
-    assert "Removed: 2 KiB." in capsys.readouterr().out
+    assert "Removed: 2.0 KB." in capsys.readouterr().out

@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.controls import add_noise, independent, random_adapter, requantise
-from tests import tiny_llama
+from tests import tiny_base, tiny_llama
 from tests.folders import adapter_config
-from tests.tiny_base import make_tiny_base
+from tests.tiny_base import make_tiny_base, write_model
 from workbench.bases.tensors import folder_tensors
 from workbench.errors import Conflict, UsageError, WorkbenchError
 from workbench.rebase.recoordinate import Coordinates
@@ -50,9 +50,10 @@ def write_factors(folder: Path, tensors: dict[str, Array]) -> Path:
 @pytest.mark.parametrize("bias", [True, False], ids=["qwen-like", "llama-like"])
 def test_other_coordinates_are_the_same_function(tmp_path: Path, bias: bool) -> None:
     """In float64, where the order of sums cannot hide a mistake; and every weight that may move does."""
-    config = {**tiny_llama.CONFIG, "model_type": "qwen3" if bias else "llama", "tie_word_embeddings": not bias}
-    weights = tiny_llama.draw(1, config=config, bias=bias, per_head_norms=bias)
-    source = tiny_llama.write(tmp_path / "a", weights, config)
+    kind = {"model_type": "qwen3" if bias else "llama", "attention_bias": bias, "mlp_bias": bias, "tie_word_embeddings": not bias}
+    config = {**tiny_llama.CONFIG, **kind}
+    weights = tiny_base.weights(1, config=config)
+    source = write_model(tmp_path / "a", weights, config)
     moved = tiny_llama.read(Coordinates.draw(source, 7).write_base(source, tmp_path / "b"))
     np.testing.assert_allclose(tiny_llama.forward(moved, IDS, config), tiny_llama.forward(weights, IDS, config), atol=1e-10)
     steady = {name for name in weights if np.array_equal(weights[name], moved[name])}
@@ -63,8 +64,8 @@ def test_other_coordinates_are_the_same_function(tmp_path: Path, bias: bool) -> 
 
 def test_an_adapter_follows_its_base(tmp_path: Path) -> None:
     """With its factors moved it does what it did at home; copied as it is, it does not."""
-    weights = tiny_llama.draw(1)
-    source, adapter = tiny_llama.write(tmp_path / "a", weights), write_factors(tmp_path / "adapter", factors(weights))
+    weights = tiny_base.weights(1, config=tiny_llama.CONFIG)
+    source, adapter = write_model(tmp_path / "a", weights, tiny_llama.CONFIG), write_factors(tmp_path / "adapter", factors(weights))
     coordinates = Coordinates.draw(source, 7)
     moved = tiny_llama.read(coordinates.write_base(source, tmp_path / "b"))
     moved_factors = tiny_llama.read(coordinates.write_adapter(adapter, tmp_path / "adapter-b"))
@@ -108,7 +109,9 @@ def test_the_seed_decides(tmp_path: Path) -> None:
 )
 def test_a_model_that_is_not_known_is_refused_by_name(tmp_path: Path, name: str, model_type: str, says: str) -> None:
     config = {**tiny_llama.CONFIG, "model_type": model_type}
-    source = tiny_llama.write(tmp_path / "a", {**tiny_llama.draw(1, per_head_norms=False), name: np.ones((48, 48))}, config)
+    source = write_model(
+        tmp_path / "a", {**tiny_base.weights(1, config={**config, "model_type": "llama"}), name: np.ones((48, 48))}, config
+    )
     with pytest.raises(WorkbenchError, match=says.replace(".", r"\.")):
         Coordinates.draw(source, 0)
 
@@ -156,13 +159,13 @@ def test_noise_needs_exactly_one_size_and_equal_shapes(tmp_path: Path) -> None:
     source = make_tiny_base(tmp_path / "a")
     with pytest.raises(UsageError, match="one size"):
         add_noise(source, tmp_path / "b")
-    other = tiny_llama.write(tmp_path / "other", tiny_llama.draw(0))
+    other = write_model(tmp_path / "other", tiny_base.weights(config=tiny_llama.CONFIG), tiny_llama.CONFIG)
     with pytest.raises(UsageError, match=r"embed_tokens\.weight"):
         add_noise(source, tmp_path / "c", like=other)
 
 
 def test_a_random_adapter_is_as_large_in_every_module(tmp_path: Path) -> None:
-    weights = tiny_llama.draw(1)
+    weights = tiny_base.weights(1, config=tiny_llama.CONFIG)
     adapter = write_factors(tmp_path / "adapter", factors(weights))
     old, new = factors(weights), load_file(random_adapter(adapter, tmp_path / "random", seed=1) / "adapter_model.safetensors")
     for name in (n for n in old if "lora_A" in n):
@@ -173,7 +176,8 @@ def test_a_random_adapter_is_as_large_in_every_module(tmp_path: Path) -> None:
 
 
 def test_an_independent_model_shares_only_its_shapes(tmp_path: Path) -> None:
-    source = tiny_llama.write(tmp_path / "a", {n: v.astype(np.float32) for n, v in tiny_llama.draw(1).items()})
+    drawn = tiny_base.weights(1, config=tiny_llama.CONFIG)
+    source = write_model(tmp_path / "a", {n: v.astype(np.float32) for n, v in drawn.items()}, tiny_llama.CONFIG)
     home, fresh = values(source), values(independent(source, tmp_path / "b", seed=2))
     assert {n: v.shape for n, v in home.items()} == {n: v.shape for n, v in fresh.items()}
     for name, weight in fresh.items():

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks.controls import add_noise, independent, requantise
-from tests import tiny_llama
+from tests import tiny_base, tiny_llama
 from tests.folders import adapter_config, write_adapter
+from tests.tiny_base import safetensors, write_model
 from workbench.bases.lock import Lock, build_lock
 from workbench.bases.stream import distance
 from workbench.bases.tensors import folder_tensors
@@ -23,18 +24,18 @@ from workbench.rebase.weights import measure
 from workbench.rebase.writing import encode, load, rewrite_base
 
 Array = np.ndarray[Any, Any]
-CONFIG = {**tiny_llama.CONFIG, "model_type": "llama", "tie_word_embeddings": True, "hidden_size": 128, "intermediate_size": 192}
+CONFIG = {**tiny_base.CONFIG, "hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 6, "head_dim": 8, "vocab_size": 120}
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj", "model.layers.1.mlp.down_proj")
 R = 4
 
 
 def base(folder: Path, weights: dict[str, Array], dtype: type = np.float32) -> Path:
-    return tiny_llama.write(folder, {name: value.astype(dtype) for name, value in weights.items()}, CONFIG)
+    return write_model(folder, {name: value.astype(dtype) for name, value in weights.items()}, CONFIG)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return base(tmp_path_factory.mktemp("rebase") / "home", tiny_llama.draw(1, config=CONFIG, bias=False, per_head_norms=False))
+    return base(tmp_path_factory.mktemp("rebase") / "home", tiny_base.weights(1, config=CONFIG))
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +127,6 @@ def patched(home: Path, out: Path) -> Path:
 
 def to_bf16(source: Path, out: Path) -> Path:
     """The same folder with its weights in bfloat16."""
-    from tests.tiny_base import safetensors
-
     out.mkdir()
     for name in ("config.json", "tokenizer.json"):
         (out / name).write_bytes((source / name).read_bytes())
@@ -210,7 +209,7 @@ def test_with_the_old_weights_gone_sketches_answer(tmp_path: Path, home: Path, a
 
 def test_other_shapes_are_not_compared(tmp_path: Path, home: Path, adapter: Path) -> None:
     config = {**CONFIG, "intermediate_size": 256}
-    new = tiny_llama.write(tmp_path / "b", tiny_llama.draw(1, config=config, bias=False, per_head_norms=False), config)
+    new = write_model(tmp_path / "b", tiny_base.weights(1, config=config), config)
     for gone in (False, True):
         found = check(adapter, home, new, gone=gone)
         assert (found.change, found.drift, found.modules) == ("other_shape", None, ())
@@ -229,7 +228,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, home: Path, adapt
 
 def test_large_finite_weights_are_no_error(tmp_path: Path) -> None:
     """Squares of 1e25 do not fit into float32."""
-    folders = [tiny_llama.write(tmp_path / n, {"x": np.full((3, 5), v, np.float32)}) for n, v in (("a", 1e25), ("b", 3e25))]
+    folders = [write_model(tmp_path / n, {"x": np.full((3, 5), v, np.float32)}) for n, v in (("a", 1e25), ("b", 3e25))]
     one, two = (folder_tensors(f)["x"] for f in folders)
     assert distance(one, two) == pytest.approx((15 * 4e50, 15e50), rel=1e-5)
 

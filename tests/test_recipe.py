@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from workbench.errors import RecipeError
-from workbench.recipe import Recipe, read_yaml
+from workbench.recipe import RECIPE, Recipe, read_yaml
 
 WHAT = {"base": "b@1", "dataset": "d"}
 
@@ -44,6 +45,23 @@ def test_single_words_are_taken_as_upstream_takes_them() -> None:
     assert Recipe.load({**WHAT, "lora_target_modules": "all-linear"}).lora_target_modules == ("all-linear",)
     one = Recipe.load({**WHAT, "lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": '{"min_lr_rate": 0.1}'})
     assert one.lr_scheduler_kwargs == {"min_lr_rate": 0.1} and Recipe.from_yaml(one.to_yaml()) == one
+
+
+def test_what_a_recipe_decides_about_a_run() -> None:
+    recipe = Recipe.load({**WHAT, "eval_rows": 32})
+    assert [recipe.held_back(rows) for rows in (4, 20, 160, 1000)] == [0, 4, 32, 32]
+    assert [recipe.steps(examples) for examples in (1, 8, 9)] == [1, 1, 2]
+    assert [recipe.evaluate_every(steps) for steps in (1, 5, 6, 60)] == [1, 1, 2, 12]
+    assert Recipe.load({**WHAT, "eval_steps": 7}).evaluate_every(60) == 7
+    fp4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}
+    assert [Recipe.load({**WHAT, **given}).quantization for given in ({}, {"method": "qlora"}, fp4)] == [None, "nf4", "fp4"]
+
+
+def test_the_recipe_beside_an_adapter_is_the_one_it_was_written_from(tmp_path: Path) -> None:
+    assert Recipe.beside(tmp_path) is None
+    recipe = Recipe.load({**WHAT, "method": "sft", "lr_scheduler_kwargs": {"num_cycles": 0.5}, "report_to": ["wandb"], "name": "grosser"})
+    (tmp_path / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
+    assert Recipe.beside(tmp_path) == recipe and recipe.learning_rate == 5e-5
 
 
 def test_a_key_given_twice_is_refused() -> None:

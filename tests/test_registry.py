@@ -21,22 +21,24 @@ import yaml
 from sqlalchemy import insert, select
 
 from tests.faults import DiskError, Faults
-from tests.folders import TEMPLATE, adapter_config, adapter_tensors, write_adapter, write_base
+from tests.folders import adapter_config, adapter_tensors, write_adapter
+from tests.tiny_base import TEMPLATE, make_tiny_base
 from workbench import manifest, paths
 from workbench.bases.store import Bases
 from workbench.db import reading, session
 from workbench.db.tables import adapter_versions
 from workbench.errors import Conflict, Fenced, IntegrityError, NotFound, UsageError, WorkbenchError
 from workbench.evidence import Evidence, summary, write_scores
+from workbench.recipe import Recipe
 from workbench.records import Adapter, Base, BaseRef, Dataset, ItemScore, as_json
 from workbench.registry.store import Registry
 
-RECIPE = "base: tiny@1\ndataset: orders\nmethod: lora\nlearning_rate: 0.001\nmax_steps: 60\nseed: 42\n"
+RECIPE = Recipe.load({"base": "tiny@1", "dataset": "orders", "max_steps": 60})
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Base:
-    return Bases().add("tiny@1", source=f"folder:{write_base(tmp_path / 'tiny')}", license="Apache-2.0")
+    return Bases().add("tiny@1", source=f"folder:{make_tiny_base(tmp_path / 'tiny', dtype='F32')}", license="Apache-2.0")
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def trained(tmp_path: Path) -> Path:
 
 
 def publish(folder: Path, base: Base, name: str = "orders", **more: Any) -> Adapter:
-    given: dict[str, Any] = {"dataset": None, "method": "lora", "recipe_yaml": RECIPE, "scores": {}, **more}
+    given: dict[str, Any] = {"dataset": None, "method": "lora", "recipe": RECIPE, "scores": {}, **more}
     return Registry().publish(folder, name=name, base=base, **given)
 
 
@@ -96,7 +98,7 @@ def test_a_base_from_the_hub_is_named_by_repository_and_commit(base: Base, train
 
 def test_the_card_states_data_gain_base_and_what_the_licence_asks(tmp_path: Path, trained: Path) -> None:
     ref = "smollm2-135m-instruct@1"
-    base = Bases().add(ref, source=f"folder:{write_base(tmp_path / 'small')}")
+    base = Bases().add(ref, source=f"folder:{make_tiny_base(tmp_path / 'small')}")
     base = dataclasses.replace(base, source={"kind": "wheel", "name": "some-wheel"})
     rows = [f"row-{n}" for n in range(60)]
     bare = [ItemScore(id=row, nll=9.0, tokens=3, bytes=8, exact=False) for row in rows]
@@ -106,7 +108,7 @@ def test_the_card_states_data_gain_base_and_what_the_licence_asks(tmp_path: Path
     (trained / "evidence" / "test.jsonl").write_text('{"id": "row-0"}\n')
     data = Dataset("orders", tmp_path, "ab" * 32, 660, 600, 60, "messages", "exact")
     scores = summary(bare, taught, "exact").as_dict()
-    found = publish(trained, base, dataset=data, scores=scores, recipe_yaml=RECIPE.replace("lora", "qlora"), method="qlora")
+    found = publish(trained, base, dataset=data, scores=scores, recipe=RECIPE.model_copy(update={"method": "qlora"}), method="qlora")
     card = (found.path / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "peft" and front["datasets"] == ["orders"] and front["tags"] == ["lora", "qlora"]
@@ -195,6 +197,7 @@ def test_references_find_versions_and_say_what_there_is(base: Base, trained: Pat
         registry.list("foo")
 
 
+@pytest.mark.slow
 def test_listing_stays_light(base: Base, trained: Path) -> None:
     publish(trained, base)
     code = (
@@ -243,6 +246,7 @@ def _flip(file: Path) -> None:
     file.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_whatever_was_changed_after_publishing_is_noticed(base: Base, trained: Path, tmp_path: Path) -> None:
     registry = Registry()
     for n, tampering in enumerate(TAMPERED.values()):
@@ -269,7 +273,7 @@ def _attempt() -> tuple[str, str]:
     from workbench.jobs import queue
 
     queue.register_slots("here", ["cpu-0"])
-    queue.submit("selftest", {}, title="t", key=None, count=1, policy="resume", max_crashes=3)
+    queue.submit("count", {}, title="t", key=None, count=1, policy="resume", max_crashes=3)
     claim = queue.claim("here", "boot", lease=60)
     assert claim is not None
     return claim.job_id, claim.token
@@ -289,6 +293,7 @@ def test_a_job_publishes_once_and_only_while_it_owns_its_attempt(base: Base, tra
     assert refs(Registry().list()) == ["orders@1"] and not (paths.adapters_dir() / "other" / "v1").exists()
 
 
+@pytest.mark.slow
 def test_many_publish_and_move_one_alias_at_once(base: Base, trained: Path, database: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda n: publish(trained, base, parents=()).version, range(8)))
@@ -428,6 +433,7 @@ def test_a_lost_database_is_rebuilt_from_the_folders(base: Base, trained: Path, 
 # ---------------------------------------------------------------- crashes (kills: tests/reliability/test_publish.py)
 
 
+@pytest.mark.slow
 def test_an_error_at_any_step_of_publishing_leaves_nothing_behind(base: Base, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(trained, base, "warm-up")
     faults = Faults(monkeypatch)

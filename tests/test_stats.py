@@ -342,6 +342,7 @@ def test_rows_to_clear_knows_183_and_where_no_number_helps() -> None:
     assert rows_to_clear(estimate(flips(0, 0, 100), groups=[f"g{i // 2}" for i in range(100)]), -0.02) in (365, 366, 367)
 
 
+@pytest.mark.slow
 def test_import_stays_light() -> None:
     code = "import sys, workbench.stats; assert not {'numpy', 'scipy', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

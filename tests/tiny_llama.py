@@ -1,53 +1,21 @@
-"""A Llama-like model as plain numpy: weights on disk, and a forward pass to check identities with."""
+"""What a Llama-like model computes, in plain numpy: a forward pass to check identities with, in float64."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-Array = npt.NDArray[Any]
+from tests import tiny_base
+from tests.tiny_base import Array
+
+# Three query heads share a key-value head, every module has a bias, and heads have norms of their own.
 CONFIG: dict[str, Any] = {
-    "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2,
-    "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 120,
-    "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
+    **tiny_base.CONFIG, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "hidden_size": 48, "intermediate_size": 80,
+    "num_attention_heads": 6, "head_dim": 8, "vocab_size": 120, "tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True,
 }  # fmt: skip
-
-
-def draw(seed: int = 0, *, config: dict[str, Any] = CONFIG, bias: bool = True, per_head_norms: bool = True) -> dict[str, Array]:
-    """Random weights with three query heads per key-value head; float64."""
-    rng = np.random.default_rng(seed)
-    d, inner, size = config["hidden_size"], config["intermediate_size"], config["head_dim"]
-    q, kv = config["num_attention_heads"] * size, config["num_key_value_heads"] * size
-    linear = {
-        "self_attn.q_proj": (q, d), "self_attn.k_proj": (kv, d), "self_attn.v_proj": (kv, d), "self_attn.o_proj": (d, q),
-        "mlp.gate_proj": (inner, d), "mlp.up_proj": (inner, d), "mlp.down_proj": (d, inner),
-    }  # fmt: skip
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], d), "model.norm.weight": (d,)}
-    if not config["tie_word_embeddings"]:
-        shapes["lm_head.weight"] = (config["vocab_size"], d)
-    for n in range(config["num_hidden_layers"]):
-        at = f"model.layers.{n}."
-        shapes |= {f"{at}{module}.weight": shape for module, shape in linear.items()}
-        shapes |= {f"{at}{norm}.weight": (d,) for norm in ("input_layernorm", "post_attention_layernorm")}
-        if bias:
-            shapes |= {f"{at}{module}.bias": shape[:1] for module, shape in linear.items()}
-        if per_head_norms:
-            shapes |= {f"{at}self_attn.{norm}.weight": (size,) for norm in ("q_norm", "k_norm")}
-    return {n: rng.standard_normal(s) / (s[1] ** 0.5 if len(s) == 2 else 1.0) for n, s in shapes.items()}
-
-
-def write(folder: Path, weights: dict[str, Array], config: dict[str, Any] = CONFIG) -> Path:
-    """A model folder of those weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": {}, "merges": []}}), encoding="utf-8")
-    return folder
 
 
 def read(folder: Path) -> dict[str, Array]:

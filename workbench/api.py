@@ -12,60 +12,32 @@ Nothing here trains, scores or loads weights in the caller's process: that is a 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import paths
-from workbench.errors import Conflict, RecipeError, WorkbenchError
-from workbench.records import Adapter, AdapterRef, Base, BaseRef, Dataset, Job, as_json
+from workbench.errors import Conflict
+from workbench.prune import KEEP_DAYS, Leftover
+from workbench.records import MAX_LENGTH, Adapter, AdapterRef, Base, BaseRef, Dataset, Job
 
 if TYPE_CHECKING:
     from workbench.bases.store import Bases
     from workbench.data.checks import Report, RowLength
     from workbench.data.store import Datasets
-    from workbench.doctor import Check
-    from workbench.estimate import Estimate
+    from workbench.doctor import Diagnosis
     from workbench.jobs.store import Jobs
-    from workbench.prune import Leftover
+    from workbench.planning import Plan
     from workbench.rebasing import Rebase
     from workbench.recipe import Recipe, Resolved
     from workbench.registry.store import Registry
 
-__all__ = ["Plan", "Workbench"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What `train` would do with a recipe, found out without training."""
-
-    recipe: Recipe
-    origin: dict[str, str]  # key -> "default", "preset quick", "file" or "given"
-    base: Base
-    dataset: Dataset
-    publishes: str  # "refunds (next version)" or "smollm2-135m-instruct@2"
-    lengths: dict[str, int]  # rows, tokens, supervised, longest, cut, answer_lost, unlearnable; of the train part
-    estimate: Estimate
-    problems: list[str] = field(default_factory=list)  # each one blocks the start
-    warnings: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values: the keys of `workbench train --dry-run --json`."""
-        return {
-            "recipe": self.recipe.model_dump(mode="json"),
-            "origin": self.origin,
-            "base": str(self.base.ref),
-            "dataset": self.dataset.name,
-            "publishes": self.publishes,
-            "lengths": self.lengths,
-            "estimate": as_json(self.estimate),
-            "problems": self.problems,
-            "warnings": self.warnings,
-        }
+__all__ = ["Workbench"]
 
 
 class Workbench:
@@ -113,7 +85,7 @@ class Workbench:
     def rebase(self) -> Rebase:
         from workbench.rebasing import Rebase
 
-        return Rebase(self)
+        return Rebase(self.bases, self.adapters, self.jobs)
 
     # ---------------------------------------------------------------- training
 
@@ -129,101 +101,49 @@ class Workbench:
         Raises `RecipeError` for a malformed recipe and `NotFound` for a base or dataset that is not here;
         what would make the run useless is listed in `Plan.problems`.
         """
-        from workbench import planning
         from workbench.bases.layout import Layout
-        from workbench.estimate import estimate, held_back
-        from workbench.recipe import Recipe, Resolved
+        from workbench.estimate import estimate
+        from workbench.planning import Plan, judge, sum_lengths
+        from workbench.recipe import Resolved
 
-        if isinstance(recipe, Resolved):
-            origin, recipe = recipe.origin, recipe.recipe
-        else:
-            recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(dict(recipe))
-            origin = {key: "given" if key in recipe.model_fields_set else "default" for key in Recipe.model_fields}
+        resolved = recipe if isinstance(recipe, Resolved) else Resolved.of(recipe)
+        recipe = resolved.recipe
         base, dataset = self.bases.get(recipe.base), self.datasets.get(recipe.dataset)
-        lengths = self.lengths(dataset, base, recipe, split="train")
-        problems, warnings = planning.judge_lengths(lengths, recipe)
-        problems += planning.without_effect(recipe, dataset.form) + planning.missing_loggers(recipe)
-        layout = Layout(self.bases.lock(base.ref))
-        problems += planning.too_long(lengths, recipe, layout.lock) + planning.unknown_targets(recipe, layout)
-        if recipe.early_stopping_patience and not held_back(recipe, len(lengths)):
-            warnings.append("There are too few rows to hold any back, so early_stopping_patience has nothing to watch.")
-        if recipe.resume_from_checkpoint:
-            problems += planning.check_start(recipe)
-            warnings.append("Only weights are taken from resume_from_checkpoint: steps, schedule and optimiser begin anew.")
+        lengths = self._lengths(dataset, base, recipe)
+        problems, warnings = judge(recipe, dataset, lengths, Layout(self.bases.lock(base.ref)))
         return Plan(
             recipe=recipe,
-            origin=origin,
+            origin=resolved.origin,
             base=base,
             dataset=dataset,
             publishes=self._publishes(recipe, base),
-            lengths=planning.sum_lengths(lengths),
+            lengths=sum_lengths(lengths),
             estimate=estimate(recipe, base, [length.total for length in lengths], test_rows=dataset.test_rows),
             problems=problems,
             warnings=warnings,
         )
 
-    def train(self, recipe: Recipe | Resolved | Mapping[str, Any], *, publish: bool = True, key: str | None = None) -> Job:
-        """Submit a training job and make sure a dispatcher is running; returns at once.
+    def train(self, recipe: Plan | Recipe | Resolved | Mapping[str, Any], *, publish: bool = True, key: str | None = None) -> Job:
+        """Submit a training job and make sure a dispatcher is running; returns at once. A plan in hand is not made again.
 
         With `publish` false it is a trial: trained and scored, and its result stays in the job's folder.
         The same `key` twice gives the same job. Raises `RecipeError` with all of the plan's problems.
         """
-        from workbench import planning
+        from workbench.jobs.training import TrainSpec
 
-        plan = self._sound(recipe)
-        if plan.recipe.publish_as and not publish:
-            raise RecipeError("publish_as: a trial publishes nothing.", hint="Leave one of the two out.")
-        spec = {
-            "recipe": plan.recipe.model_dump(mode="json"),
-            "base_lock_sha256": plan.base.lock_sha256,
-            "dataset_sha256": plan.dataset.sha256,
-            "total_steps": plan.estimate.steps,
-            "publish": publish,
-        }
-        if plan.recipe.resume_from_checkpoint:
-            file = planning.start_file(plan.recipe)
-            spec["start"] = {"file": str(file), "sha256": planning.sha256_of(file)}
-        title = f"{'Trial of ' * (not publish)}{plan.recipe.adapter_name}: {plan.recipe.method} on {plan.base.ref}"
-        return self._submit("train", spec, title=title, key=key)
+        return self.jobs.submit(TrainSpec.of(self._planned(recipe), publish=publish), key=key)
 
-    def export_trl(self, recipe: Recipe | Resolved | Mapping[str, Any], out: Path) -> Path:
+    def export_trl(self, recipe: Plan | Recipe | Resolved | Mapping[str, Any], out: Path) -> Path:
         """Write a recipe as files for plain TRL, with its rows, to the new folder `out`: `trl sft --config sft.yaml`, or
         train.py for the very losses. Raises `RecipeError` with all of the plan's problems, and for what TRL does otherwise."""
         if out.exists():
             raise Conflict(f"{out} exists already.", hint="Name a folder that does not.")
-        plan = self._sound(recipe)
+        plan = self._planned(recipe).sound()
         from workbench.hf.export_trl import export_trl
 
         return export_trl(plan.recipe, plan.base.path, self.datasets.rows(plan.dataset.name, split="train"), out)
 
-    def lengths(self, dataset: Dataset, base: Base, recipe: Recipe, *, split: str | None = None) -> list[RowLength]:
-        """Token counts of each row as the trainer will see it; kept beside the home's other caches.
-
-        Reading the tokenizer costs seconds, so the counts are stored under the hashes of everything that decides them.
-        """
-        from workbench.data.checks import RowLength
-
-        choices = (recipe.max_length, recipe.assistant_only_loss, recipe.completion_only_loss)
-        parts = ("2", dataset.sha256[:16], base.lock_sha256[:16], split or "all", *(str(int(c)) for c in choices))
-        cache = paths.home() / "cache" / "lengths" / ("-".join(parts) + ".json")
-        if cache.is_file():
-            return [RowLength(*values) for values in json.loads(cache.read_text(encoding="utf-8"))]
-        from workbench.hf import bounded
-
-        found = bounded.lengths(
-            base,
-            list(self.datasets.rows(dataset.name, split=split)),
-            max_length=recipe.max_length,
-            assistant_only=recipe.assistant_only_loss,
-            completion_only=recipe.completion_only_loss,
-        )
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        partial = cache.with_suffix(f".{id(found)}.tmp")
-        partial.write_text(json.dumps([astuple(r) for r in found]), encoding="utf-8")
-        partial.replace(cache)
-        return found
-
-    def preview(self, dataset: str, base: str | BaseRef, *, n: int = 3, split: str = "train", max_length: int = 1024) -> list[Any]:
+    def preview(self, dataset: str, base: str | BaseRef, *, n: int = 3, split: str = "train", max_length: int = MAX_LENGTH) -> list[Any]:
         """The first `n` rows as the trainer will see them: per row a list of (text, class) spans.
 
         The class is "template", "prompt" or "learned"; the spans joined are the exact text the model reads.
@@ -232,7 +152,7 @@ class Workbench:
 
         return bounded.spans(self.bases.get(base), self.datasets.rows(dataset, split=split)[:n], max_length=max_length)
 
-    def check_data(self, name_or_file: str | Path, *, base: str | None = None, max_length: int = 1024, **reading: Any) -> Report:
+    def check_data(self, name_or_file: str | Path, *, base: str | None = None, max_length: int = MAX_LENGTH, **reading: Any) -> Report:
         """Every problem of a dataset, or of a file that was not added yet, with its row number.
 
         With a base the lengths are counted in its tokens: rows that would be cut, rows that would lose their answer.
@@ -251,12 +171,9 @@ class Workbench:
     def fetch(self, base: str | BaseRef, *, source: str | None = None, key: str | None = None) -> Job:
         """Submit a job that adds a base, as `bases.add` does here and now. Raises `NotFound` for a name nobody knows, `Conflict`
         when the base is there already."""
-        ref = BaseRef.parse(base)
-        if self.bases.has(ref):
-            raise Conflict(f"The base {ref} is here already.")
-        if source is None:
-            self.bases.catalogue().get(ref)
-        return self._submit("fetch", {"base": str(ref), "source": source}, title=f"Fetch {ref}", key=key)
+        from workbench.jobs.fetching import FetchSpec
+
+        return self.jobs.submit(FetchSpec.of(self.bases, base, source), key=key)
 
     # ---------------------------------------------------------------- adapters
 
@@ -265,23 +182,15 @@ class Workbench:
 
         Meant for imported adapters, which come without evidence. `dataset` defaults to the one it was trained on.
         """
-        found = self.adapters.get(adapter)
-        name = dataset or found.dataset
-        if not name:
-            raise WorkbenchError(
-                f"{found.ref} does not say what it was trained on.", hint="Name a dataset: workbench adapter evaluate … --dataset NAME"
-            )
-        spec = {"adapter": found.ref, "dataset": name, "dataset_sha256": self.datasets.get(name).sha256}
-        return self._submit("evaluate", spec, title=f"{found.ref}: score on {name}", key=key)
+        from workbench.jobs.scoring import EvaluateSpec
+
+        return self.jobs.submit(EvaluateSpec.of(self.datasets, self.adapters, adapter, dataset), key=key)
 
     def merge(self, adapter: str | AdapterRef, out: Path, *, base: str | None = None, key: str | None = None) -> Job:
         """Submit a job that writes full merged weights, in the base's dtype, to the new folder `out`."""
-        found = self.adapters.get(adapter)
-        target = self.bases.get(base or found.base)
-        if out.exists():
-            raise WorkbenchError(f"{out} exists already.", hint="Name a folder that does not.")
-        spec = {"adapter": found.ref, "base": str(target.ref), "base_lock_sha256": target.lock_sha256, "out": str(out.resolve())}
-        return self._submit("merge", spec, title=f"{found.ref}: merge into {target.ref}", key=key)
+        from workbench.jobs.merging import MergeSpec
+
+        return self.jobs.submit(MergeSpec.of(self.bases, self.adapters, adapter, out, base), key=key)
 
     def import_adapter(self, path: str | Path, *, name: str, base: str | BaseRef | None = None) -> Adapter:
         """Take in a PEFT folder or zip made by any tool, as the next version of `name`; nothing in it is run.
@@ -322,35 +231,53 @@ class Workbench:
             "libraries": {name: version(name) for name in names},
         }
 
-    def prune(self, *, keep_days: float = 30, apply: bool = False) -> list[Leftover]:
+    def prune(self, *, keep_days: float = KEEP_DAYS, apply: bool = False) -> list[Leftover]:
         """What of this home nothing needs any more, the largest first; removed for good only with `apply`.
 
         The trash and what would let an ended job go on are kept for `keep_days`; second copies of published results are not.
         """
         from workbench import prune
 
-        found = prune.leftovers(self.jobs.list(limit=sys.maxsize), keep_days=keep_days)
+        leftovers = prune.leftovers(self.jobs.list(limit=sys.maxsize), keep_days=keep_days)
         if apply:
-            prune.remove(found)
-        return found
+            prune.remove(leftovers)
+        return leftovers
 
-    def doctor(self, *, deep: bool = False) -> list[Check]:
+    def doctor(self, *, deep: bool = False) -> list[Diagnosis]:
         """Look for what would go wrong later: libraries, disk, database, damaged files. `deep` hashes every file again."""
-        from workbench.doctor import examine
+        from workbench import doctor
 
-        return examine(self, deep=deep)
+        return doctor.installation() + (list(doctor.contents(self.bases, self.datasets, self.adapters)) if deep else [])
 
     # ---------------------------------------------------------------- inside
 
-    def _sound(self, recipe: Recipe | Resolved | Mapping[str, Any]) -> Plan:
-        """The plan of a recipe; raises `RecipeError` when it has problems."""
-        plan = self.plan(recipe)
-        if plan.problems:
-            raise RecipeError("This run would be wasted:", plan.problems, hint="Look at the rows: workbench data preview")
-        return plan
+    def _lengths(self, dataset: Dataset, base: Base, recipe: Recipe) -> list[RowLength]:
+        """Token counts of each training row as the trainer will see it; reading the tokenizer costs seconds, so they are remembered."""
+        from importlib.metadata import version
 
-    def _submit(self, kind: str, spec: dict[str, Any], *, title: str, key: str | None) -> Job:
-        return self.jobs.submit(kind, spec, title=title, key=key)  # which also sees to it that a dispatcher runs
+        from workbench.cache import remembered
+        from workbench.data.checks import RowLength
+
+        limits = {
+            "max_length": recipe.max_length,
+            "assistant_only": recipe.assistant_only_loss,
+            "completion_only": recipe.completion_only_loss,
+        }
+
+        def count() -> list[tuple[Any, ...]]:
+            from workbench.hf import bounded
+
+            rows = list(self.datasets.rows(dataset.name, split="train"))
+            return [astuple(length) for length in bounded.lengths(base, rows, **limits)]
+
+        by = [version("transformers"), version("tokenizers"), [field.name for field in dataclasses.fields(RowLength)]]
+        known = remembered("lengths", dataset.sha256, base.lock_sha256, limits, by, make=count)
+        return [RowLength(*values) for values in known]
+
+    def _planned(self, recipe: Plan | Recipe | Resolved | Mapping[str, Any]) -> Plan:
+        from workbench.planning import Plan
+
+        return recipe if isinstance(recipe, Plan) else self.plan(recipe)
 
     def _publishes(self, recipe: Recipe, base: Base) -> str:
         if recipe.method != "sft":

@@ -1,14 +1,12 @@
-"""Is this installation sound? Each check says what was found and, where it matters, what to mend.
+"""Is this installation sound? Each examination says what it found, or raises what is to be mended.
 
-Nothing here loads torch; a check that itself fails is reported as broken, never raised.
+Nothing here loads torch; an examination that itself fails is reported as broken, never raised.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,19 +17,22 @@ from typing import TYPE_CHECKING
 
 from workbench import paths
 from workbench.errors import WorkbenchError
+from workbench.files import atomic_write
 
 if TYPE_CHECKING:
-    from workbench.api import Workbench
+    from workbench.bases.store import Bases
+    from workbench.data.store import Datasets
+    from workbench.registry.store import Registry
 
-__all__ = ["Check", "examine"]
+__all__ = ["Diagnosis", "contents", "installation"]
 
 _DISTRIBUTION = "openweight-workbench"
 _ROOM = 2 * 1024**3  # bytes: a small base, a few checkpoints
 
 
 @dataclass(frozen=True)
-class Check:
-    """One finding. `state` is "ok", "warning" (works, but look) or "broken"."""
+class Diagnosis:
+    """What one examination found. `state` is "ok", "warning" (works, but look) or "broken"."""
 
     name: str
     state: str
@@ -39,45 +40,62 @@ class Check:
     hint: str = ""
 
 
-def examine(bench: Workbench, *, deep: bool = False) -> list[Check]:
-    """Run every check; `deep` also compares each base, dataset and adapter with its stored hashes (reads all of them)."""
-    checks: list[tuple[str, Callable[[], Check]]] = [
-        ("libraries", _libraries),
-        ("name clash", _name_clash),
-        ("datasets package", _datasets_package),
-        ("home", _home),
-        ("disk", _disk),
-        ("memory", _memory),
-        ("database", lambda: _database(bench)),
-        ("hub", _hub),
+class _Doubt(WorkbenchError):
+    """It works, but somebody should look."""
+
+
+def installation() -> list[Diagnosis]:
+    """Libraries, disk, memory, database, hub."""
+    examinations = {
+        "libraries": _libraries,
+        "name clash": _name_clash,
+        "datasets package": _datasets_package,
+        "home": _home,
+        "disk": _disk,
+        "memory": _memory,
+        "database": _database,
+        "hub": _hub,
+    }
+    return [_diagnosed(name, examine) for name, examine in examinations.items()]
+
+
+def contents(bases: Bases, datasets: Datasets, adapters: Registry) -> Iterator[Diagnosis]:
+    """Every base, dataset and adapter against its stored hashes; reads all of them."""
+    kinds: list[tuple[str, Callable[[], list[str]], Callable[[str], object]]] = [
+        ("base", lambda: [str(base.ref) for base in bases.list()], bases.verify),
+        ("dataset", lambda: [*(dataset.name for dataset in datasets.list()), *datasets.broken()], datasets.get),
+        ("adapter", lambda: [adapter.ref for adapter in adapters.list()], partial(adapters.get, verify=True)),
     ]
-    found = [_guarded(name, run) for name, run in checks]
-    return found + list(_contents(bench)) if deep else found
+    for kind, list_names, read in kinds:
+        try:
+            names = list_names()
+        except WorkbenchError as error:
+            yield Diagnosis(f"every {kind}", "broken", error.message, error.hint)
+            continue
+        for name in names:
+            yield _diagnosed(f"{kind} {name}", partial(_unchanged, read, name))
 
 
-def _guarded(name: str, run: Callable[[], Check]) -> Check:
+def _diagnosed(name: str, examine: Callable[[], str]) -> Diagnosis:
     try:
-        return run()
+        return Diagnosis(name, "ok", examine())
     except WorkbenchError as error:
-        return Check(name, "broken", error.message, error.hint)
+        return Diagnosis(name, "warning" if isinstance(error, _Doubt) else "broken", error.message, error.hint)
     except Exception as error:  # a doctor that falls ill itself must still report
-        return Check(name, "broken", f"{type(error).__name__}: {error}")
+        return Diagnosis(name, "broken", f"{type(error).__name__}: {error}")
 
 
-def _libraries() -> Check:
+def _libraries() -> str:
     from packaging.requirements import Requirement
 
     python = f"Python {sys.version.split()[0]}"
-    wrong, seen = [], 0
     try:
-        lines = metadata.requires(_DISTRIBUTION) or []
+        required = [Requirement(line) for line in metadata.requires(_DISTRIBUTION) or []]
     except metadata.PackageNotFoundError:
-        return Check("libraries", "warning", f"{python}; {_DISTRIBUTION} itself is not installed", "Install it: pip install --editable .")
-    for line in lines:
-        wanted = Requirement(line)
-        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
-            continue
-        seen += 1
+        raise _Doubt(f"{python}; {_DISTRIBUTION} itself is not installed", hint="Install it: pip install --editable .") from None
+    required = [wanted for wanted in required if wanted.marker is None or wanted.marker.evaluate({"extra": ""})]
+    wrong = []
+    for wanted in required:
         try:
             version = metadata.version(wanted.name)
         except metadata.PackageNotFoundError:
@@ -86,103 +104,83 @@ def _libraries() -> Check:
         if not wanted.specifier.contains(version.split("+")[0], prereleases=True):
             wrong.append(f"{wanted.name} {version} is not {wanted.specifier}")
     if wrong:
-        return Check("libraries", "broken", f"{python}; {'; '.join(wrong)}", f"Install again: pip install --upgrade {_DISTRIBUTION}")
-    return Check("libraries", "ok", f"{python}; all {seen} requirements met")
+        raise WorkbenchError(f"{python}; {'; '.join(wrong)}", hint=f"Install again: pip install --upgrade {_DISTRIBUTION}")
+    return f"{python}; all {len(required)} requirements met"
 
 
-def _name_clash() -> Check:
+def _name_clash() -> str:
     """Another distribution on the package index installs a package called `workbench` too."""
     owners = {name for name in metadata.packages_distributions().get("workbench", []) if name != _DISTRIBUTION}
     if owners:
         hint = "Use an environment of its own for this workbench."
-        return Check("name clash", "broken", f"{', '.join(sorted(owners))} installs a package named workbench as well", hint)
-    return Check("name clash", "ok", "no other package is called workbench")
+        raise WorkbenchError(f"{', '.join(sorted(owners))} installs a package named workbench as well", hint=hint)
+    return "no other package is called workbench"
 
 
-def _datasets_package() -> Check:
+def _datasets_package() -> str:
     """A folder called `datasets` beside the caller must not hide Hugging Face's package of that name."""
-    found = find_spec("datasets")
-    origin = Path(found.origin).parent if found and found.origin else None
+    spec = find_spec("datasets")
+    origin = Path(spec.origin).parent if spec and spec.origin else None
     if origin is None:
-        return Check("datasets package", "broken", "`import datasets` finds a plain folder", "Install it: pip install datasets")
+        raise WorkbenchError("`import datasets` finds a plain folder", hint="Install it: pip install datasets")
     if not (origin / "arrow_dataset.py").is_file():
         hint = "Start the workbench from another folder, or rename that one."
-        return Check("datasets package", "broken", f"`import datasets` finds {origin}, which is not Hugging Face's", hint)
-    return Check("datasets package", "ok", f"Hugging Face's {metadata.version('datasets')}")
+        raise WorkbenchError(f"`import datasets` finds {origin}, which is not Hugging Face's", hint=hint)
+    return f"Hugging Face's {metadata.version('datasets')}"
 
 
-def _home() -> Check:
+def _home() -> str:
     home = paths.home()
     home.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=home, prefix=".doctor-", delete=False) as file:
-        file.write(b"x")
-        file.flush()
-        os.fsync(file.fileno())
-    moved = Path(file.name + "-moved")
-    os.replace(file.name, moved)
-    moved.unlink()
-    return Check("home", "ok", f"{home} can be written")
+    atomic_write(home / ".doctor", "")
+    (home / ".doctor").unlink()
+    return f"{home} can be written"
 
 
-def _disk() -> Check:
+def _disk() -> str:
     free = shutil.disk_usage(paths.home()).free
     text = f"{free / 1024**3:.1f} GiB free"
     if free < _ROOM:
-        return Check("disk", "warning", text, "Make room: workbench prune. Or move the home with WORKBENCH_HOME.")
-    return Check("disk", "ok", text)
+        raise _Doubt(text, hint="Make room: workbench prune. Or move the home with WORKBENCH_HOME.")
+    return text
 
 
-def _memory() -> Check:
+def _memory() -> str:
     import psutil
 
     memory = psutil.virtual_memory()
     text = f"{memory.available / 1024**3:.1f} of {memory.total / 1024**3:.1f} GiB available"
     if memory.available < _ROOM:
-        return Check("memory", "warning", text, "Close other programs before training; qlora needs the least.")
-    return Check("memory", "ok", text)
+        raise _Doubt(text, hint="Close other programs before training; qlora needs the least.")
+    return text
 
 
-def _database(bench: Workbench) -> Check:
+def _database() -> str:
+    from workbench.db.reading import rows
     from workbench.db.session import sqlite_file, transaction
 
-    jobs = bench.jobs.list(limit=1)
+    jobs = "jobs are there" if rows("SELECT 1 AS one FROM jobs LIMIT 1") else "no jobs yet"
     if sqlite_file(paths.database_url()) is None:
-        return Check("database", "ok", f"PostgreSQL answers; {'jobs are there' if jobs else 'no jobs yet'}")
+        return f"PostgreSQL answers; {jobs}"
     with transaction() as connection:
         said = connection.exec_driver_sql("PRAGMA quick_check").scalar_one()
     if said != "ok":
-        return Check("database", "broken", f"SQLite reports: {said}", "Restore workbench.db from a backup; adapters on disk are whole.")
-    return Check("database", "ok", f"SQLite is sound; {'jobs are there' if jobs else 'no jobs yet'}")
+        raise WorkbenchError(f"SQLite reports: {said}", hint="Restore workbench.db from a backup; adapters on disk are whole.")
+    return f"SQLite is sound; {jobs}"
 
 
-def _hub() -> Check:
+def _hub() -> str:
     import socket
 
     if paths.hub_offline():
-        return Check("hub", "ok", "asked to stay offline; bases come from wheels, folders and GGUF files")
+        return "asked to stay offline; bases come from wheels, folders and GGUF files"
     try:
         socket.create_connection(("huggingface.co", 443), timeout=3).close()
     except OSError:
-        return Check("hub", "warning", "Hugging Face cannot be reached", "Bases then come from wheels, folders and GGUF files.")
-    return Check("hub", "ok", "Hugging Face can be reached")
+        raise _Doubt("Hugging Face cannot be reached", hint="Bases then come from wheels, folders and GGUF files.") from None
+    return "Hugging Face can be reached"
 
 
-def _contents(bench: Workbench) -> Iterator[Check]:
-    kinds: list[tuple[str, Callable[[], list[str]], Callable[[str], object]]] = [
-        ("base", lambda: [str(b.ref) for b in bench.bases.list()], bench.bases.verify),
-        ("dataset", lambda: [*(d.name for d in bench.datasets.list()), *bench.datasets.broken()], bench.datasets.get),
-        ("adapter", lambda: [a.ref for a in bench.adapters.list()], lambda ref: bench.adapters.get(ref, verify=True)),
-    ]
-    for kind, names, read in kinds:
-        try:
-            found = names()
-        except WorkbenchError as error:
-            yield Check(f"every {kind}", "broken", error.message, error.hint)
-            continue
-        for name in found:
-            yield _guarded(f"{kind} {name}", partial(_unchanged, kind, name, read))
-
-
-def _unchanged(kind: str, name: str, read: Callable[[str], object]) -> Check:
+def _unchanged(read: Callable[[str], object], name: str) -> str:
     read(name)
-    return Check(f"{kind} {name}", "ok", "every file is as it was written")
+    return "every file is as it was written"

@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from workbench import paths
+from workbench.files import atomic_write
 from workbench.recipe import Recipe
 from workbench.records import Base
 
-__all__ = ["Estimate", "estimate", "held_back", "remember", "total_steps"]
+__all__ = ["Estimate", "estimate", "remember"]
 
 _KEPT = 50  # runs remembered
 _START_SECONDS = 15.0  # importing the libraries, loading, trying out
 _LIBRARIES_BYTES = 550_000_000  # resident before any weights
 _WORKING_BYTES = 600_000_000  # activations, logits and what the allocator keeps
-_EVALUATIONS = 5
 # A token costs 2 operations per weight forward and as many for the gradient of the activations; training all weights
 # adds the gradient of the weights. That the common beginning and the unlearned outputs are skipped makes up for what
 # element-wise work costs beside the products.
@@ -46,33 +46,21 @@ class Estimate:
     basis: str  # "measured on this machine by job 3f2a", "estimated from a 0.3 s probe", ...
 
 
-def held_back(recipe: Recipe, rows: int) -> int:
-    """Training rows that only watch the loss: `eval_rows`, but never more than a fifth."""
-    return min(recipe.eval_rows, rows // 5)
-
-
-def total_steps(recipe: Recipe, examples: int) -> int:
-    """Optimiser steps of a run over `examples` rows (with packing: packed sequences)."""
-    if recipe.max_steps > 0:
-        return recipe.max_steps
-    batches = math.ceil(examples / recipe.per_device_train_batch_size)
-    return max(1, math.ceil(recipe.num_train_epochs * max(1, math.ceil(batches / recipe.gradient_accumulation_steps))))
-
-
 def estimate(recipe: Recipe, base: Base, lengths: Sequence[int], *, test_rows: int = 0) -> Estimate:
     """Estimate a run over rows of `lengths` tokens (before cutting) on `base`, and the scoring of `test_rows` like them in both arms."""
     cut = [min(length, recipe.max_length) for length in lengths]
-    rows = max(1, len(cut) - held_back(recipe, len(cut)))
+    held_back = recipe.held_back(len(cut))
+    rows = max(1, len(cut) - held_back)
     tokens_per_row = sum(cut) / max(1, len(cut))
     examples = rows
     if recipe.packing:
         examples = max(1, math.ceil(rows * tokens_per_row / recipe.max_length))
-    steps = total_steps(recipe, examples)
+    steps = recipe.steps(examples)
     batch = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
     epochs = steps / max(1, math.ceil(examples / batch)) if recipe.max_steps > 0 else recipe.num_train_epochs
     tokens = round(epochs * rows * tokens_per_row)
     speed, peak, basis = _speed(recipe, base)
-    watched = _EVALUATIONS * held_back(recipe, len(cut)) * tokens_per_row / 2  # forward only
+    watched = math.ceil(steps / recipe.evaluate_every(steps)) * held_back * tokens_per_row / 2  # forward only
     tested = test_rows * tokens_per_row  # forward only, twice
     return Estimate(tokens, steps, _START_SECONDS + (tokens + watched + tested) / speed, peak or _peak(recipe, base), basis)
 
@@ -90,11 +78,8 @@ def remember(recipe: Recipe, base: Base, tokens_per_second: float, peak_bytes: i
         "job": job,
         "at": time.time(),
     }
-    file = paths.machine_file()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps({"runs": [*_history(), run][-_KEPT:]}, indent=1), encoding="utf-8")
-    partial.replace(file)
+    paths.home().mkdir(parents=True, exist_ok=True)
+    atomic_write(paths.machine_file(), json.dumps({"runs": [*_history(), run][-_KEPT:]}, indent=1))
 
 
 def _history() -> list[dict[str, Any]]:
@@ -108,7 +93,7 @@ def _history() -> list[dict[str, Any]]:
 
 def _kind(recipe: Recipe) -> dict[str, Any]:
     """What else has to be alike for a measured speed to carry over."""
-    method = "qlora" if recipe.quantized else recipe.method
+    method = "qlora" if recipe.quantization else recipe.method
     return {"method": method, "bf16": recipe.bf16, "threads": _threads(recipe), "host": platform.node(), "gpu": _has_gpu()}
 
 
@@ -148,7 +133,7 @@ def _peak(recipe: Recipe, base: Base) -> int:
     if recipe.method == "sft":
         return _LIBRARIES_BYTES + 16 * n + _WORKING_BYTES
     learned = 16 * int(1.2 * recipe.lora_r * n ** (2 / 3))
-    if recipe.quantized:
+    if recipe.quantization:
         return _LIBRARIES_BYTES + max(3 * n, n + learned + _WORKING_BYTES)
     width: int = 2 if recipe.bf16 or (recipe.bf16 is None and (_has_bf16_units() or _has_gpu())) else 4
     # while loading, the stored copy is mapped beside the converted one

@@ -85,7 +85,7 @@ def room(root: Path, kind: str = "draft", *, days: float = 1) -> Iterator[Path]:
         yield folder
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise WorkbenchError(f"The disk of {root} is full.", hint="Free some space and try again: workbench prune") from None
+            raise WorkbenchError(f"The disk of {root} is full.", hint="Free some space and try again.") from None
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

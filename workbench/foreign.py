@@ -36,11 +36,12 @@ from typing import IO, Any, ParamSpec, TypeVar
 from workbench import errors, paths
 from workbench.errors import DataError, WorkbenchError
 
-__all__ = ["GIB", "MIB", "Limits", "die_with_parent", "inside", "open_regular", "read_regular", "say", "shown"]
+__all__ = ["GIB", "MIB", "ORPHAN", "Limits", "die_with_parent", "inside", "open_regular", "read_regular", "say", "shown"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 MIB, GIB = 1024**2, 1024**3
+ORPHAN = 70  # exit code of a process whose parent died
 _REPLY = 512 * MIB  # bytes that one call may send back
 _PLAIN = {
     ("builtins", "set"), ("builtins", "frozenset"), ("builtins", "complex"), ("collections", "Counter"), ("collections", "OrderedDict"),
@@ -167,7 +168,7 @@ def die_with_parent(parent: int) -> None:
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
-        os._exit(70)
+        os._exit(ORPHAN)
 
 
 # ---------------------------------------------------------------- frames

@@ -14,6 +14,7 @@ __all__ = [
     "become",
     "browser_dir",
     "bundled_datasets_dir",
+    "cache_dir",
     "checks_dir",
     "child_environment",
     "database_url",
@@ -84,6 +85,11 @@ def adapters_dir() -> Path:
 def checks_dir() -> Path:
     """`<home>/checks/<adapter>/v<N>/<base>/`: the newest rebase check of each adapter on each base."""
     return home() / "checks"
+
+
+def cache_dir() -> Path:
+    """`<home>/cache/<kind>/`: what `workbench.cache` remembers; may be deleted at any time."""
+    return home() / "cache"
 
 
 def machine_file() -> Path:

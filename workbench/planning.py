@@ -1,40 +1,71 @@
 """What a recipe will meet in its rows, its base and this installation: found before anything is loaded, without torch.
 
-Each function returns sentences; a problem blocks the start, a warning does not.
+A problem blocks the start, a warning does not.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RecipeError
 from workbench.foreign import open_regular, read_regular
 from workbench.peft_layout import CONFIG, WEIGHTS, takes_factors, unmatched_targets
 from workbench.recipe import Recipe
+from workbench.records import Base, Dataset, as_json
 
 if TYPE_CHECKING:
     from workbench.bases.layout import Layout
     from workbench.bases.lock import Lock
     from workbench.data.checks import RowLength
+    from workbench.estimate import Estimate
 
-__all__ = [
-    "check_start",
-    "judge_lengths",
-    "missing_loggers",
-    "sha256_of",
-    "start_file",
-    "sum_lengths",
-    "too_long",
-    "unknown_targets",
-    "without_effect",
-]
+__all__ = ["Plan", "judge", "judge_lengths", "missing_loggers", "start_file", "sum_lengths"]
 
 _MOST = 1024**4  # bytes of weights
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `train` would do with a recipe, found out without training."""
+
+    recipe: Recipe
+    origin: dict[str, str]  # key -> "default", "preset quick", "file" or "given"
+    base: Base
+    dataset: Dataset
+    publishes: str  # "refunds (next version)" or "smollm2-135m-instruct@2"
+    lengths: dict[str, int]  # rows, tokens, supervised, longest, cut, answer_lost, unlearnable; of the train part
+    estimate: Estimate
+    problems: list[str] = field(default_factory=list)  # each one blocks the start
+    warnings: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values: the keys of `workbench train --dry-run --json`."""
+        plain = {part.name: as_json(getattr(self, part.name)) for part in fields(self)}
+        return plain | {"recipe": self.recipe.model_dump(mode="json"), "base": str(self.base.ref), "dataset": self.dataset.name}
+
+    def sound(self) -> Plan:
+        """Itself; raises `RecipeError` when it has problems."""
+        if self.problems:
+            raise RecipeError("This run would be wasted:", self.problems, hint="Look at the rows: workbench data preview")
+        return self
+
+
+def judge(recipe: Recipe, dataset: Dataset, lengths: Sequence[RowLength], layout: Layout) -> tuple[list[str], list[str]]:
+    """(problems, warnings) of a recipe on the training rows of a dataset and on a base. `lengths` are those rows' token counts."""
+    problems, warnings = judge_lengths(lengths, recipe)
+    problems += _without_effect(recipe, dataset.form) + missing_loggers(recipe)
+    problems += _too_long(lengths, recipe, layout.lock) + _unknown_targets(recipe, layout)
+    if recipe.early_stopping_patience and not recipe.held_back(len(lengths)):
+        warnings.append("There are too few rows to hold any back, so early_stopping_patience has nothing to watch.")
+    if recipe.resume_from_checkpoint:
+        problems += _unfit_start(recipe)
+        warnings.append("Only weights are taken from resume_from_checkpoint: steps, schedule and optimiser begin anew.")
+    return problems, warnings
 
 
 def sum_lengths(lengths: Sequence[RowLength]) -> dict[str, int]:
@@ -77,16 +108,17 @@ def judge_lengths(lengths: Sequence[RowLength], recipe: Recipe) -> tuple[list[st
     return [], warnings
 
 
-def without_effect(recipe: Recipe, form: str) -> list[str]:
+def _without_effect(recipe: Recipe, form: str) -> list[str]:
     """Choices of what is learned that rows of this form (see `workbench.data.rows`) would silently ignore."""
-    found = []
+    ignored = []
     if not recipe.completion_only_loss and form != "prompt_completion":
         to_do = "assistant_only_loss: false learns the questions too" if form == "messages" else "leave it out"
-        found.append(f"completion_only_loss: false changes nothing here: it is for raw prompts and completions (data add --raw); {to_do}.")
+        why = "it is for raw prompts and completions (data add --raw)"
+        ignored.append(f"completion_only_loss: false changes nothing here: {why}; {to_do}.")
     if not recipe.assistant_only_loss and form != "messages":
         to_do = "completion_only_loss: false learns the prompts too" if form == "prompt_completion" else "leave it out"
-        found.append(f"assistant_only_loss: false changes nothing here: it is for conversations; {to_do}.")
-    return found
+        ignored.append(f"assistant_only_loss: false changes nothing here: it is for conversations; {to_do}.")
+    return ignored
 
 
 def missing_loggers(recipe: Recipe) -> list[str]:
@@ -94,7 +126,7 @@ def missing_loggers(recipe: Recipe) -> list[str]:
     return [f"report_to: {name} is not installed: pip install {name}" for name in recipe.report_to if find_spec(name) is None]
 
 
-def too_long(lengths: Sequence[RowLength], recipe: Recipe, lock: Lock) -> list[str]:
+def _too_long(lengths: Sequence[RowLength], recipe: Recipe, lock: Lock) -> list[str]:
     """Rows that this base's context does not hold."""
     context = (lock.config.get("text_config") or lock.config).get("max_position_embeddings")
     longest = min(max((r.total for r in lengths), default=0), recipe.max_length)
@@ -103,7 +135,7 @@ def too_long(lengths: Sequence[RowLength], recipe: Recipe, lock: Lock) -> list[s
     return [f"max_length: there are rows of {longest} tokens, and this base reads {context} at most. Set max_length: {context}"]
 
 
-def unknown_targets(recipe: Recipe, layout: Layout) -> list[str]:
+def _unknown_targets(recipe: Recipe, layout: Layout) -> list[str]:
     """Target modules that this base has no linear layer for, and target parameters that it does not have."""
     config = layout.lock.config.get("text_config") or layout.lock.config
 
@@ -125,7 +157,7 @@ def start_file(recipe: Recipe) -> Path:
     return folder / ("model.safetensors" if recipe.method == "sft" else WEIGHTS)
 
 
-def check_start(recipe: Recipe) -> list[str]:
+def _unfit_start(recipe: Recipe) -> list[str]:
     """Why the checkpoint cannot be begun with. Nothing but its safetensors and adapter_config.json is ever opened."""
     file = start_file(recipe)
     try:
@@ -138,9 +170,3 @@ def check_start(recipe: Recipe) -> list[str]:
     except (RecipeError, OSError, ValueError, AttributeError, RecursionError) as error:
         return [f"resume_from_checkpoint: {error}"]
     return [f"resume_from_checkpoint: {text}; the adapter has to keep its shape and scale." for text in other]
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 of a regular file, read in pieces."""
-    with open_regular(file, most=_MOST, error=RecipeError) as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()  # type: ignore[arg-type]

@@ -33,24 +33,24 @@ class Leftover:
     since: datetime  # when it was removed, or its job ended
 
 
-def leftovers(jobs: Sequence[Job], *, keep_days: float = KEEP_DAYS) -> list[Leftover]:
+def leftovers(jobs: Sequence[Job], *, keep_days: float) -> list[Leftover]:
     """What could be removed of this home, the largest first. `jobs` are all of them. Raises `UsageError` for negative days."""
     if not keep_days >= 0:
         raise UsageError("The days to keep cannot be negative.", hint="Write 0 to keep nothing.")
     before = time.time() - keep_days * 86_400
-    found = [*_trash(before), *_of_jobs(jobs, before)]
-    return sorted(found, key=lambda one: (-one.bytes, one.path))
+    leftovers = [*_trash(before), *_of_jobs(jobs, before)]
+    return sorted(leftovers, key=lambda leftover: (-leftover.bytes, leftover.path))
 
 
-def remove(found: Sequence[Leftover]) -> None:
+def remove(leftovers: Sequence[Leftover]) -> None:
     """Delete them. A folder is renamed first, so that none is ever seen half deleted."""
-    for one in found:
-        if one.path.is_symlink() or one.path.is_file():
-            one.path.unlink(missing_ok=True)
-        elif one.path.is_dir():
-            doomed = one.path.with_name(f".pruned-{one.path.name}")
+    for leftover in leftovers:
+        if leftover.path.is_symlink() or leftover.path.is_file():
+            leftover.path.unlink(missing_ok=True)
+        elif leftover.path.is_dir():
+            doomed = leftover.path.with_name(f".pruned-{leftover.path.name}")
             shutil.rmtree(doomed, ignore_errors=True)  # of an earlier call that was killed
-            os.rename(one.path, doomed)
+            os.rename(leftover.path, doomed)
             shutil.rmtree(doomed)
 
 
@@ -62,7 +62,9 @@ def _trash(before: float) -> Iterator[Leftover]:
 
 
 def _of_jobs(jobs: Sequence[Job], before: float) -> Iterator[Leftover]:
-    starts = [Path(job.spec["start"]["file"]) for job in jobs if not job.state.final and job.spec.get("start")]  # see `api.train`
+    from workbench.jobs import tasks
+
+    needed = [file for job in jobs if not job.state.final for file in tasks.read(job.kind, job.spec).needs]
     for job in jobs:
         if not job.state.final or job.ended_at is None:
             continue
@@ -71,10 +73,10 @@ def _of_jobs(jobs: Sequence[Job], before: float) -> Iterator[Leftover]:
         if published or ended <= before:
             kind = "second copy" if published else "ended job"
             heavy = (path for attempt in job.attempts for path in attempt.path.glob("*") if path.is_dir() and not path.is_symlink())
-            yield from (_leftover(path, kind, ended) for path in heavy if not any(file.is_relative_to(path) for file in starts))
+            yield from (_leftover(path, kind, ended) for path in heavy if not any(file.is_relative_to(path) for file in needed))
 
 
 def _leftover(path: Path, kind: str, since: float) -> Leftover:
     below = path.rglob("*") if path.is_dir() and not path.is_symlink() else ()
-    size = sum(one.lstat().st_size for one in (path, *below) if one.is_symlink() or one.is_file())
+    size = sum(file.lstat().st_size for file in (path, *below) if file.is_symlink() or file.is_file())
     return Leftover(path, kind, size, datetime.fromtimestamp(since, UTC))

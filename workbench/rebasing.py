@@ -7,20 +7,21 @@ print(bench.rebase.get("refund-tone@champion", "smollm2-135m-instruct@2").word)
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import DataError, NotFound, UsageError
+from workbench.errors import NotFound, UsageError
 from workbench.rebase.result import DEFAULT_STAGES
 from workbench.records import Adapter, AdapterRef, BaseRef, Job
 
 if TYPE_CHECKING:
-    from workbench.api import Workbench
+    from workbench.bases.store import Bases
+    from workbench.jobs.store import Jobs
     from workbench.rebase.release import Cell
     from workbench.rebase.result import Check
     from workbench.rebase.store import Checks
+    from workbench.registry.store import Registry
 
 __all__ = ["Rebase"]
 
@@ -38,8 +39,8 @@ class Rebase:
     'works'
     """
 
-    def __init__(self, bench: Workbench) -> None:
-        self._bench = bench
+    def __init__(self, bases: Bases, adapters: Registry, jobs: Jobs) -> None:
+        self._bases, self._adapters, self._jobs = bases, adapters, jobs
 
     # ---------------------------------------------------------------- checking
 
@@ -63,45 +64,26 @@ class Rebase:
 
         Raises `NotFound`, `UsageError`, and `DataError` for an adapter that was never scored.
         """
-        from workbench.jobs.checking import check_stages
+        from workbench.jobs.checking import RebaseSpec
 
-        base = self._bench.bases.get(onto)
-        wanted = check_stages([*stages, *(["probes"] if probes else [])])
-        chosen = [adapters] if isinstance(adapters, str | AdapterRef) else list(adapters)
-        found = list({a.ref: a for a in (self._bench.adapters.get(ref) for ref in chosen)}.values())
-        if not found:
-            raise UsageError("No adapter was named.", hint="Name one or more: workbench rebase check ADAPTER --onto BASE")
-        if "behaviour" in wanted:
-            _require_evidence(found)
-        _check_settings(settings or {})
-        if rows is not None and rows < 1:
-            raise UsageError(f"{rows} test rows cannot be scored.", hint="Give a positive number, or leave it out for all of them.")
-        spec = {
-            "adapters": [a.ref for a in found],
-            "base": str(base.ref),
-            "base_lock_sha256": base.lock_sha256,
-            "stages": wanted,
-            "retrain": retrain,
-            "rows": rows,
-            "settings": dict(settings or {}),
-        }
-        title = f"{found[0].ref if len(found) == 1 else f'{len(found)} adapters'}: check on {base.ref}"
-        return self._bench.jobs.submit("rebase", spec, title=title, key=key)
+        spec = RebaseSpec.of(
+            self._bases,
+            self._adapters,
+            [adapters] if isinstance(adapters, str | AdapterRef) else adapters,
+            onto,
+            stages=[*stages, *(["probes"] if probes else [])],
+            retrain=retrain,
+            rows=rows,
+            settings=settings or {},
+        )
+        return self._jobs.submit(spec, key=key)
 
     def selftest(self, base: str | BaseRef, adapter: str | AdapterRef, *, strangers: Sequence[str | BaseRef] = ()) -> Job:
         """Submit a job that tries the check on cases whose answer is known: `base` itself and in other coordinates, with an `adapter`
         made for it; `strangers` are bases that must not load. Its result is a table."""
-        found, made = self._bench.bases.get(base), self._bench.adapters.get(adapter)
-        if made.base != found.ref:
-            raise UsageError(f"{made.ref} was not made for {found.ref}.", hint="One is trained by: workbench rebase selftest")
-        _require_evidence([made])
-        spec = {
-            "base": str(found.ref),
-            "base_lock_sha256": found.lock_sha256,
-            "adapter": made.ref,
-            "strangers": [str(self._bench.bases.get(ref).ref) for ref in strangers],
-        }
-        return self._bench.jobs.submit("rebase-selftest", spec, title=f"Self-test of the rebase check on {found.ref}")
+        from workbench.jobs.rebase_selftest import SelfTestSpec
+
+        return self._jobs.submit(SelfTestSpec.of(self._bases, self._adapters, base, adapter, strangers))
 
     # ---------------------------------------------------------------- reading
 
@@ -131,9 +113,9 @@ class Rebase:
         from workbench.rebase.release import Cell
         from workbench.rebase.verdicts import BROKEN
 
-        locks = {str(base.ref): base.lock_sha256 for base in self._bench.bases.list()}
+        locks = {str(base.ref): base.lock_sha256 for base in self._bases.list()}
         checks = {(check.adapter, check.base): check for check in self.list()}
-        jobs = [job for job in self._bench.jobs.list(limit=_LISTED) if job.kind in {"rebase", "evaluate"}]
+        jobs = [job for job in self._jobs.list(limit=_LISTED) if job.kind in {"rebase", "evaluate"}]
         busy, failed, cells = _busy(jobs), _failed(jobs), []
         for adapter in self.newest() if adapters is None else adapters:
             for base in locks if bases is None else bases:
@@ -155,18 +137,18 @@ class Rebase:
     def stale(self, check: Check) -> bool:
         """True when the adapter or the base is not what it was when this was checked, or is gone."""
         try:
-            adapter, base = self._bench.adapters.get(check.adapter), self._bench.bases.get(check.base)
+            adapter, base = self._adapters.get(check.adapter), self._bases.get(check.base)
         except NotFound:
             return True
         return (adapter.manifest_sha256, base.lock_sha256) != (check.adapter_sha256, check.base_lock_sha256)
 
     def newest(self) -> Sequence[Adapter]:
         """The newest version of every adapter, by name."""
-        found: dict[str, Adapter] = {}
-        for adapter in self._bench.adapters.list():
-            if adapter.name not in found or adapter.version > found[adapter.name].version:
-                found[adapter.name] = adapter
-        return [found[name] for name in sorted(found)]
+        newest: dict[str, Adapter] = {}
+        for adapter in self._adapters.list():
+            if adapter.name not in newest or adapter.version > newest[adapter.name].version:
+                newest[adapter.name] = adapter
+        return [newest[name] for name in sorted(newest)]
 
     def candidates(self, onto: str | BaseRef) -> Sequence[Adapter]:
         """The newest versions that were made for another base than `onto`."""
@@ -178,9 +160,9 @@ class Rebase:
 
         None when nothing is known about their test rows.
         """
-        base = self._bench.bases.get(onto)
-        found = [self._bench.adapters.get(ref) for ref in adapters]
-        tokens = sum(_test_tokens(adapter) for adapter in found if adapter.scores)
+        base = self._bases.get(onto)
+        chosen = [self._adapters.get(ref) for ref in adapters]
+        tokens = sum(_test_tokens(adapter) for adapter in chosen if adapter.scores)
         if not tokens:
             return None
         start = 20.0 + 6.0 * base.parameters / 135e6  # libraries, weights, neutral text
@@ -196,27 +178,14 @@ class Rebase:
     def _took(self, adapter: Adapter) -> float | None:
         """Seconds that an adapter's training took; None when its job is no longer known."""
         try:
-            attempts = self._bench.jobs.get(adapter.job_id or "").attempts
+            return self._jobs.get(adapter.job_id or "").worked() or None
         except (NotFound, UsageError):
             return None
-        spans = [(a.ended_at - a.started_at).total_seconds() for a in attempts if a.started_at and a.ended_at]
-        return sum(spans) if spans else None
 
     def _ref(self, adapter: str | AdapterRef) -> str:
         """`name@version`; an adapter that is gone keeps its checks, so a full reference is not looked up."""
         parsed = AdapterRef.parse(adapter)
-        return str(parsed) if parsed.version else self._bench.adapters.get(parsed).ref
-
-
-def _require_evidence(adapters: Sequence[Adapter]) -> None:
-    bare = [adapter.ref for adapter in adapters if not adapter.scores]
-    if bare:
-        raise DataError(
-            "These adapters were never scored, so nobody knows what they give at home:",
-            bare,
-            hint=f"Score them on a test set: workbench adapter evaluate {bare[0]} --dataset NAME. "
-            f"What can be said without one: workbench rebase check {bare[0]} --onto … --stages structure,weights",
-        )
+        return str(parsed) if parsed.version else self._adapters.get(parsed).ref
 
 
 def _busy(jobs: Sequence[Job]) -> dict[tuple[str, str], Job]:
@@ -241,15 +210,6 @@ def _failed(jobs: Sequence[Job]) -> dict[tuple[str, str], Job]:
 def _later(job: Job, check: Check) -> bool:
     created, checked = (at if at.tzinfo else at.replace(tzinfo=UTC) for at in (job.created_at, datetime.fromisoformat(check.created_at)))
     return created > checked
-
-
-def _check_settings(given: Mapping[str, Any]) -> None:
-    from workbench.rebase.result import Settings
-
-    known = {field.name for field in dataclasses.fields(Settings)}
-    if unknown := sorted(set(given) - known):
-        raise UsageError(f"'{unknown[0]}' is no setting of a check.", hint=f"There are: {', '.join(sorted(known))}.")
-    Settings(**given)
 
 
 def _test_tokens(adapter: Adapter) -> float:

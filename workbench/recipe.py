@@ -7,7 +7,9 @@ Names are upstream's: TRL's `SFTConfig` and `ModelConfig`, PEFT's `LoraConfig`, 
 from __future__ import annotations
 
 import json
+import math
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,12 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import PydanticCustomError
 
 from workbench.errors import RecipeError, UsageError
-from workbench.records import BaseRef, check_name
+from workbench.records import MAX_LENGTH, BaseRef, check_name
 
-__all__ = ["GROUPS", "PRESETS", "Preset", "Recipe", "Resolved", "resolve"]
+__all__ = ["GROUPS", "PRESETS", "RECIPE", "Preset", "Recipe", "Resolved", "read_yaml", "resolve"]
 
 _SHORT = reprlib.Repr()  # YAML's aliases can make a value of a few lines endless when written out
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
+EVALUATIONS = 5  # in a run, unless the recipe says otherwise
 FULL_TUNING = 0.05  # where all weights learn, each step is a twentieth of an adapter's
 # What each schedule takes in lr_scheduler_kwargs; of those in _NEEDED it takes at least one.
 _SCHEDULES: dict[str, tuple[str, ...]] = {
@@ -36,6 +39,7 @@ _SCHEDULES: dict[str, tuple[str, ...]] = {
     "warmup_stable_decay": ("num_decay_steps", "num_stable_steps", "min_lr_ratio", "num_cycles"),
 }
 _NEEDED = {"cosine_with_min_lr": {"min_lr", "min_lr_rate"}, "warmup_stable_decay": {"num_decay_steps"}}
+RECIPE = "recipe.yaml"  # in the folder of an adapter
 GROUPS = ("What", "Training", "Adapter", "Base precision", "Evaluation", "Machine")
 
 
@@ -90,7 +94,7 @@ class Recipe(BaseModel):
     per_device_train_batch_size: int = _f(8, "Training", "Rows per forward pass.", ge=1, le=4096)
     gradient_accumulation_steps: int = _f(1, "Training", "Forward passes per optimiser step.", ge=1, le=4096)
     max_length: int = _f(
-        1024,
+        MAX_LENGTH,
         "Training",
         "Longest row, in tokens; longer rows are cut at the end and counted in the report.",
         ge=8,
@@ -196,8 +200,24 @@ class Recipe(BaseModel):
         return self.name or self.dataset
 
     @property
-    def quantized(self) -> bool:
-        return self.method == "qlora" or self.load_in_4bit
+    def quantization(self) -> Literal["nf4", "fp4"] | None:
+        """The 4-bit type that the frozen base is held in; None when it is held as it is."""
+        return self.bnb_4bit_quant_type if self.method == "qlora" or self.load_in_4bit else None
+
+    def held_back(self, rows: int) -> int:
+        """Of so many training rows, those that only watch the loss: `eval_rows`, but never more than a fifth."""
+        return min(self.eval_rows, rows // 5)
+
+    def steps(self, examples: int) -> int:
+        """Optimiser steps of a run over so many rows (with packing: packed sequences)."""
+        if self.max_steps > 0:
+            return self.max_steps
+        batches = math.ceil(examples / self.per_device_train_batch_size)
+        return max(1, math.ceil(self.num_train_epochs * max(1, math.ceil(batches / self.gradient_accumulation_steps))))
+
+    def evaluate_every(self, steps: int) -> int:
+        """Steps between two evaluations in a run of `steps`."""
+        return self.eval_steps or math.ceil(steps / EVALUATIONS)
 
     @classmethod
     def load(cls, data: dict[str, Any]) -> Recipe:
@@ -217,7 +237,14 @@ class Recipe(BaseModel):
 
     @classmethod
     def from_yaml(cls, text: str | Path) -> Recipe:
+        """From text, or the file of a path."""
         return cls.load(read_yaml(text))
+
+    @classmethod
+    def beside(cls, adapter: Path) -> Recipe | None:
+        """What the adapter in a folder was trained by; None for one that was made elsewhere."""
+        file = adapter / RECIPE
+        return cls.from_yaml(file) if file.is_file() else None
 
     def to_yaml(self) -> str:
         """The whole recipe, every key written out, in the order of the docs table."""
@@ -290,7 +317,7 @@ def _cross_checks(data: dict[str, Any], recipe: Recipe | None) -> list[str]:
             problems.append("publish_as: only method sft publishes a base; lora and qlora publish an adapter.")
         if recipe.dtype != "auto":
             problems.append("dtype: only method sft saves the base's weights; an adapter is always saved in float32.")
-    if not recipe.quantized:
+    if not recipe.quantization:
         ignored = {"use_bnb_nested_quant": recipe.use_bnb_nested_quant, "bnb_4bit_quant_type": recipe.bnb_4bit_quant_type != "nf4"}
         problems += [f"{key}: nothing is held in 4 bits; use method qlora or load_in_4bit." for key, on in ignored.items() if on]
     if recipe.max_steps == 0:
@@ -350,6 +377,12 @@ class Resolved(BaseModel):
     model_config = ConfigDict(frozen=True)
     recipe: Recipe
     origin: dict[str, str]
+
+    @classmethod
+    def of(cls, given: Recipe | Mapping[str, Any]) -> Resolved:
+        """A recipe whose values were all given at once. Raises `RecipeError`."""
+        recipe = given if isinstance(given, Recipe) else Recipe.load(dict(given))
+        return cls(recipe=recipe, origin={key: "given" if key in recipe.model_fields_set else "default" for key in Recipe.model_fields})
 
 
 def resolve(given: dict[str, Any], *, preset: str | None = None, file: dict[str, Any] | None = None) -> Resolved:

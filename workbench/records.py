@@ -19,6 +19,7 @@ from typing import Any
 from workbench.errors import UsageError
 
 __all__ = [
+    "MAX_LENGTH",
     "VERSION",
     "Adapter",
     "AdapterRef",
@@ -35,6 +36,7 @@ __all__ = [
     "check_name",
 ]
 
+MAX_LENGTH = 1024  # tokens; a longer row is cut, unless a recipe says otherwise
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")  # of an adapter: `isdigit` would take ² and more digits than a database holds
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")

@@ -22,7 +22,7 @@ from workbench.sentences import sentences
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["LANGUAGES", "Name", "Number", "Phrase", "Several", "Value", "Words", "counted", "lasting", "phrase", "words"]
+__all__ = ["LANGUAGES", "Engine", "Name", "Number", "Phrase", "Several", "Value", "Words", "counted", "lasting", "phrase", "words"]
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 _LOCALES = {"en": "en", "zh": "zh-CN"}
@@ -34,6 +34,10 @@ _PLAIN_TOKENS = 10_000
 
 class Name(str):
     """Text that somebody chose and that a reader looks for: a face may set it in bold."""
+
+
+class Engine(str):
+    """A sentence that the engine wrote in English: other languages have it in their table of sentences."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,8 @@ class Words:
         if isinstance(value, Number):
             known = value.value is not None and math.isfinite(value.value)
             return make(_WRITTEN[value.how](value.value) if known and value.value is not None else "\u2013")
+        if isinstance(value, Engine):
+            return make("{}").format(self.said(value))
         return make("<strong>{}</strong>" if isinstance(value, Name) and make is not str else "{}").format(str(value))
 
     def html(self, key: str, **values: Any) -> str:

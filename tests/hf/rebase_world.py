@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.hf.tiny_adapter import lively_base, order_rows, tiny_adapter
+from tests.hf.tiny_adapter import order_rows, tiny_adapter
 from workbench import Workbench
 from workbench.data.rows import dumps
 from workbench.evidence import summary, write_scores
 from workbench.jobs import queue
 from workbench.jobs.endings import Ending
-from workbench.jobs.store import Jobs
-from workbench.jobs.tasks import TaskContext, load
+from workbench.jobs.tasks import TaskContext, read
+from workbench.recipe import Recipe
 from workbench.records import Adapter, Base, Dataset, Job, Progress
 
 # What the tiny adapter learned by heart, so at home it is right everywhere; twice, since 24 rows prove no loss
 ROWS = [{**row, "id": f"{row['id']}{half}"} for half in "ab" for row in order_rows(24)]
-RECIPE = "base: pico@1\ndataset: orders\nmax_length: 256\nbf16: false\n"
+RECIPE = Recipe(base="pico@1", dataset="orders", max_length=256, bf16=False)
 
 
 @dataclass
@@ -51,9 +51,9 @@ class World:
         folder = self.room / f"attempt-{job.id}"
         folder.mkdir()
         seen: list[Progress] = []
-        context = TaskContext(job.id, 1, job.spec, folder, [], claimed.token, seen.append, lambda: False)
+        context = TaskContext(job.id, 1, folder, [], claimed.token, seen.append, lambda: False)
         try:
-            return load(job.kind)(context), seen
+            return read(job.kind, job.spec).run(context), seen
         finally:
             queue.finish(claimed.token, Ending("succeeded", result={}))
 
@@ -61,11 +61,11 @@ class World:
 @contextmanager
 def quiet_jobs(bench: Workbench) -> Iterator[None]:
     """No dispatcher starts meanwhile: the test runs the job itself."""
-    bench.__dict__["jobs"] = Jobs(start_dispatcher=False)
+    bench.jobs._start_dispatcher = False
     try:
         yield
     finally:
-        del bench.__dict__["jobs"]
+        bench.jobs._start_dispatcher = True
 
 
 def make_world(pico: Path, room: Path) -> World:
@@ -75,9 +75,8 @@ def make_world(pico: Path, room: Path) -> World:
     from workbench.hf.evaluate import evaluate
 
     bench = Workbench()
-    source = lively_base(pico)
-    base = bench.bases.add("pico@1", source=f"folder:{source}", license="Apache-2.0")
-    trained = tiny_adapter(source)
+    base = bench.bases.add("pico@1", source=f"folder:{pico}", license="Apache-2.0")
+    trained = tiny_adapter(pico)
     found = evaluate(base.path, trained, ROWS, max_length=256, dtype=torch.float32)
     return World(bench, base, publish(bench, base, trained, found, room, "orders"), room)
 
@@ -92,7 +91,7 @@ def publish(
     *,
     rows: Sequence[dict[str, Any]] = ROWS,
     dataset: Dataset | None = None,
-    recipe: str = RECIPE,
+    recipe: Recipe = RECIPE,
 ) -> Adapter:
     """Publish an adapter folder with its evidence, as a training job does."""
     import shutil
@@ -106,4 +105,4 @@ def publish(
     (evidence / "how.json").write_text(json.dumps(found.report), encoding="utf-8")
     write_scores(evidence / "scores.jsonl", found)
     scores = summary(found.base, found.adapter).as_dict()
-    return bench.adapters.publish(draft, name=name, base=base, dataset=dataset, method="lora", recipe_yaml=recipe, scores=scores)
+    return bench.adapters.publish(draft, name=name, base=base, dataset=dataset, method="lora", recipe=recipe, scores=scores)

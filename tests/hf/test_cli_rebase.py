@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
+from tests.dispatching import stop_dispatcher
 from tests.hf.rebase_world import World, make_world
 from tests.test_cli import cli, ok
-from workbench.jobs import dispatcher
 from workbench.rebase.recoordinate import Coordinates
 from workbench.rebase.result import Check
 from workbench.rebase.store import Checks
@@ -23,7 +23,7 @@ SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "check.schema.json"
 @pytest.fixture
 def world(pico_base: Path, tmp_path: Path) -> Iterator[World]:
     yield make_world(pico_base, tmp_path)
-    assert dispatcher.stop_running()
+    assert stop_dispatcher()
 
 
 def test_a_lost_adapter_fails_the_build_and_everything_is_written(world: World, tmp_path: Path) -> None:

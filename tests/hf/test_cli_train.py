@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.dispatching import stop_dispatcher
 from tests.test_cli import cli, ok
 from tests.test_docs import json_page
-from workbench.jobs import dispatcher
 from workbench.jobs.store import Jobs
 
 
 @pytest.fixture(autouse=True)
 def no_dispatcher_left() -> Iterator[None]:
     yield
-    assert dispatcher.stop_running()
+    assert stop_dispatcher()
 
 
 @pytest.fixture

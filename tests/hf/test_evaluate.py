@@ -11,7 +11,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.hf.tiny_adapter import lively_base, order_rows, tiny_adapter
+from tests.hf.tiny_adapter import order_rows, tiny_adapter
+from tests.tiny_base import make_tiny_base
 from workbench.data.scorers import score as is_right
 from workbench.errors import DataError, IntegrityError, JobError
 from workbench.evidence import summary
@@ -28,7 +29,7 @@ ROWS = order_rows()
 
 @pytest.fixture(scope="module")
 def base(pico_base: Path) -> Path:
-    return lively_base(pico_base)
+    return pico_base
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,7 @@ def test_several_adapters_share_one_load_and_one_bare_pass(base: Path, adapter: 
     assert steps == sorted(steps) and steps[-1] == lines[-1].total_steps == 4 * len(ROWS)
 
 
-def test_an_adapter_that_changes_the_base_leaves_no_trace(base: Path, adapter: Path) -> None:
+def test_an_adapter_that_changes_the_base_leaves_no_trace(base: Path, adapter: Path, tmp_path: Path) -> None:
     pissa = tiny_adapter(base, steps=1, init_lora_weights="pissa")
     evaluator = Evaluator(base, max_length=512, dtype=torch.float32)
     test = evaluator.prepare(ROWS[:8])
@@ -161,15 +162,15 @@ def test_an_adapter_that_changes_the_base_leaves_no_trace(base: Path, adapter: P
     evaluator.score(test, pissa)
     evaluator.score(test, adapter)
     assert evaluator.score(test).scores == before
-    (base / "elsewhere").mkdir(exist_ok=True)
     with pytest.raises(IntegrityError):
-        evaluator.score(test, base / "elsewhere")
+        evaluator.score(test, tmp_path)
     assert evaluator.score(test).scores == before
 
 
-def test_full_weights_are_an_arm_by_themselves(base: Path, pico_base: Path) -> None:
-    found = evaluate(base, pico_base, ROWS[:8], max_length=512, dtype=torch.float32)
-    alone = evaluate(pico_base, None, ROWS[:8], max_length=512, dtype=torch.float32)
+def test_full_weights_are_an_arm_by_themselves(base: Path, tmp_path: Path) -> None:
+    other = make_tiny_base(tmp_path / "other", 1)
+    found = evaluate(base, other, ROWS[:8], max_length=512, dtype=torch.float32)
+    alone = evaluate(other, None, ROWS[:8], max_length=512, dtype=torch.float32)
     assert alone.adapter == [] and found.adapter == alone.base and found.base != alone.base
 
 

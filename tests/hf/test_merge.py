@@ -12,22 +12,25 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from tests.hf.tiny_adapter import lively_base, order_rows, tiny_adapter
+from tests.hf.tiny_adapter import order_rows, tiny_adapter
+from tests.tiny_base import make_tiny_base
 from workbench.bases.store import Bases
 from workbench.errors import Conflict, IntegrityError, UsageError
 from workbench.hf.evaluate import evaluate
 from workbench.hf.load import load_adapter, load_base, load_tokenizer
-from workbench.hf.merge import compare_logits, merge, trained_precision
+from workbench.hf.merge import compare_logits, merge
 from workbench.hf.render import render
+from workbench.recipe import RECIPE, Recipe
 from workbench.registry.store import Registry
 
 pytestmark = pytest.mark.torch
 ROWS = order_rows()
+QLORA = Recipe(base="tiny@1", dataset="orders", method="qlora")
 
 
 @pytest.fixture(scope="module")
-def base(pico_base: Path) -> Path:
-    return lively_base(pico_base, dtype="bfloat16")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_base(tmp_path_factory.mktemp("half"))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def adapter(base: Path) -> Path:
 def qlora(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("qlora") / "adapter"
     shutil.copytree(tiny_adapter(base, quantized="nf4"), folder)
-    (folder / "recipe.yaml").write_text("method: qlora\n")
+    (folder / RECIPE).write_text(QLORA.to_yaml())
     return folder
 
 
@@ -63,13 +66,13 @@ def test_plain_peft_and_our_loader_give_the_same_logits(base: Path, adapter: Pat
 
 def test_a_published_version_loads_with_plain_peft_and_gives_the_same_logits(base: Path, qlora: Path) -> None:
     known = Bases().add("tiny@1", source=f"folder:{base}")
-    made = Registry().publish(qlora, name="orders", base=known, dataset=None, method="qlora", recipe_yaml="method: qlora\n", scores={})
+    made = Registry().publish(qlora, name="orders", base=known, dataset=None, method="qlora", recipe=QLORA, scores={})
     for dtype in (torch.float32, torch.bfloat16):
         plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(known.path, dtype=dtype), made.path).eval()
         ours = load_adapter(load_base(known.path, dtype=dtype), made.path)
         assert torch.equal(logits(plain, base), logits(ours, base))
     assert AutoTokenizer.from_pretrained(made.path).chat_template == load_tokenizer(base).chat_template
-    assert trained_precision(made.path) == "nf4"
+    assert Recipe.beside(made.path) == QLORA and QLORA.quantization == "nf4"
 
 
 def test_merged_files_are_base_plus_adapter_in_the_bases_dtype(base: Path, adapter: Path, tmp_path: Path) -> None:
@@ -104,7 +107,6 @@ def test_merging_in_float32_is_exact_to_rounding(base: Path, adapter: Path, tmp_
 
 
 def test_a_qlora_adapter_reports_the_difference_to_what_it_was_trained_on(base: Path, qlora: Path, tmp_path: Path) -> None:
-    assert trained_precision(qlora) == "nf4"
     full = merge(base, qlora, tmp_path / "full", rows=ROWS)
     assert (full.trained_on, full.dtype) == ("nf4", "bfloat16")
     assert full.as_trained is not None and full.as_trained.kl > 3 * full.merging.kl

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.pico import CHAT_TEMPLATE
+from tests.tiny_base import TEMPLATE
 from workbench import Workbench
-from workbench.api import Plan
+from workbench.errors import RecipeError
+from workbench.jobs import tasks
+from workbench.jobs.store import Jobs
+from workbench.jobs.training import TrainSpec
+from workbench.planning import Plan
 
-TRIMS = CHAT_TEMPLATE.replace("message['content'] +", "(message['content'] | trim) +")
+TRIMS = TEMPLATE.replace("message['content'] +", "(message['content'] | trim) +")
 TOOL = {"type": "function", "function": {"name": "price_of", "description": "A price.", "parameters": {"type": "object", "properties": {}}}}
 
 
@@ -21,7 +26,7 @@ def plan(pico_base: Path, tmp_path: Path) -> Any:
     """Plan a run over rows of any form, on the tiny base with the chat template that is given."""
     bench = Workbench()
 
-    def make(rows: list[dict[str, Any]], template: str = CHAT_TEMPLATE, raw: bool = False, **given: Any) -> Plan:
+    def make(rows: list[dict[str, Any]], template: str = TEMPLATE, raw: bool = False, **given: Any) -> Plan:
         folder = tmp_path / "base"
         folder.mkdir()
         for file in pico_base.iterdir():
@@ -107,3 +112,16 @@ def test_a_logger_and_a_module_that_are_not_there_block(plan: Any) -> None:
         "lora_target_modules: this base has no mlp.q_proj and no wqkv and no embed_tokens",
     ]
     assert "it has down_proj, gate_proj, k_proj" in found.problems[1]
+
+
+def test_a_plan_in_hand_is_not_made_again_and_its_recipe_arrives_unchanged(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = plan(chats(), lora_r=4, lora_target_modules=["q_proj"])
+    bench = Workbench()
+    bench.jobs = Jobs(start_dispatcher=False)
+    monkeypatch.delattr(Workbench, "plan")
+    job = bench.train(found)
+    spec = tasks.read(job.kind, bench.jobs.get(job.id).spec)
+    assert isinstance(spec, TrainSpec) and spec.recipe == found.recipe and spec.publish
+    assert (spec.base_lock_sha256, spec.dataset_sha256) == (found.base.lock_sha256, found.dataset.sha256)
+    with pytest.raises(RecipeError, match="This run would be wasted:\n  - no rows"):
+        bench.train(dataclasses.replace(found, problems=["no rows"]))

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.hf.tiny_adapter import lively_base, order_rows, tiny_adapter
-from tests.pico import make_pico_base
+from tests.hf.tiny_adapter import order_rows, tiny_adapter
+from tests.tiny_base import make_tiny_base
 from workbench.errors import DataError
 from workbench.hf.evaluate import evaluate
 from workbench.hf.load import load_base, load_tokenizer
 from workbench.hf.probes import linear_cka, passages_nll, probe
+from workbench.rebase.health import neutral_passages
 from workbench.rebase.recoordinate import Coordinates
-from workbench.rebase.store import neutral_passages
 
 pytestmark = pytest.mark.torch
 ROWS = order_rows(24)
@@ -22,7 +22,7 @@ ROWS = order_rows(24)
 
 @pytest.fixture(scope="module")
 def base(pico_base: Path) -> Path:
-    return lively_base(pico_base)
+    return pico_base
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_cka_is_blind_to_a_change_of_coordinates_and_the_effect_is_not(base: Pat
 
 
 def test_an_independent_base_agrees_with_nothing(base: Path, adapter: Path, tmp_path: Path) -> None:
-    stranger = lively_base(make_pico_base(tmp_path / "stranger" / "base", seed=7))
+    stranger = make_tiny_base(tmp_path / "stranger", 7, dtype="F32")
     found = probe(base, stranger, adapter, ROWS, max_length=256)
     assert found.cka_mean < 0.99 and (found.top1_agreement or 0.0) < 0.6 and (found.jsd or 0.0) > 0.1
 

@@ -69,7 +69,7 @@ def test_the_cards_own_code_gives_the_logits_of_the_model_that_was_saved(pico_ba
     for kind, changed in KINDS.items():
         wanted = _peft_folder(base.path, tmp_path / kind, changed)
         assert (wanted - bare).abs().max() > 1e-3, kind
-        published = Registry().publish(tmp_path / kind, name="a", base=base, dataset=None, method="lora", recipe_yaml=None, scores={})
+        published = Registry().publish(tmp_path / kind, name="a", base=base, dataset=None, method="lora", recipe=None, scores={})
         imported = import_adapter(tmp_path / kind, name="b", base=base)
         for found in (published, imported):
             names = _by_the_card(found, base.path)
@@ -178,7 +178,7 @@ def test_upstreams_own_loaders_find_the_base_of_what_was_published(pico_base: Pa
 
     base = Bases().add("pico@1", source=f"folder:{pico_base}", license="Apache-2.0")
     wanted = _peft_folder(base.path, tmp_path / "a", KINDS["lora"])
-    found = Registry().publish(tmp_path / "a", name="a", base=base, dataset=None, method="lora", recipe_yaml=None, scores={})
+    found = Registry().publish(tmp_path / "a", name="a", base=base, dataset=None, method="lora", recipe=None, scores={})
     assert torch.equal(_logits(AutoPeftModelForCausalLM.from_pretrained(found.path)), wanted)
     assert torch.equal(_logits(pipeline("text-generation", model=str(found.path)).model), wanted)
     assert import_adapter(Registry().export("a", tmp_path / "out"), name="b").base_lock_sha256 == base.lock_sha256
@@ -189,6 +189,6 @@ def test_the_card_is_valid_for_the_hub(pico_base: Path, tmp_path: Path) -> None:
 
     base = Bases().add("pico@1", source=f"folder:{pico_base}", license="Apache-2.0")
     _peft_folder(base.path, tmp_path / "a", KINDS["lora"])
-    found = Registry().publish(tmp_path / "a", name="a", base=base, dataset=None, method="lora", recipe_yaml=None, scores={})
+    found = Registry().publish(tmp_path / "a", name="a", base=base, dataset=None, method="lora", recipe=None, scores={})
     card = ModelCard.load(found.path / "README.md")
     assert card.data.library_name == "peft" and card.data.license == "apache-2.0"

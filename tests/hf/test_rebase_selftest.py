@@ -9,7 +9,7 @@ import torch
 
 from tests.hf.rebase_world import make_world, publish
 from tests.hf.tiny_adapter import order_rows, tiny_adapter
-from tests.pico import make_pico_base
+from tests.tiny_base import make_tiny_base
 from workbench.errors import DataError, UsageError
 from workbench.hf.evaluate import evaluate
 from workbench.jobs.rebase_selftest import ROWS
@@ -24,7 +24,7 @@ def test_every_control_comes_out_as_it_must(pico_base: Path, tmp_path: Path) -> 
     scored = evaluate(world.base.path, world.adapter.path, rows, max_length=256, dtype=torch.float32)
     sure = publish(bench, world.base, tiny_adapter(world.base.path), scored, tmp_path, "sure", rows=rows)
     narrow = bench.bases.publish(
-        make_pico_base(tmp_path / "narrow", hidden_size=32), "narrow@1", continues=None, source={"kind": "control"}
+        make_tiny_base(tmp_path / "narrow", config={"hidden_size": 32}), "narrow@1", continues=None, source={"kind": "control"}
     )
 
     result, progress = world.run(lambda: bench.rebase.selftest("pico@1", sure.ref, strangers=[narrow.ref]))
@@ -45,6 +45,6 @@ def test_what_it_cannot_try_is_refused_before_a_job_starts(pico_base: Path, tmp_
     with pytest.raises(UsageError, match="was not made for pico@again"):
         world.bench.rebase.selftest(other, "orders@1")
     plain = tiny_adapter(world.base.path, seed=2)
-    bare = world.bench.adapters.publish(plain, name="bare", base=world.base, dataset=None, method="imported", recipe_yaml=None, scores={})
+    bare = world.bench.adapters.publish(plain, name="bare", base=world.base, dataset=None, method="imported", recipe=None, scores={})
     with pytest.raises(DataError, match="never scored"):
         world.bench.rebase.selftest("pico@1", bare.ref)

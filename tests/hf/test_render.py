@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pico import CHAT_TEMPLATE
+from tests.tiny_base import TEMPLATE
 from workbench.errors import DataError, UsageError
 from workbench.hf.load import PLAIN_TEMPLATE, load_tokenizer
-from workbench.hf.render import IGNORED, Rendered, end_of_turn_id, measure, prompt_text, render
+from workbench.hf.render import IGNORED, Rendered, end_of_turn_id, prompt_text, render
 
 TURNS = [
     {"role": "system", "content": "Code the order."},
@@ -28,7 +28,7 @@ FORGETFUL = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 NO_PROMPT = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-WITH_TOOLS = CHAT_TEMPLATE.replace(
+WITH_TOOLS = TEMPLATE.replace(
     "+ message['content'] +",
     "+ message['content'] + (message['tool_calls'] | map(attribute='function') | list | tojson if message['tool_calls'] else '') +",
 )
@@ -58,7 +58,7 @@ def test_all_but_the_first_token_is_learned_when_asked(tokenizer: Any) -> None:
     assert one.labels == [IGNORED, *one.input_ids[1:]]
 
 
-@pytest.mark.parametrize("template", [CHAT_TEMPLATE, FORGETFUL, NO_PROMPT])
+@pytest.mark.parametrize("template", [TEMPLATE, FORGETFUL, NO_PROMPT])
 def test_a_turn_marked_as_not_learned_is_shown_and_not_learned(tokenizer: Any, template: str) -> None:
     tokenizer.chat_template = template
     marked = [*TURNS[:2], {**TURNS[2], "train": False}, *TURNS[3:]]
@@ -76,7 +76,7 @@ def test_a_turn_that_is_not_to_be_trained_is_context_and_the_template_never_sees
         learned(tokenizer, one) == "FX 1<|im_end|>" and one.input_ids == render(tokenizer, {"messages": TURNS}, max_length=1000).input_ids
     )
     assert "LM 3 CA" not in learned(tokenizer, render(tokenizer, {"messages": turns}, max_length=1000, assistant_only=False))
-    tokenizer.chat_template = CHAT_TEMPLATE.replace("message['content'] +", "message['content'] + (message | tojson) +")
+    tokenizer.chat_template = TEMPLATE.replace("message['content'] +", "message['content'] + (message | tojson) +")
     assert "train" not in tokenizer.decode(render(tokenizer, {"messages": turns}, max_length=1000).input_ids)
     with pytest.raises(DataError, match="nothing to learn"):
         render(tokenizer, {"messages": turns[:3]}, max_length=1000)
@@ -86,7 +86,7 @@ def test_an_indent_is_learned_and_a_template_that_drops_it_is_noticed(tokenizer:
     row = {"messages": [TURNS[1], {"role": "assistant", "content": "    return 0"}]}
     one = render(tokenizer, row, max_length=99)
     assert learned(tokenizer, one) == "    return 0<|im_end|>" and not one.altered
-    tokenizer.chat_template = CHAT_TEMPLATE.replace("message['content'] +", "(message['content'] | trim) +")
+    tokenizer.chat_template = TEMPLATE.replace("message['content'] +", "(message['content'] | trim) +")
     assert render(tokenizer, row, max_length=99).altered
 
 
@@ -101,7 +101,7 @@ def test_an_answer_counts_as_ended_when_its_own_end_token_is_kept(tokenizer: Any
 def test_tools_are_shown_or_said_to_be_lost(tokenizer: Any) -> None:
     row = {"messages": TURNS, "tools": [{"type": "function", "function": {"name": "price_of"}}]}
     assert render(tokenizer, row, max_length=999).tools_lost
-    tokenizer.chat_template = "{% if tools %}{{ tools | tojson }}{% endif %}" + CHAT_TEMPLATE
+    tokenizer.chat_template = "{% if tools %}{{ tools | tojson }}{% endif %}" + TEMPLATE
     assert not render(tokenizer, row, max_length=999).tools_lost
 
 
@@ -151,7 +151,7 @@ def test_cutting_is_counted(tokenizer: Any) -> None:
     assert some.total == whole.total and some.spans[-1] == (whole._text[some._offsets[whole.answer_start][1] :], "cut")
     none = render(tokenizer, {"messages": TURNS}, max_length=whole.answer_start)
     assert none.answer_lost
-    row = measure(tokenizer, [{"messages": TURNS}], max_length=whole.answer_start)[0]
+    row = none.length
     assert (row.total, row.cut, row.answer_lost, row.supervised) == (whole.total, True, True, none.supervised)
 
 
@@ -168,7 +168,7 @@ def test_a_template_that_refuses_says_so(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(DataError, match="roles must alternate"):
         render(tokenizer, {"messages": TURNS}, max_length=99)
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = TEMPLATE
     with pytest.raises(DataError, match="no assistant turn"):
         render(tokenizer, {"messages": TURNS[:2]}, max_length=99)
 

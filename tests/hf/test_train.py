@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.tiny_base import make_tiny_base
 from workbench.errors import IntegrityError, JobError, MissingDependency, TrainingError
 from workbench.hf import checkpoints, proof
 from workbench.hf.load import load_adapter, load_base, load_tokenizer
@@ -132,9 +133,7 @@ def test_the_report_and_the_progress_lines_say_what_happened(run: Any, pico_base
 
 
 def test_all_weights_learn_with_sft_and_keep_the_bases_dtype(run: Any, tmp_path: Path) -> None:
-    from tests.pico import make_pico_base
-
-    base = make_pico_base(tmp_path / "half", dtype="bfloat16")
+    base = make_tiny_base(tmp_path / "half")
     result = run(base=base, method="sft", learning_rate=3e-3, max_steps=25)
     assert result.final_loss < 0.6 * losses(run)[1]
     state, before = load_file(result.folder / "model.safetensors"), load_file(base / "model.safetensors")
@@ -146,9 +145,7 @@ def test_all_weights_learn_with_sft_and_keep_the_bases_dtype(run: Any, tmp_path:
 
 
 def test_weights_that_learned_less_than_bfloat16_can_tell_are_saved_in_float32(run: Any, tmp_path: Path) -> None:
-    from tests.pico import make_pico_base
-
-    base = make_pico_base(tmp_path / "half", dtype="bfloat16")
+    base = make_tiny_base(tmp_path / "half")
     little = {"base": base, "method": "sft", "learning_rate": 2e-6, "max_steps": 4, "eval_rows": 0}
     result = run(**little)
     state, before = load_file(result.folder / "model.safetensors"), load_file(base / "model.safetensors")
@@ -185,22 +182,98 @@ def test_qlora_trains_on_a_base_in_four_bits(run: Any, kind: str) -> None:
     assert result.final_loss < losses(run)[1]
 
 
+def test_dora_learns_the_magnitudes_of_the_modules_that_were_named(run: Any, pico_base: Path) -> None:
+    state = load_file(run(use_dora=True, lora_target_modules=("q_proj", "v_proj")).folder / "adapter_model.safetensors")
+    learned = {name: value for name, value in state.items() if name.endswith(".lora_magnitude_vector")}
+    modules = {name.removeprefix("base_model.model.").removesuffix(".lora_magnitude_vector") for name in learned}
+    assert modules == {f"model.layers.{n}.self_attn.{p}_proj" for n in (0, 1) for p in "qv"}
+    before = load_file(pico_base / "model.safetensors")
+    for name, value in learned.items():
+        module = name.removeprefix("base_model.model.").removesuffix(".lora_magnitude_vector")
+        assert (value - before[f"{module}.weight"].norm(dim=1)).abs().max() > 1e-3, "it began as the norm of the weights, and moved"
+
+
+def test_packed_examples_take_fewer_steps_over_the_same_tokens(run: Any) -> None:
+    given = {"max_length": 150, "per_device_train_batch_size": 2, "max_steps": -1}
+    plain, packed = run(**given), run(**given, packing=True)
+    assert packed.tokens == plain.tokens and packed.steps < plain.steps / 2
+    assert packed.steps >= packed.tokens / (2 * 150), "two examples of at most 150 tokens a step"
+
+
+def test_checkpointing_computes_layers_twice_and_learns_the_same(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    forward, trained = LlamaMLP.forward, [0]
+
+    def counted(self: Any, x: torch.Tensor) -> torch.Tensor:
+        trained[0] += self.training
+        return forward(self, x)
+
+    monkeypatch.setattr(LlamaMLP, "forward", counted)
+    once = run(gradient_checkpointing=False)
+    passes, trained[0] = trained[0], 0
+    twice = run(gradient_checkpointing=True)
+    assert trained[0] >= passes + 2 * twice.steps, "each of two layers once more in every step"
+    assert weights_sha(once) == weights_sha(twice)
+
+
+def test_dropout_and_bfloat16_change_what_is_learned(run: Any) -> None:
+    plain = run(max_steps=3)
+    dropped, half = run(max_steps=3, lora_dropout=0.3), run(max_steps=3, bf16=True)
+    assert (plain.report["dtype"], half.report["dtype"]) == ("float32", "bfloat16")
+    assert len({weights_sha(result) for result in (plain, dropped, half)}) == 3
+    for result in (dropped, half):
+        assert result.final_loss == pytest.approx(plain.final_loss, rel=0.05), "the same task, seen less sharply"
+
+
+def test_gradients_are_accumulated_to_the_larger_batch(run: Any) -> None:
+    parts = run(gradient_accumulation_steps=3, eval_rows=0, per_device_train_batch_size=4)
+    in_parts = losses(run)
+    whole = run(eval_rows=0, per_device_train_batch_size=12)
+    assert in_parts == pytest.approx(losses(run), abs=2e-4) and len(in_parts) == 8
+    assert parts.tokens == whole.tokens and parts.best_eval_loss is None
+
+
 @pytest.mark.parametrize(
-    "given",
+    ("given", "keeps"),
     [
-        {"use_dora": True, "lora_target_modules": ("q_proj", "v_proj")},
-        {"packing": True, "max_length": 150, "per_device_train_batch_size": 2, "max_steps": -1},
-        {"gradient_checkpointing": True},
-        {"bf16": True, "lora_dropout": 0.1},
-        {"optim": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}},
-        {"optim": "adafactor", "lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 3}},
-        {"gradient_accumulation_steps": 3, "eval_rows": 0, "lr_scheduler_type": "linear", "weight_decay": 0.1},
+        ({"optim": "sgd", "learning_rate": 0.5}, set()),
+        ({"optim": "adafactor"}, {"exp_avg_sq_row", "exp_avg_sq_col"}),
+        ({}, {"exp_avg", "exp_avg_sq"}),
     ],
+    ids=["sgd", "adafactor", "adamw"],
 )
-def test_the_recipes_other_keys_train_too(run: Any, given: dict[str, Any]) -> None:
-    result = run(**given)
-    assert result.steps > 0 and math.isfinite(result.final_loss) and result.report["packed"]
-    assert (result.best_eval_loss is None) is (given.get("eval_rows") == 0)
+def test_the_optimizer_is_the_one_that_was_asked_for(run: Any, given: dict[str, Any], keeps: set[str]) -> None:
+    result = run(**given, max_steps=2)
+    saved = torch.load(result.folder.parent / "checkpoints" / "checkpoint-2" / "optimizer.pt", weights_only=True)
+    state = {name for of in saved["state"].values() for name, value in of.items() if torch.is_tensor(value) and value.ndim}
+    assert state == keeps
+
+
+@pytest.mark.parametrize(
+    ("given", "shares"),
+    [
+        ({"lr_scheduler_type": "linear"}, [0, 7 / 7, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7]),
+        ({"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 3}}, [0, 1, 1, 1, 1, 1, 0.75, 0.25]),
+        (
+            {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}},
+            [0, *(0.1 + 0.9 * (1 + math.cos(math.pi * n / 7)) / 2 for n in range(7))],
+        ),
+    ],
+    ids=lambda value: value.get("lr_scheduler_type") if isinstance(value, dict) else "",
+)
+def test_the_learning_rate_follows_its_schedule(run: Any, given: dict[str, Any], shares: list[float]) -> None:
+    """In eight steps, the first of them to warm up."""
+    run(**given, warmup_ratio=0.1)
+    rates = [line.learning_rate for line in run.lines if line.loss is not None]
+    assert rates == pytest.approx([5e-3 * share for share in shares], abs=1e-9)
+
+
+def test_weight_decay_shrinks_what_is_learned(run: Any) -> None:
+    def size(result: TrainResult) -> float:
+        return sum(float(t.square().sum()) for t in load_file(result.folder / "adapter_model.safetensors").values())
+
+    assert size(run(weight_decay=1.0, learning_rate=0.03)) < 0.9 * size(run(weight_decay=0.0, learning_rate=0.03))
 
 
 def test_noise_on_the_embeddings_changes_training_and_nothing_after_it(run: Any) -> None:
@@ -369,9 +442,7 @@ def test_a_run_that_would_be_wasted_stops_and_says_what_to_change(run: Any, give
 
 
 def test_a_loss_that_is_not_a_number_stops_at_once(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.pico import make_pico_base
-
-    base = make_pico_base(tmp_path / "broken")
+    base = make_tiny_base(tmp_path / "broken", dtype="F32")
     model = load_base(base, dtype=torch.float32)
     with torch.no_grad():
         model.model.norm.weight[3] = float("nan")
@@ -384,9 +455,7 @@ def test_a_loss_that_is_not_a_number_stops_at_once(run: Any, tmp_path: Path, mon
 
 
 def test_the_end_of_turn_must_be_learned_and_be_where_generation_stops(run: Any, tmp_path: Path) -> None:
-    from tests.pico import make_pico_base
-
-    base = make_pico_base(tmp_path / "deaf")
+    base = make_tiny_base(tmp_path / "deaf", dtype="F32")
     settings = json.loads((base / "generation_config.json").read_text())
     (base / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": 0}))
     result = run(base=base, max_steps=2)
@@ -401,9 +470,7 @@ def test_the_end_of_turn_must_be_learned_and_be_where_generation_stops(run: Any,
 
 
 def test_rows_must_fit_the_base(run: Any, tmp_path: Path) -> None:
-    from tests.pico import make_pico_base
-
-    base = make_pico_base(tmp_path / "short")
+    base = make_tiny_base(tmp_path / "short", dtype="F32")
     settings = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 40}))
     with pytest.raises(TrainingError, match="rows of 49 tokens, and this base reads 40 at most. Set max_length: 40"):

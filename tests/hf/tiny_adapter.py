@@ -1,11 +1,10 @@
-"""A base with something to say and a LoRA adapter trained on it for real, by PEFT and a plain loop.
+"""A LoRA adapter trained on the tiny base for real, by PEFT and a plain loop.
 
 The adapter gets the rows it was trained on mostly right and others mostly wrong, so both kinds can be tested.
 """
 
 from __future__ import annotations
 
-import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,24 +26,6 @@ def order_rows(n: int = 48) -> list[dict[str, Any]]:
         ]
         rows.append({"id": f"row{i}", "form": "messages", "messages": messages})
     return rows
-
-
-@lru_cache
-def lively_base(pico: Path, *, dtype: str = "float32") -> Path:
-    """The tiny base with its weights scaled up: fresh ones give nearly even logits, under which any model says the same."""
-    import torch
-
-    from workbench.hf.load import load_base
-
-    folder = pico.parent / f"lively-{dtype}"
-    shutil.copytree(pico, folder)
-    model = load_base(pico, dtype=torch.float32)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim == 2:
-                weight.mul_(8)
-    model.to(getattr(torch, dtype)).save_pretrained(folder)
-    return folder
 
 
 @lru_cache

@@ -104,7 +104,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.use(index, not old, act)
 
     def submit(self, count: int, policy: str, crashes: int, key: str | None) -> None:
-        job_id = queue.submit("selftest", {}, title="t", key=key, count=count, policy=policy, max_crashes=crashes)
+        job_id = queue.submit("count", {}, title="t", key=key, count=count, policy=policy, max_crashes=crashes)
         if key in self.keys:
             assert job_id == self.keys[key].id
             return

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from counting import Count
 
 from workbench.db.reading import rows
 from workbench.errors import DatabaseError
@@ -43,10 +44,9 @@ class Chaos:
         self.ids = [self._submit(i) for i in range(count)]
 
     def _submit(self, i: int) -> str:
-        spec = {"steps": STEPS, "seconds": 0.05, "history": str(self.home / f"history-{i}")}
-        if i % 3:
-            spec["helper"] = "child" if i % 3 == 1 else "daemon"
-        said = [self.jobs.submit("selftest", spec, title=f"job {i}", key=f"key-{i}", max_crashes=1000).id for _ in range(2)]
+        helper: Any = (None, "child", "daemon")[i % 3]
+        spec = Count(name=f"job {i}", steps=STEPS, seconds=0.05, history=self.home / f"history-{i}", helper=helper)
+        said = [self.jobs.submit(spec, key=f"key-{i}", max_crashes=1000).id for _ in range(2)]
         assert said[0] == said[1]  # said twice, made once
         return said[0]
 

@@ -26,7 +26,7 @@ from workbench.jobs.endings import Ending
 
 
 def _submit() -> str:
-    return queue.submit("selftest", {"steps": 1}, title="a job", key=None, count=1, policy="resume", max_crashes=3)
+    return queue.submit("count", {"steps": 1}, title="a job", key=None, count=1, policy="resume", max_crashes=3)
 
 
 def _claim() -> queue.Claim:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
+import platform
 import subprocess
 import sys
 import threading
 import time
-from itertools import pairwise
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
+from counting import Count
+from pydantic import ValidationError
 
 from workbench.db.reading import rows
 from workbench.errors import Conflict, Fenced, JobError, JobFailed, NotFound, UsageError
 from workbench.jobs import endings, folder, log, processes, progress, queue, tasks, trainer_main
+from workbench.jobs.checking import RebaseSpec
 from workbench.jobs.dispatcher import machine_slots
 from workbench.jobs.endings import Ending
 from workbench.jobs.store import Jobs
 from workbench.jobs.timing import Timing
+from workbench.rebase.result import Settings
+from workbench.recipe import Recipe
 from workbench.records import Dataset, Job, JobState, Progress
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
@@ -34,7 +41,7 @@ def jobs() -> Jobs:
 
 
 def _add(jobs: Jobs, **given: Any) -> Job:
-    return jobs.submit("selftest", given.pop("spec", {"steps": 1}), title=given.pop("title", "count"), **given)
+    return jobs.submit(given.pop("spec", Count()), **given)
 
 
 def _claim(host: str = "here", *, lease: float = 30.0) -> queue.Claim:
@@ -52,8 +59,9 @@ def _line(step: int, **more: Any) -> Progress:
 
 
 def test_a_job_is_what_was_submitted(jobs: Jobs) -> None:
-    job = _add(jobs, spec={"steps": 3, "name": "été"}, title="count to three")
-    assert (job.kind, job.title, job.state, job.spec) == ("selftest", "count to three", JobState.queued, {"steps": 3, "name": "été"})
+    spec = Count(steps=3, name="été", history=Path("/tmp/x"))
+    job = _add(jobs, spec=spec)
+    assert (job.kind, job.title, job.state, tasks.read(job.kind, job.spec)) == ("count", "été", JobState.queued, spec)
     assert job == jobs.get(job.id) == jobs.get(job.id[:3]) == jobs.list()[0]
     assert [event["what"] for event in jobs.events(job.id)] == ["submitted"]
 
@@ -62,7 +70,7 @@ def test_the_same_key_is_the_same_job(database: str, jobs: Jobs) -> None:
     first = _add(jobs, key="k")
     assert _add(jobs, key="k").id == first.id
     with pytest.raises(Conflict, match=f"key 'k' was used for another job, {first.id}"):
-        _add(jobs, key="k", spec={"steps": 2})
+        _add(jobs, key="k", spec=Count(steps=2))
     assert _add(jobs).id != _add(jobs).id
     assert len(jobs.list()) == 3
 
@@ -78,14 +86,57 @@ def test_one_job_however_many_submit_it_at_once(database: str, jobs: Jobs) -> No
     assert len(made) == 6 and len(set(made)) == 1
 
 
-@pytest.mark.parametrize(
-    "given", [{"kind": "rm -rf"}, {"slots": 0}, {"policy": "maybe"}, {"spec": {"x": float("nan")}}, {"spec": {"x": {1}}}]
-)
+@pytest.mark.parametrize("given", [{"slots": 0}, {"policy": "maybe"}])
 def test_a_job_that_makes_no_sense_is_refused(jobs: Jobs, given: dict[str, Any]) -> None:
-    values = {"kind": "selftest", "spec": {}, "title": "t", **given}
     with pytest.raises(UsageError):
-        jobs.submit(values.pop("kind"), values.pop("spec"), **values)
+        _add(jobs, **given)
     assert jobs.list() == []
+
+
+@pytest.mark.parametrize("given", [{"seconds": float("nan")}, {"steps": "many"}, {"step": 3}, {"helper": "friend"}])
+def test_a_spec_holds_what_its_kind_knows_and_nothing_else(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Count(**given)
+    with pytest.raises(JobError, match=f"kind count was told cannot be read: {next(iter(given))}.*Submit it again"):
+        tasks.read("count", given)
+    with pytest.raises(UsageError, match="no kind of job 'rm -rf'.*train"):
+        tasks.read("rm -rf", {})
+
+
+@pytest.mark.parametrize("kind", tasks.KINDS)
+def test_every_kind_is_read_as_it_was_written(kind: str) -> None:
+    written = _written(kind)
+    assert written.kind == kind and written.title
+    assert tasks.read(kind, json.loads(json.dumps(written.model_dump(mode="json")))) == written
+
+
+def test_specs_of_earlier_versions_are_read() -> None:
+    """As version 0.1.0 wrote them."""
+    now = _written("train").model_dump(mode="json")
+    assert tasks.read("train", {**now, "total_steps": 60}) == _written("train")
+    check = {"adapters": ["a@1"], "base": "b@2", "base_lock_sha256": "0", "stages": ["structure"], "retrain": False, "rows": None}
+    read = tasks.read("rebase", {**check, "settings": {"delta": 0.2}})
+    assert isinstance(read, RebaseSpec) and read.settings == Settings(delta=0.2)
+    assert tasks.read("rebase", check).model_dump()["settings"] == dataclasses.asdict(Settings())
+
+
+def _written(kind: str) -> tasks.Spec:
+    recipe = Recipe.load({"base": "b@1", "dataset": "d", "method": "qlora", "lora_target_modules": ["q_proj"]})
+    base = {"base": "b@1", "base_lock_sha256": "0"}
+    given: dict[str, dict[str, Any]] = {
+        "train": {
+            "recipe": recipe,
+            "base_lock_sha256": "0",
+            "dataset_sha256": "1",
+            "start": {"file": "/x/model.safetensors", "sha256": "2"},
+        },
+        "evaluate": {"adapter": "a@1", "dataset": "d", "dataset_sha256": "1"},
+        "merge": {**base, "adapter": "a@1", "out": "/x/out"},
+        "fetch": {"base": "b@1"},
+        "rebase": {**base, "adapters": ["a@1", "c@2"], "stages": ["structure", "weights"], "settings": Settings(epsilon=0.1)},
+        "rebase-selftest": {**base, "adapter": "a@1", "strangers": ["s@1"]},
+    }
+    return resolve_name(tasks.KINDS[kind])(**given[kind])
 
 
 def test_asking_for_what_is_not_there(jobs: Jobs) -> None:
@@ -114,7 +165,7 @@ def test_a_beginning_that_fits_several_jobs_is_asked_about(jobs: Jobs) -> None:
 def test_first_come_first_served(jobs: Jobs) -> None:
     first, second = _add(jobs), _add(jobs)
     claim = _claim()
-    assert (claim.job_id, claim.n, claim.spec, claim.slots) == (first.id, 1, {"steps": 1}, ("cpu-0",))
+    assert (claim.job_id, claim.n, claim.spec, claim.slots) == (first.id, 1, first.spec, ("cpu-0",))
     assert queue.claim("here", "boot", lease=30) is None  # the only slot is taken
     assert queue.finish(claim.token, Ending("succeeded", 0, result={"x": 1})) is JobState.succeeded
     assert _claim().job_id == second.id
@@ -138,6 +189,71 @@ def test_a_big_job_waits_for_its_slots_and_is_not_overtaken(jobs: Jobs) -> None:
     assert queue.claim("here", "boot", lease=30) is None and jobs.get(too_big.id).state is JobState.queued
     queue.register_slots("here", ["GPU-b"])  # what is free and gone is forgotten, what is in use stays
     assert {row["name"] for row in rows("SELECT name FROM slots")} == {"GPU-b", three.slots[0]}
+
+
+def test_an_attempt_has_its_own_slot_supervisor_and_lease(jobs: Jobs) -> None:
+    """What is recorded of one attempt touches no other, nor the slots of another machine."""
+    for _ in range(3):
+        _add(jobs)
+    queue.register_slots("there", ["cpu-0"])
+    assert queue.claim("here", "boot", lease=30) is None, "the slots of another machine are not for this one"
+    queue.register_slots("here", ["cpu-1", "cpu-0"])
+    before = time.time()
+    one, two = (queue.claim("here", "boot", lease=30) for _ in range(2))
+    assert one is not None and two is not None and (one.slots, two.slots, one.kind) == (("cpu-0",), ("cpu-1",), "selftest")
+    assert queue.begin(one.token, pid=77, started="5", lease=500) is False
+    queue.set_group(one.token, 99)
+    columns = "SELECT n, state, host, boot_id, shim_pid, shim_started, pgid FROM attempts WHERE token = :t"
+    claimed = {"n": 1, "state": "running", "host": "here", "boot_id": "boot", "shim_pid": None, "shim_started": None, "pgid": None}
+    assert rows(columns, t=one.token) == [{**claimed, "shim_pid": 77, "shim_started": "5", "pgid": 99}]
+    assert rows(columns, t=two.token) == [claimed]
+    leases = {token: rows("SELECT lease_until, started_at FROM attempts WHERE token = :t", t=token)[0] for token in (one.token, two.token)}
+    assert leases[one.token]["lease_until"] == pytest.approx(before + 500, abs=20)
+    assert leases[two.token]["lease_until"] == pytest.approx(before + 30, abs=20)
+    assert leases[one.token]["started_at"] >= leases[two.token]["started_at"], "it counts from when its supervisor began"
+    jobs.cancel(two.job_id)
+    assert queue.begin(two.token, pid=78, started="6", lease=30) is True, "it was cancelled meanwhile"
+    assert queue.finish(one.token, Ending("failed", 3, error="why")) is JobState.failed
+    assert rows("SELECT host, name, token FROM slots ORDER BY host, name") == [
+        {"host": "here", "name": "cpu-0", "token": None},
+        {"host": "here", "name": "cpu-1", "token": two.token},
+        {"host": "there", "name": "cpu-0", "token": None},
+    ]
+    ended = jobs.get(one.job_id)
+    assert (ended.attempts[0].exit_code, ended.attempts[0].error, ended.error) == (3, "why", "why")
+    assert ended.ended_at is not None and jobs.get(two.job_id).state is JobState.running
+
+
+def test_what_happened_to_a_job_is_told_in_order(jobs: Jobs) -> None:
+    job, waiting = _add(jobs), _add(jobs)
+    first = _claim()
+    queue.begin(first.token, pid=77, started="5", lease=30)
+    queue.finish(first.token, Ending("crashed", -9, error="boom"))
+    jobs.cancel(waiting.id)
+    _wait_until(time.time() - 1)
+    second = _claim()
+    jobs.cancel(job.id)
+    jobs.cancel(job.id)  # once is enough
+    queue.finish(second.token, Ending("interrupted", error="stopped"))
+    jobs.resume(job.id)
+    queue.finish(_claim().token, Ending("succeeded"))
+    claimed = f"on {platform.node()}, slots cpu-0"
+    assert [(event["attempt"], event["what"], event["detail"]) for event in jobs.events(job.id)] == [
+        (None, "submitted", "count"),
+        (1, "claimed", claimed),
+        (1, "started", "supervisor 77"),
+        (1, "attempt crashed", "boom"),
+        (1, "job queued", ""),
+        (2, "claimed", claimed),
+        (None, "cancel requested", ""),
+        (2, "attempt interrupted", "stopped"),
+        (2, "job cancelled", ""),
+        (None, "resumed", "was cancelled"),
+        (3, "claimed", claimed),
+        (3, "attempt succeeded", ""),
+    ]
+    assert [(event["what"], event["detail"]) for event in jobs.events(waiting.id)] == [("submitted", "count"), ("job cancelled", "")]
+    assert jobs.get(waiting.id).cancel_requested and jobs.get(waiting.id).ended_at is not None
 
 
 def test_every_claim_is_of_another_job(database: str, jobs: Jobs) -> None:
@@ -233,12 +349,13 @@ WILD = "half a character: \ud83d, and the byte that ends a C string: \0."
 
 def test_any_text_can_be_kept(database: str, jobs: Jobs) -> None:
     """PostgreSQL takes no NUL, and no database takes half a surrogate pair; an error message may hold both."""
-    job = _add(jobs, title=WILD, key=WILD, spec={"steps": 1, WILD: WILD})
-    assert _add(jobs, key=WILD, spec={"steps": 1, WILD: WILD}).id == job.id
+    spec = {"steps": 1, WILD: WILD}
+    first, again = (queue.submit("count", spec, title=WILD, key=WILD, count=1, policy="resume", max_crashes=3) for _ in range(2))
+    assert first == again
     assert queue.finish(_claim().token, Ending("failed", 1, error=WILD)) is JobState.failed
-    after = jobs.get(job.id)
+    after = jobs.get(first)
     assert after.error == after.attempts[0].error == after.title == "half a character: \\ud83d, and the byte that ends a C string: \u2400."
-    assert after.spec == {"steps": 1, WILD: WILD}
+    assert after.spec == spec
 
 
 def test_an_ending_that_cannot_be_kept_is_an_ending_all_the_same(database: str, jobs: Jobs) -> None:
@@ -465,7 +582,7 @@ def test_waiting_in_the_queue_is_no_work(database: str, jobs: Jobs) -> None:
 
 
 def test_a_job_prints_as_one_line_and_in_a_notebook_as_a_table(jobs: Jobs) -> None:
-    job = _add(jobs, title="learn <b>bold</b>")
+    job = _add(jobs, spec=Count(name="learn <b>bold</b>"))
     claim = _claim()
     path = folder.attempt_dir(job.id, 1)
     path.mkdir(parents=True)
@@ -490,34 +607,6 @@ def test_the_time_left_in_training_holds_the_testing_that_follows() -> None:
     assert [line.seconds_left for line in seen] == [400.0, 7.0, 3.0]
 
 
-def test_a_long_course_is_thinned_and_read_on_from_where_it_was(jobs: Jobs) -> None:
-    job = _add(jobs)
-    _claim()
-    path = folder.attempt_dir(job.id, 1) / folder.METRICS
-    path.parent.mkdir(parents=True)
-
-    def write(steps: range) -> None:
-        values = ({"t": i, "phase": "training", "step": i, "loss": 1.0, **({"eval_loss": 2.0} if i % 5000 == 0 else {})} for i in steps)
-        with path.open("a") as file:
-            file.writelines(json.dumps(value) + "\n" for value in values)
-
-    write(range(1, 30_001))
-    began = time.perf_counter()
-    every = jobs.metrics(job.id)
-    whole = time.perf_counter() - began
-    thin = jobs.metrics(job.id, most=500)
-    assert len(every) == 30_000 and 500 <= len(thin) <= 1010
-    write(range(30_001, 30_051))
-    began = time.perf_counter()
-    for _ in range(10):
-        thin = jobs.metrics(job.id, most=500)
-    assert time.perf_counter() - began < whole  # ten looks
-    steps = [line.step or 0 for line in thin]
-    assert steps[0] == 1 and steps[-1] == 30_050 and sorted(set(steps)) == steps and max(b - a for a, b in pairwise(steps)) <= 65
-    assert [line.step for line in thin if line.eval_loss] == list(range(5000, 30_001, 5000))
-    assert jobs.metrics(job.id, most=10**6) == jobs.metrics(job.id)
-
-
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     path = tmp_path / "exit.json"
     folder.write_json(path, {"a": 1})
@@ -537,10 +626,10 @@ def test_a_log_stays_small_and_keeps_the_newest(tmp_path: Path) -> None:
     path = tmp_path / "log"
     text = b"".join(b"line %d of many\r" % i for i in range(10_000)) + b"my token is hf_abcdefghijklmnopqrstuvwxyz\nno line end"
     log.pump(io.BufferedReader(io.BytesIO(text)), log.CappedLog(path, 40_000))  # type: ignore[arg-type]
-    kept = log.read(path)
+    kept = log.Tail(path).more()
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 80_000
     assert kept.endswith("line 9999 of many\rmy token is hf_***\nno line end") and "line 0 of" not in kept
-    assert log.read(tmp_path / "none") == ""
+    assert log.Tail(tmp_path / "none").more() == ""
 
 
 def test_a_log_is_followed_across_its_turns(tmp_path: Path) -> None:
@@ -559,16 +648,17 @@ def test_a_log_is_followed_across_its_turns(tmp_path: Path) -> None:
 def test_a_task_that_returns_what_cannot_be_kept_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: Any, says: str
 ) -> None:
-    def task(context: tasks.TaskContext) -> Any:
-        if isinstance(result, BaseException):
-            raise result
-        return result
+    class Odd(tasks.Spec):
+        def run(self, ctx: tasks.TaskContext) -> Any:
+            if isinstance(result, BaseException):
+                raise result
+            return result
 
-    monkeypatch.setattr(tasks, "load", lambda kind: task)
-    order = {"job_id": "abc", "n": 1, "spec": {}, "token": "t"}
+    monkeypatch.setattr(tasks, "read", lambda kind, stored: Odd())
+    order = {"job_id": "abc", "n": 1, "kind": "odd", "spec": {}, "token": "t"}
     stopping = threading.Event()
     context = trainer_main._context(tmp_path / "attempt-1", order, stopping)
-    outcome = trainer_main._run(context, "any", stopping)
+    outcome = trainer_main._run(context, order, stopping)
     assert outcome["ok"] is False and says in outcome["error"] and context.earlier == []
 
 
@@ -662,5 +752,5 @@ def test_a_lock_is_seen_and_ends_with_its_holder(tmp_path: Path) -> None:
 
 def test_small_things() -> None:
     timing = Timing(lease=1.5)
-    assert Timing.from_json(timing.to_json()) == timing == Timing.of({"lease": 1.5, "of another version": 2})
+    assert Timing.of({**dataclasses.asdict(timing), "of another version": 2}) == timing == Timing.of({"lease": 1.5})
     assert machine_slots() and all(name == "cpu-0" or name.startswith("GPU-") for name in machine_slots())

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults import Faults
-from tests.folders import write_adapter, write_base
+from tests.folders import write_adapter
+from tests.tiny_base import make_tiny_base
 from workbench import manifest, paths
 from workbench.bases.store import Bases
 from workbench.records import Adapter, Base
@@ -17,7 +18,7 @@ from workbench.registry.store import Registry
 
 @pytest.fixture
 def base(tmp_path: Path) -> Base:
-    return Bases().add("tiny@1", source=f"folder:{write_base(tmp_path / 'tiny')}", license="Apache-2.0")
+    return Bases().add("tiny@1", source=f"folder:{make_tiny_base(tmp_path / 'tiny')}", license="Apache-2.0")
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
 
 
 def publish(folder: Path, base: Base, name: str, job: str) -> Adapter:
-    return Registry().publish(folder, name=name, base=base, dataset=None, method="lora", recipe_yaml=None, scores={}, job_id=job)
+    return Registry().publish(folder, name=name, base=base, dataset=None, method="lora", recipe=None, scores={}, job_id=job)
 
 
 def test_a_kill_at_any_step_of_publishing(base: Base, trained: Path, faults: Faults, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from counting import Count
 from sqlalchemy import update
 
+from tests.dispatching import stop_dispatcher
 from workbench import identity
 from workbench.db import session
 from workbench.db.reading import rows
@@ -37,11 +39,10 @@ class Bench:
 
     def __init__(self, home: Path) -> None:
         self.home, self.jobs = home, Jobs(start_dispatcher=False)
-        self.dispatcher = Dispatcher(slots=["cpu-0"], timing=SHORT)
+        self.dispatcher = Dispatcher(slots=1, timing=SHORT)
 
     def submit(self, **spec: Any) -> Job:
-        given = {"steps": 3, "seconds": 0.01, "history": str(self.home / "history"), **spec}
-        return self.jobs.submit("selftest", given, title="count", max_crashes=5)
+        return self.jobs.submit(Count(**{"steps": 3, "history": self.home / "history", **spec}), max_crashes=5)
 
     def step_until(self, done: Callable[[], object], *, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
@@ -359,7 +360,7 @@ def test_a_machine_of_the_same_name_or_a_clone_takes_nothing_that_lives(
     job = bench.submit()
     claim = bench.claim(lease=60.0)  # there, one second ago
     queue.begin(claim.token, pid=1, started="1", lease=60.0)
-    namesake, clone = Dispatcher(slots=["cpu-0"], timing=SHORT), Dispatcher(slots=["cpu-0"], timing=SHORT)
+    namesake, clone = Dispatcher(slots=1, timing=SHORT), Dispatcher(slots=1, timing=SHORT)
     namesake.host, namesake.boot_id, clone.boot_id = "another machine-id", "its boot", "its boot"
 
     for other in (namesake, clone):
@@ -391,8 +392,7 @@ def test_a_worker_whose_database_was_deleted_says_so_and_takes_up_a_new_one(benc
         for file in bench.home.glob("workbench.db*"):
             file.unlink()
         bench.until(lambda: any("was deleted while it was in use" in text for text in said))
-        spec = '["selftest", {"steps": 1}]'
-        code = f"import json\nfrom workbench.jobs.store import Jobs\nJobs(start_dispatcher=False).submit(*json.loads({spec!r}), title='x')"
+        code = "from counting import Count\nfrom workbench.jobs.store import Jobs\nJobs(start_dispatcher=False).submit(Count())"
         subprocess.run([sys.executable, "-c", code], check=True, env=launch.environment())
         bench.until(lambda: [row["state"] for row in rows("SELECT state FROM jobs")] == ["succeeded"])
     finally:
@@ -432,7 +432,7 @@ def test_however_many_start_a_dispatcher_one_runs_and_it_leaves_when_idle(home: 
     assert dispatcher.is_running()
     with pytest.raises(Conflict, match="Another dispatcher runs"):
         jobs.work(stopping=lambda: True)
-    done = jobs.wait(jobs.submit("selftest", {"steps": 2}, title="count").id, timeout=60)
+    done = jobs.wait(jobs.submit(Count(steps=2)).id, timeout=60)
     assert done.state is JobState.succeeded
     deadline = time.monotonic() + 30
     while dispatcher.is_running() and time.monotonic() < deadline:
@@ -446,7 +446,7 @@ def test_shims_bring_a_killed_dispatcher_back_but_not_one_that_was_told_to_leave
     """Nobody looks: no browser, no shell. The queue goes on all the same."""
     quick = Timing(lease=3.0, grace=1.0, look=0.1, poll=0.1, idle=60.0, store=30.0)
     jobs, looking = Jobs(timing=quick), Jobs(start_dispatcher=False)
-    first, second = (jobs.submit("selftest", {"steps": 10, "seconds": 0.1}, title="count") for _ in range(2))
+    first, second = (jobs.submit(Count(steps=10, seconds=0.1)) for _ in range(2))
 
     def until(done: Callable[[], object]) -> None:
         deadline = time.monotonic() + 60
@@ -457,9 +457,9 @@ def test_shims_bring_a_killed_dispatcher_back_but_not_one_that_was_told_to_leave
     until(lambda: looking.get(first.id).progress)
     os.kill(int((home / "jobs" / "dispatcher.lock").read_text().split()[0]), signal.SIGKILL)
     assert looking.wait(second.id, timeout=60).state is JobState.succeeded
-    third, fourth = (jobs.submit("selftest", {"steps": 10, "seconds": 0.1}, title="count") for _ in range(2))
+    third, fourth = (jobs.submit(Count(steps=10, seconds=0.1)) for _ in range(2))
     until(lambda: looking.get(third.id).progress)
-    assert dispatcher.stop_running()
+    assert stop_dispatcher()
     until(lambda: looking.get(third.id).state.final)
     time.sleep(1.0)
     assert not dispatcher.is_running() and looking.get(fourth.id).state is JobState.queued
@@ -475,7 +475,7 @@ def test_a_job_that_comes_while_the_dispatcher_leaves_is_not_forgotten(bench: Be
             if not made:
                 made.append(bench.submit())
 
-    Leaving(slots=["cpu-0"], timing=SHORT).run(leave_when_idle=True)
+    Leaving(slots=1, timing=SHORT).run(leave_when_idle=True)
     assert bench.jobs.get(made[0].id).state is JobState.succeeded
 
 

@@ -65,8 +65,8 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, pico_base: Path) -> Iterator[Site]:
     """A home with the pico base, and its server; both live as long as the module's tests."""
+    from tests.dispatching import stop_dispatcher
     from workbench.db import session
-    from workbench.jobs import dispatcher
 
     home = tmp_path_factory.mktemp("site")
     with pytest.MonkeyPatch.context() as patch:
@@ -83,7 +83,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, pico_base: Path) -> Iterator[
         jobs = Workbench().jobs
         for left in [job for job in jobs.list() if not job.state.final]:  # only where a test failed half-way
             jobs.cancel(left.id)
-        assert dispatcher.stop_running()
+        assert stop_dispatcher()
         session.dispose()
 
 

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from counting import Count
 from playwright.sync_api import Browser, Page, expect
 
 from tests.ui.conftest import Site, Tab
@@ -135,7 +136,7 @@ def look_at_the_adapter(page: Page, bench: Workbench, tmp_path: Path) -> None:
 
 
 def test_stopping_asks_first_and_then_stops(tab: Tab, bench: Workbench) -> None:
-    job = bench.jobs.submit("selftest", {"steps": 100_000, "seconds": 0.05}, title="A long count")
+    job = bench.jobs.submit(Count(name="A long count", steps=100_000, seconds=0.05))
     page = tab.open(f"/en/jobs?job={job.id}")
     expect(page.get_by_role("heading", name="A long count")).to_be_visible()
     page.get_by_role("button", name="Stop", exact=True).click()

@@ -74,6 +74,9 @@ KINDS: dict[str, Check] = {
     "the old base is gone": check("lost", health=Health(20, None, 1.9, None, broken=False)),
     "nothing to divide by": check("lost", retrained=dataclasses.replace(checks.RETRAINED, recovered=None)),
     "a break, scored at home": check("cannot load", verdict=verdict("cannot load", home_gain=checks.interval(0.5), **AT_HOME)),
+    "a tokenizer that is gone": check(
+        "lost", structure=Structure((found("tokenizer_unreadable", problems=["One of the two bases has no tokenizer.json."]),))
+    ),
     "without the test": check("works", verdict=None, structure=Structure(())),
     "other shapes": check(
         "works", weights=checks.weights(layers=0, change="other_shape", drift=None, lineage=None, notes=("fused_experts",))

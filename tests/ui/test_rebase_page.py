@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.pico import make_pico_base
+from tests.tiny_base import make_tiny_base
 from tests.ui import checks
 from tests.ui.conftest import Site, Tab
 from workbench import Workbench
@@ -57,7 +57,7 @@ def trained(site: Site, pico_base: Path, tmp_path_factory: pytest.TempPathFactor
         assert job.state.value == "succeeded", job.error
         first = bench.adapters.get("orders@1")
         for seed, ref in ((5, NEW), (6, THIRD)):
-            folder = make_pico_base(tmp_path_factory.mktemp(f"pico{seed}") / "base", seed=seed)
+            folder = make_tiny_base(tmp_path_factory.mktemp(f"pico{seed}") / "base", seed, dtype="F32")
             bench.bases.add(ref, source=f"folder:{folder}", license="Apache-2.0")
         for name in ("lost-one", "fine-one", "odd-one"):
             bench.import_adapter(first.path, name=name, base=OLD)

@@ -9,13 +9,15 @@ import gradio as gr
 import pytest
 from starlette.testclient import TestClient
 
-from tests.folders import write_adapter, write_base
+from tests.folders import write_adapter
+from tests.tiny_base import make_tiny_base
 from tests.ui import checks
 from tests.ui.samples import scores
 from tests.ui.test_views import text
 from workbench import Workbench
 from workbench.rebase.result import Check
 from workbench.rebase.store import Checks
+from workbench.recipe import Recipe
 from workbench.records import Adapter
 from workbench.words import words
 from workbench_ui.access import Access
@@ -26,10 +28,10 @@ EN = words("en")
 
 
 def publish(bench: Workbench, folder: Path, name: str, base: str) -> Adapter:
-    recipe = f"base: {base}\ndataset: orders\n"
+    recipe = Recipe(base=base, dataset="orders")
     made = write_adapter(folder / name)
     return bench.adapters.publish(
-        made, name=name, base=bench.bases.get(base), dataset=None, method="lora", recipe_yaml=recipe, scores=scores(20, 160)
+        made, name=name, base=bench.bases.get(base), dataset=None, method="lora", recipe=recipe, scores=scores(20, 160)
     )
 
 
@@ -47,7 +49,7 @@ def bench(tmp_path: Path) -> Workbench:
     """Two bases."""
     bench = Workbench()
     for n in (1, 2):
-        bench.bases.add(f"tiny@{n}", source=f"folder:{write_base(tmp_path / f'tiny{n}', seed=n)}", license="Apache-2.0")
+        bench.bases.add(f"tiny@{n}", source=f"folder:{make_tiny_base(tmp_path / f'tiny{n}', seed=n)}", license="Apache-2.0")
     return bench
 
 
@@ -89,7 +91,7 @@ def test_a_base_that_was_added_again_makes_the_check_out_of_date(bench: Workbenc
     store(bench, orders, "tiny@2", "works")
     assert "1 adapter, and it works as it is" in answer(bench, "tiny@2")
     bench.bases.remove("tiny@2", force=True)
-    bench.bases.add("tiny@2", source=f"folder:{write_base(tmp_path / 'other', seed=9)}", license="Apache-2.0")
+    bench.bases.add("tiny@2", source=f"folder:{make_tiny_base(tmp_path / 'other', seed=9)}", license="Apache-2.0")
     assert "no longer holds" in answer(bench, "tiny@2") and "no longer holds" in answer(bench, "tiny@2", "orders@1")
 
 
@@ -117,7 +119,7 @@ def test_the_matrix_names_every_state_and_what_no_longer_holds(bench: Workbench,
     told = {cell.adapter.name: cell.scores and EN.say(cell.scores) for cell in bench.rebase.matrix([orders, moved], ["tiny@2"])}
     assert told == {"orders": "80% → 56%", "moved": "80%"}
     bench.bases.remove("tiny@2", force=True)
-    bench.bases.add("tiny@2", source=f"folder:{write_base(tmp_path / 'other', seed=9)}", license="Apache-2.0")
+    bench.bases.add("tiny@2", source=f"folder:{make_tiny_base(tmp_path / 'other', 9)}", license="Apache-2.0")
     assert states()["orders@1", "tiny@2"] == "stale" and all(c.scores is None for c in bench.rebase.matrix([orders], ["tiny@2"]))
     assert bench.rebase.stale(bench.rebase.get("orders@1", "tiny@2")) and "Out of date" in bench.rebase.report("orders@1", "tiny@2")
 

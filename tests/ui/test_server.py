@@ -14,8 +14,10 @@ import pytest
 from httpx import Response
 from starlette.testclient import TestClient
 
-from tests.folders import write_adapter, write_base
+from tests.folders import write_adapter
+from tests.tiny_base import make_tiny_base
 from workbench import Workbench
+from workbench.recipe import Recipe
 from workbench.records import Adapter
 from workbench.words import words
 from workbench_ui.access import Access
@@ -51,10 +53,10 @@ def post_event(client: TestClient, body: Any, lang: str = "en", **options: Any) 
 @pytest.fixture
 def published(tmp_path: Path) -> Adapter:
     bench = Workbench()
-    base = bench.bases.add("tiny@1", source=f"folder:{write_base(tmp_path / 'tiny')}", license="Apache-2.0")
-    recipe = "base: tiny@1\ndataset: orders\n"
+    base = bench.bases.add("tiny@1", source=f"folder:{make_tiny_base(tmp_path / 'tiny')}", license="Apache-2.0")
+    recipe = Recipe(base="tiny@1", dataset="orders")
     return bench.adapters.publish(
-        write_adapter(tmp_path / "made"), name="orders", base=base, dataset=None, method="lora", recipe_yaml=recipe, scores={}
+        write_adapter(tmp_path / "made"), name="orders", base=base, dataset=None, method="lora", recipe=recipe, scores={}
     )
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from tests.ui.samples import BASE, EVIL, NOW, adapter, base, dataset, job, scores, training
 from workbench import Workbench
-from workbench.api import Plan
 from workbench.data.checks import KINDS, Finding, Report
 from workbench.estimate import Estimate
+from workbench.planning import Plan
 from workbench.recipe import PRESETS, Recipe, resolve
 from workbench.records import JobState, Progress
 from workbench.words import Number, words

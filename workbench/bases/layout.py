@@ -6,7 +6,6 @@ model without its weights in a child process, once per base: what it says is kep
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from workbench import foreign, paths
+from workbench import foreign
+from workbench.cache import remembered
 from workbench.errors import IntegrityError, LayoutMissing
 from workbench.foreign import GIB, Limits
 
@@ -146,17 +146,14 @@ class Layout:
     @cached_property
     def _known(self) -> dict[str, Any]:
         """What `hf.layout` says, kept for the next time."""
-        key = f"{self.lock.weights_sha256[:32]}-{self.lock.config_sha256[:16]}-{version('transformers')}"
-        file = paths.home() / "cache" / "layouts" / f"{key}.json"
-        if not file.is_file():
+
+        def ask() -> dict[str, Any]:
             if foreign.inside():
                 raise LayoutMissing("It is not known how this base lies in memory.", hint="That is asked from outside: try again.")
-            known = _CHILD.run(_lay_out, self.lock.config, sorted(self.lock.tensors))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(f".{id(self)}.tmp")
-            partial.write_text(json.dumps(known), encoding="utf-8")
-            partial.replace(file)
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+            return _CHILD.run(_lay_out, self.lock.config, sorted(self.lock.tensors))
+
+        known: dict[str, Any] = remembered("layouts", self.lock.weights_sha256, self.lock.config_sha256, version("transformers"), make=ask)
+        return known
 
     def _shape(self, row: dict[str, Any]) -> Shape:
         """Of what is one tensor on disk, the size it has there, whatever the configuration says."""

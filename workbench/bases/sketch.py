@@ -52,7 +52,7 @@ def _randomness(piece: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.intp
 
 
 def _add_piece(values: npt.NDArray[np.float32], piece: int, sketch: npt.NDArray[np.float64]) -> float:
-    """Add one piece (up to 256 blocks) to `sketch` in place and return the sum of its squares.
+    """Add one piece (up to 256 blocks) to `sketch` in place and return the sum of its squares; `values` are overwritten.
 
     Rows are summed in double precision: the same to the last stored digit on every machine.
     """
@@ -63,9 +63,9 @@ def _add_piece(values: npt.NDArray[np.float32], piece: int, sketch: npt.NDArray[
         values = np.concatenate([values, np.zeros(blocks * BLOCK - values.size, np.float32)])
     cube = values.reshape(blocks, NUMBERS, NUMBERS)
     signs, lanes = _randomness(piece)
-    flipped = (cube.view(np.uint32) ^ signs[:blocks]).view(np.float32)
-    sketch += np.take_along_axis(np.add.reduce(flipped, axis=1, dtype=np.float64), lanes[:blocks], axis=1).sum(axis=0)
-    return float(np.add.reduce(np.square(cube), axis=1, dtype=np.float64).sum())
+    np.bitwise_xor(cube.view(np.uint32), signs[:blocks], out=cube.view(np.uint32))
+    sketch += np.take_along_axis(np.add.reduce(cube, axis=1, dtype=np.float64), lanes[:blocks], axis=1).sum(axis=0)
+    return float(np.add.reduce(np.square(cube, out=cube), axis=1, dtype=np.float64).sum())
 
 
 def fingerprint(info: TensorInfo) -> Fingerprint:
@@ -74,13 +74,13 @@ def fingerprint(info: TensorInfo) -> Fingerprint:
 
     import numpy as np
 
-    digest, squares, sketch = hashlib.sha256(), 0.0, np.zeros(NUMBERS)
+    digest, squares, sketch, values = hashlib.sha256(), 0.0, np.zeros(NUMBERS), np.empty(min(info.elements, _PIECE * BLOCK), np.float32)
     numeric = info.dtype in FLOAT_DTYPES
     with np.errstate(over="ignore", invalid="ignore"):
         for piece, raw in enumerate(raw_pieces(info, _PIECE * BLOCK, reuse=True)):
             digest.update(raw.data)
             if numeric:
-                squares += _add_piece(floats(raw, info.dtype), piece, sketch)
+                squares += _add_piece(floats(raw, info.dtype, values), piece, sketch)
     if not numeric:
         return Fingerprint(digest.hexdigest(), None, None, True)
     finite = bool(np.isfinite(squares))

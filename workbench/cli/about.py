@@ -6,6 +6,7 @@ import click
 
 from workbench.cli.groups import bench, json_option
 from workbench.cli.output import ago, bytes_text, fields, print_json, say, table
+from workbench.prune import KEEP_DAYS
 
 __all__ = ["doctor", "help_command", "info", "prune"]
 
@@ -32,20 +33,22 @@ def info(as_json: bool) -> None:
 @json_option
 def doctor(deep: bool, as_json: bool) -> None:
     """Check this installation and say what to mend. Exit status 1 when something is broken."""
-    checks = bench().doctor(deep=deep)
+    diagnoses = bench().doctor(deep=deep)
     if as_json:
-        print_json(checks)
+        print_json(diagnoses)
     else:
-        for check in checks:
-            say(f"{click.style(f'{check.state:<7}', fg=_COLOURS[check.state])}  {check.name}: {check.found}")
-            if check.hint and check.state != "ok":
-                say(f"         {check.hint}")
-    if any(check.state == "broken" for check in checks):
+        for diagnosis in diagnoses:
+            say(f"{click.style(f'{diagnosis.state:<7}', fg=_COLOURS[diagnosis.state])}  {diagnosis.name}: {diagnosis.found}")
+            if diagnosis.hint:
+                say(f"         {diagnosis.hint}")
+    if any(diagnosis.state == "broken" for diagnosis in diagnoses):
         raise click.exceptions.Exit(1)
 
 
 @click.command()
-@click.option("--keep-days", type=click.FloatRange(min=0), default=30, show_default=True, help="Keep the trash and ended jobs so long.")
+@click.option(
+    "--keep-days", type=click.FloatRange(min=0), default=KEEP_DAYS, show_default=True, help="Keep the trash and ended jobs so long."
+)
 @click.option("--yes", is_flag=True, help="Remove it for good; without this it is only listed.")
 @json_option
 def prune(keep_days: float, yes: bool, as_json: bool) -> None:

@@ -183,15 +183,15 @@ def print_samples(answers: list[dict[str, Any]]) -> None:
         fields([(key, short(str(sample.get(key) or "(nothing)"), 100)) for key in ("prompt", "expected", "base", "adapter")])
 
 
-def _gain(found: Adapter) -> str:
+def _gain(adapter: Adapter) -> str:
     """The gain in the score to speak of, without its interval."""
-    if not found.scores:
+    if not adapter.scores:
         return ""
     from workbench.evidence import Summary
     from workbench.words import words
     from workbench.worth import gain, metric_of
 
-    summary = Summary.from_dict(found.scores)
+    summary = Summary.from_dict(adapter.scores)
     return words("en").say(gain(metric_of(summary), summary))
 
 

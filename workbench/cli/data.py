@@ -16,7 +16,7 @@ from workbench.cli.report import print_report
 from workbench.data.formats import FORMATS
 from workbench.data.scorers import SCORERS
 from workbench.errors import UsageError
-from workbench.records import Dataset
+from workbench.records import MAX_LENGTH, Dataset
 
 __all__ = ["data"]
 
@@ -124,7 +124,7 @@ def show(name: str, as_json: bool) -> None:
 @data.command()
 @click.argument("file_or_name")
 @click.option("--base", metavar="BASE", help="Count lengths in this base's tokens.")
-@click.option("--max_length", type=click.IntRange(8), metavar="N", default=1024, show_default=True, help="Longer rows would be cut.")
+@click.option("--max_length", type=click.IntRange(8), metavar="N", default=MAX_LENGTH, show_default=True, help="Longer rows would be cut.")
 @click.option("--all", "everything", is_flag=True, help="Print every warning, not the first few of each kind.")
 @reading_options
 @json_option
@@ -145,7 +145,7 @@ def check(file_or_name: str, base: str | None, max_length: int, everything: bool
 @click.option("--base", metavar="BASE", required=True, help="Whose tokenizer and chat template to show.")
 @click.option("-n", "rows", type=click.IntRange(1, 100), metavar="N", default=3, show_default=True, help="How many rows.")
 @click.option("--split", type=Words(["train", "test"]), default="train", show_default=True, help="Which part.")
-@click.option("--max_length", type=click.IntRange(8), metavar="N", default=1024, show_default=True, help="Where rows are cut.")
+@click.option("--max_length", type=click.IntRange(8), metavar="N", default=MAX_LENGTH, show_default=True, help="Where rows are cut.")
 @json_option
 def preview(name: str, base: str, rows: int, split: str, max_length: int, as_json: bool) -> None:
     """Show rows exactly as the trainer will see them, and which part is learned."""

@@ -45,7 +45,7 @@ def demo(ref: str, max_steps: int) -> None:
     say(f"{plan.estimate.steps} steps will take about {duration(plan.estimate.seconds)} here ({plan.estimate.basis}).")
 
     phase("Train, score, publish")
-    job = work.train(plan.recipe)
+    job = work.train(plan)
     note(f"Job {job.id}. Ctrl-C lets go of it; it goes on.")
     job = watch(job.id)
     adapter = work.adapters.get((job.result or {})["adapter"])

@@ -13,7 +13,7 @@ from workbench.cli.groups import bench
 from workbench.cli.output import count, duration, note, print_json, redraw, say
 from workbench.records import Job, JobState, Progress
 
-__all__ = ["Follower", "follow", "print_result", "progress_text", "watch"]
+__all__ = ["ProgressPrinter", "follow", "print_result", "progress_text", "watch"]
 
 _BAR = 24  # columns
 _QUIET_SECONDS = 10.0  # between two lines where nothing can be redrawn
@@ -30,18 +30,18 @@ def follow(job_id: str, *, as_json: bool = False) -> None:
 
 def watch(job_id: str) -> Job:
     """Show a job's progress until it ends, and return it. Raises `JobFailed`; Ctrl-C lets go and exits with 130."""
-    follower = Follower()
+    printer = ProgressPrinter()
     others = [job.id for job in bench().jobs.list(state=JobState.running) if job.id != job_id]
     if others and bench().jobs.get(job_id).state is JobState.queued:
         note(f"It waits its turn; {', '.join(others)} is running.")
     try:
-        return bench().jobs.wait(job_id, on_progress=follower)
+        return bench().jobs.wait(job_id, on_progress=printer)
     except KeyboardInterrupt:
-        follower.close()
+        printer.close()
         note(f"Let go of job {job_id}; it goes on. Follow it: workbench jobs follow {job_id}. Stop it: workbench jobs cancel {job_id}")
         raise click.exceptions.Exit(130) from None
     finally:
-        follower.close()
+        printer.close()
 
 
 def print_result(job: Job) -> None:
@@ -82,7 +82,7 @@ def _gap(gap: dict[str, float]) -> str:
     return f"logits differ by {gap['mean_logit_difference']:.2g} on average, {gap['max_logit_difference']:.2g} at most; {places}"
 
 
-class Follower:
+class ProgressPrinter:
     """Shows each `Progress` it is called with, on standard error."""
 
     def __init__(self) -> None:

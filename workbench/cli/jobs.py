@@ -29,12 +29,12 @@ def jobs() -> None:
 @json_option
 def list_jobs(state: str | None, limit: int, as_json: bool) -> None:
     """List the newest jobs first."""
-    found = bench().jobs.list(state=JobState(state) if state else None, limit=limit)
+    listed = bench().jobs.list(state=JobState(state) if state else None, limit=limit)
     if as_json:
-        print_json(found)
+        print_json(listed)
         return
     empty = f"No job is {state}." if state else "No jobs yet. Start one: workbench train --base … --dataset …, or: workbench demo"
-    rows = [(job.id, job.state.value, _steps(job), ago(job.created_at), short(job.title, 60)) for job in found]
+    rows = [(job.id, job.state.value, _steps(job), ago(job.created_at), short(job.title, 60)) for job in listed]
     table(("id", "state", "steps", "submitted", "what"), rows, empty=empty, right=("steps",))
 
 

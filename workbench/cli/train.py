@@ -13,11 +13,11 @@ from workbench.cli.follow import follow
 from workbench.cli.groups import bench
 from workbench.cli.output import bytes_text, count, duration, note, print_json, say, table
 from workbench.cli.recipe_options import RecipeCommand, given_values, group_of, recipe_options, surplus
-from workbench.errors import RecipeError, UsageError
+from workbench.errors import UsageError
 from workbench.recipe import GROUPS, PRESETS, Recipe
 
 if TYPE_CHECKING:
-    from workbench.api import Plan
+    from workbench.planning import Plan
 
 __all__ = ["train"]
 
@@ -79,25 +79,22 @@ def train(
     if presets:
         print_presets(given, config or lone, as_json)
         return
-    resolved = bench().resolve(given, preset=preset, file=config or lone)
+    plan = bench().plan(bench().resolve(given, preset=preset, file=config or lone))
     if dry_run:
-        plan = bench().plan(resolved)
         if as_json:
             print_json(plan.as_dict())
         else:
             print_plan(plan)
-        if plan.problems:
-            raise RecipeError("This run would be wasted:", plan.problems)
+        plan.sound()
         return
     if export:
-        out = bench().export_trl(resolved, Path(f"{resolved.recipe.adapter_name}-{export}"))
+        out = bench().export_trl(plan, Path(f"{plan.recipe.adapter_name}-{export}"))
         say(f"Written to {out}. There: python train.py, for the losses of the workbench; or trl sft --config sft.yaml.")
         return
-    plan = bench().plan(resolved)
     for text in plan.warnings:
         note(f"Note: {text}")
     note(f"{count(plan.estimate.steps)} steps, about {duration(plan.estimate.seconds)} here ({plan.estimate.basis}).")
-    job = bench().train(resolved, publish=not no_publish, key=key)
+    job = bench().train(plan, publish=not no_publish, key=key)
     if detach:
         if as_json:
             print_json(job)

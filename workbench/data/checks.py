@@ -174,7 +174,7 @@ class _Places:
 
     def name(self, i: int) -> str:
         line, file = self.of(i)
-        return f"{file} row {line}".lstrip()
+        return f"{file} row {line}" if file else f"row {line}"
 
 
 def check(

@@ -273,12 +273,11 @@ def _call(i: int, call: Any) -> dict[str, Any]:
     name = inner.get("name") if isinstance(inner, dict) else None
     if not isinstance(inner, dict) or not isinstance(name, str) or not name:
         raise RowError("tools", f"the tool call in message {i} names no tool.")
-    what = f"the arguments of {name[:40]!r} in message {i}"
     arguments = inner.get("arguments", inner.get("parameters", {}))
-    arguments = {} if arguments == "" else _from_json(arguments, f"{what} are not JSON.")
+    arguments = {} if arguments == "" else _from_json(arguments, f"the arguments of {name[:40]!r} in message {i} are not JSON.")
     _shallow(arguments)
     if not isinstance(arguments, dict):
-        raise RowError("tools", f"{what} are not an object.")
+        raise RowError("tools", f"the arguments of {name[:40]!r} in message {i} are not an object.")
     out: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": arguments}}
     if isinstance(call.get("id"), str):
         out["id"] = call["id"]

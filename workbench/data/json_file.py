@@ -23,8 +23,8 @@ def read_json(name: str, text: Text) -> RawTable:
     first, more = next(filled), next(filled, None) is not None
     if first.lstrip()[:1] == "[":
         if more and first.rstrip().endswith("]"):
-            row = '{"prompt": "…", "completion": "…"}'
-            raise DataError(f"{name} holds a list in each line, not an object.", hint=f"Write one object a line, such as {row}")
+            hint = 'Write one object a line, such as {"prompt": "…", "completion": "…"}'
+            raise DataError(f"{name} holds a list in each line, not an object.", hint=hint)
         return RawTable("JSON", lambda: _elements(name, text))
     try:
         lines = _wrapped(loads(first)) is None or more

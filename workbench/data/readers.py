@@ -31,7 +31,7 @@ _NO_ROWS: list[tuple[bytes | tuple[bytes, ...], str, str]] = [  # how such a fil
     (b"ARROW1", "an Arrow file", "Save it as Parquet or JSONL."),
     (b"\x93NUMPY", "a NumPy array", "Save the rows as JSONL."),
     ((b"\x89PNG", b"\xff\xd8\xff"), "a picture", _ROWS),
-    (b"\xd0\xcf\x11\xe0", "an old Office file", f"Open it. {_CSV}"),
+    (b"\xd0\xcf\x11\xe0", "an old Office file", "Open it and save the sheet as CSV (UTF-8)."),
     (_PICKLES, "a Python pickle, which could run code and is never opened", "Save the rows as JSONL."),
 ]
 _KINDS = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "txt"}

@@ -148,7 +148,7 @@ class Datasets:
         from workbench.data.readers import ENDINGS
 
         if "/" in name or name.endswith(ENDINGS):
-            raise NotFound(f"There is no file {name}.", hint="Check the path, or see what was added: workbench data list")
+            raise NotFound(f"There is no file {name}.", hint="Check the path, or see what is there: workbench data list")
         if any(reading.values()):
             raise UsageError(f"'{name}' is a dataset that was read already.", hint="Options that say how to read belong to a file.")
         rows = self.rows(name)

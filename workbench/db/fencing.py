@@ -7,12 +7,27 @@ a takeover or a cancel comes either before it, and the write is refused, or afte
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
 
 from workbench.db.tables import attempts, jobs
 from workbench.errors import Fenced
 
-__all__ = ["check"]
+__all__ = ["check", "lock"]
+
+
+def lock(connection: Connection, token: str) -> tuple[Row[Any], int]:
+    """The job whose attempt `token` owns, and the attempt's number; else raise `Fenced`. The row stays locked until the commit."""
+    job_id = connection.execute(select(attempts.c.job_id).where(attempts.c.token == token)).scalar_one_or_none()
+    if job_id is None:
+        raise Fenced("This attempt is not known to the database.", hint="Nothing was written.")
+    job = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).one()
+    attempt = connection.execute(select(attempts.c.n, attempts.c.state).where(attempts.c.token == token)).one()
+    if attempt.state != "running":
+        said = f"Attempt {attempt.n} of job {job_id} was taken over ({attempt.state})."
+        raise Fenced(said, hint="Nothing was written; the newer attempt goes on.")
+    return job, attempt.n
 
 
 def check(connection: Connection, token: str) -> str:
@@ -20,13 +35,7 @@ def check(connection: Connection, token: str) -> str:
 
     Call it first in the transaction. The job's row stays locked until the commit.
     """
-    job_id = connection.execute(select(attempts.c.job_id).where(attempts.c.token == token)).scalar_one_or_none()
-    if job_id is None:
-        raise Fenced("This attempt is not known to the database.", hint="Nothing was written.")
-    cancel = connection.execute(select(jobs.c.cancel_requested_at).where(jobs.c.id == job_id).with_for_update()).scalar_one()
-    state = connection.execute(select(attempts.c.state).where(attempts.c.token == token)).scalar_one()
-    if state != "running":
-        raise Fenced(f"This attempt of job {job_id} was taken over ({state}).", hint="Nothing was written; the newer attempt goes on.")
-    if cancel is not None:
-        raise Fenced(f"Job {job_id} was cancelled.", hint="Nothing was written.")
-    return str(job_id)
+    job, _ = lock(connection, token)
+    if job.cancel_requested_at is not None:
+        raise Fenced(f"Job {job.id} was cancelled.", hint="Nothing was written.")
+    return str(job.id)

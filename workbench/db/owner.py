@@ -33,17 +33,17 @@ def admit(engine: Engine) -> None:
     """Take the database for this home, unless it has one: raises `DatabaseError` when that is another."""
     mine = identity.store_id()
     with engine.begin() as connection:
-        found = connection.execute(select(store)).one_or_none()
-    if found is None:
+        owner = connection.execute(select(store)).one_or_none()
+    if owner is None:
         _refuse_file_of_another_home(engine.url.database if engine.dialect.name == "sqlite" else None)
         try:
             with engine.begin() as connection:
                 connection.execute(insert(store).values(one=1, id=mine, home=str(paths.home()), host=platform.node()))
         except Taken:  # another home was faster
             admit(engine)
-    elif found.id != mine:
+    elif owner.id != mine:
         raise DatabaseError(
-            f"The database belongs to the home {found.home} of {found.host}, not to {paths.home()}.",
+            f"The database belongs to the home {owner.home} of {owner.host}, not to {paths.home()}.",
             hint="To work together, mount that folder on every machine and let WORKBENCH_HOME name it; else give this home another "
-            f"database (WORKBENCH_DB). If this is that home, moved or restored, write {found.id} into {paths.store_file()}.",
+            f"database (WORKBENCH_DB). If this is that home, moved or restored, write {owner.id} into {paths.store_file()}.",
         )

@@ -27,16 +27,16 @@ def stored(connection: Connection) -> str | None:
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
-def ensure(engine: Engine, url: str) -> None:
+def ensure(engine: Engine) -> None:
     """Bring the schema to `HEAD`; SQLite files are copied beside themselves first. Raises `DatabaseError` for a newer one."""
     with engine.connect() as connection:
-        found = stored(connection)
-    if found == HEAD:
+        revision = stored(connection)
+    if revision == HEAD:
         return
-    if found is not None:
-        _refuse_newer(found)
+    if revision is not None:
+        _refuse_newer(revision)
         if engine.dialect.name == "sqlite":
-            _back_up(engine, url, found)
+            _back_up(engine, revision)
     from alembic import command
     from sqlalchemy import text
 
@@ -57,21 +57,18 @@ def alembic_config(connection: Connection) -> Config:
     return config
 
 
-def _refuse_newer(found: str) -> None:
+def _refuse_newer(revision: str) -> None:
     known = {file.name.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("*.py")}
-    if found not in known:
+    if revision not in known:
         raise DatabaseError(
-            f"The database has schema {found}; this workbench knows schemas up to {HEAD}.",
+            f"The database has schema {revision}; this workbench knows schemas up to {HEAD}.",
             hint="Install the newer workbench, or point WORKBENCH_HOME (or WORKBENCH_DB) elsewhere. Nothing was changed.",
         )
 
 
-def _back_up(engine: Engine, url: str, found: str) -> None:
-    from workbench.db.session import sqlite_file
-
-    file = sqlite_file(url)
-    assert file is not None
-    copy = file.with_name(f"{file.name}.before-{HEAD}-from-{found}")
+def _back_up(engine: Engine, revision: str) -> None:
+    file = Path(str(engine.url.database))
+    copy = file.with_name(f"{file.name}.before-{HEAD}-from-{revision}")
     if copy.exists():  # an earlier try got this far
         return
     raw = engine.raw_connection()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import paths
+from workbench.db import schema
 from workbench.errors import DatabaseError, MissingDependency, UsageError
 
 if TYPE_CHECKING:
@@ -116,27 +117,25 @@ def engine() -> Engine:
     url = paths.database_url()
     key = (url, os.getpid())  # a forked process must not share its parent's connections
     with _lock:
-        found = _engines.get(key)
-        if found is not None and (there := _inode(url)) != found.inode:
+        opened = _engines.get(key)
+        if opened is not None and (there := _inode(url)) != opened.inode:
             if there is None:
                 raise DatabaseError(
                     f"The database {sqlite_file(url)} was deleted while it was in use.",
                     hint="Put it back; or end all processes of this workbench and begin again with an empty one.",
                 )
-            found.engine.dispose()  # somebody put another file in its place
-            found = None
-        if found is None:
-            from workbench.db import schema
-
+            opened.engine.dispose()  # somebody put another file in its place
+            opened = None
+        if opened is None:
             made = _make_engine(url)
-            schema.ensure(made, url)
+            schema.ensure(made)
             if not in_home(sqlite_file(url)):
                 from workbench.db import owner
 
                 with plain_errors():
                     owner.admit(made)
-            found = _engines[key] = _Opened(made, _inode(url))
-    return found.engine
+            opened = _engines[key] = _Opened(made, _inode(url))
+    return opened.engine
 
 
 def dispose() -> None:
@@ -174,10 +173,10 @@ def _inode(url: str) -> tuple[int, int] | None:
     """Of a SQLite file that is there. A file that was deleted lives on, out of reach, for those who have it open."""
     file = sqlite_file(url)
     try:
-        found = file.stat() if file is not None else None
+        stat = file.stat() if file is not None else None
     except OSError:
         return None
-    return None if found is None else (found.st_dev, found.st_ino)
+    return None if stat is None else (stat.st_dev, stat.st_ino)
 
 
 def _make_engine(url: str) -> Engine:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from workbench.cache import key_of, remembered
 from workbench.evidence import Evidence
 from workbench.hf.evaluate import Ask, Evaluator
 from workbench.hf.load import compute_dtype, device
 from workbench.hf.scoring import TestSet
-from workbench.rebase.store import bare_key, read_bare, write_bare
-from workbench.records import ItemScore, Progress
+from workbench.records import MAX_LENGTH, ItemScore, Progress
 
 __all__ = ["NewBase", "Test"]
 
@@ -83,7 +84,7 @@ class NewBase:
     def passages(self, texts: Sequence[str]) -> list[tuple[float, int]]:
         """(nats, bytes) of plain texts under the bare base."""
         if self._evaluator is None:
-            self._evaluator = Evaluator(self.folder, max_length=1024)
+            self._evaluator = Evaluator(self.folder, max_length=MAX_LENGTH)
         return self._evaluator.passages(texts)
 
     def release(self) -> None:
@@ -107,24 +108,20 @@ class NewBase:
         return here
 
     def _bare(self, evaluator: Evaluator, test: Test, prepared: TestSet) -> tuple[list[ItemScore], dict[str, Any]]:
-        key = bare_key(
-            self.lock_sha256,
-            list(test.rows),
-            scorer=test.scorer,
-            max_length=test.max_length,
-            dtype=str(test.dtype),
-            quantized=test.quantized,
-            device=device().type,
-        )
+        """Scores and facts of the bare base: equal for equal weights, test rows and way of scoring."""
+        libraries = [version("torch"), version("transformers")]
+        how = (
+            self.lock_sha256, list(test.rows), test.scorer, test.max_length, str(test.dtype), test.quantized, device().type, libraries,
+        )  # fmt: skip
+        key, arms_made = key_of(*how), self._done
         if key not in self._bare_scores:
-            kept = read_bare(key) if self._keep else None
-            if kept is None:
+
+            def score() -> dict[str, Any]:
                 bare = evaluator.score(prepared)
                 self._done += 1
-                kept = bare.scores, bare.facts
-                if self._keep:
-                    write_bare(key, *kept)
-            else:
-                kept = kept[0], {**kept[1], "cached": True}
-            self._bare_scores[key] = kept
+                return {"scores": [asdict(score) for score in bare.scores], "facts": bare.facts}
+
+            kept = remembered("bare", *how, make=score) if self._keep else score()
+            facts = kept["facts"] | ({"cached": True} if self._done == arms_made else {})
+            self._bare_scores[key] = [ItemScore(**score) for score in kept["scores"]], facts
         return self._bare_scores[key]

@@ -9,7 +9,7 @@ from typing import Any
 from workbench.data.checks import RowLength
 from workbench.errors import DataError
 from workbench.foreign import GIB, Limits
-from workbench.hf.render import Span, measure, render
+from workbench.hf.render import Span, render
 from workbench.records import Base
 
 __all__ = ["lengths", "spans"]
@@ -20,7 +20,7 @@ _LIBRARIES = ("workbench.hf.load", "transformers.models.llama.configuration_llam
 
 
 def lengths(base: Base, rows: Sequence[dict[str, Any]], **choices: Any) -> list[RowLength]:
-    """The length of every row in the base's tokens; `choices` as for `render.measure`. Raises `DataError`, `UsageError`."""
+    """The length of every row in the base's tokens; `choices` as for `render`. Raises `DataError`, `UsageError`."""
     return _limits(base, rows).run(_lengths, base.path, list(rows), choices)
 
 
@@ -48,7 +48,8 @@ def _limits(base: Base, rows: Sequence[dict[str, Any]]) -> Limits:
 def _lengths(folder: Path, rows: list[dict[str, Any]], choices: dict[str, Any]) -> list[RowLength]:
     from workbench.hf.load import load_tokenizer
 
-    return measure(load_tokenizer(folder), rows, **choices)
+    tokenizer = load_tokenizer(folder)
+    return [render(tokenizer, row, **choices).length for row in rows]
 
 
 def _spans(folder: Path, rows: list[dict[str, Any]], max_length: int) -> list[list[Span]]:

@@ -11,7 +11,6 @@ import torch
 import yaml
 
 from workbench.errors import RecipeError
-from workbench.estimate import total_steps
 from workbench.hf.load import compute_dtype, device, load_tokenizer
 from workbench.hf.prepare import prepare
 from workbench.hf.train import schedule
@@ -86,14 +85,14 @@ def export_trl(recipe: Recipe, base: Path, rows: Sequence[dict[str, Any]], out: 
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": list(recipe.report_to) or "none",
-        **schedule(recipe, total_steps(recipe, len(data.train))),
+        **schedule(recipe, recipe.steps(len(data.train))),
     }
     if recipe.method != "sft":
         names = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
         settings |= {"use_peft": True, "lora_target_modules": list(recipe.lora_target_modules)}
         settings |= {name: getattr(recipe, name) for name in names}
-    if recipe.quantized:
-        settings |= {"load_in_4bit": True, "bnb_4bit_quant_type": recipe.bnb_4bit_quant_type}
+    if recipe.quantization:
+        settings |= {"load_in_4bit": True, "bnb_4bit_quant_type": recipe.quantization}
         settings["use_bnb_nested_quant"] = recipe.use_bnb_nested_quant
     out.mkdir(parents=True)
     given = {key: value for key, value in settings.items() if value is not None}

@@ -13,31 +13,17 @@ from workbench.data.rows import answer_of, question_of
 from workbench.hf.generate import answer
 from workbench.records import Progress
 
-__all__ = ["Follower", "Sampler"]
+__all__ = ["Follower"]
 
 Report = Callable[[Progress], None]
-
-
-class Sampler:
-    """Greedy answers of the model in training to a few fixed rows."""
-
-    def __init__(self, tokenizer: Any, rows: Sequence[dict[str, Any]], *, max_new_tokens: int = 48) -> None:
-        self.tokenizer, self.rows, self.expected = tokenizer, list(rows), [answer_of(row) for row in rows]
-        longest = max((len(tokenizer(text)["input_ids"]) for text in self.expected), default=0)
-        self.max_new_tokens = min(max_new_tokens, longest + 8)
-
-    def __call__(self, model: Any) -> list[dict[str, str]] | None:
-        if not self.rows:
-            return None
-        answers = answer(model, self.tokenizer, self.rows, max_new_tokens=self.max_new_tokens)
-        return [
-            {"prompt": question_of(row), "expected": expected, "answer": given}
-            for row, expected, given in zip(self.rows, self.expected, answers, strict=True)
-        ]
+_SAMPLE_TOKENS = 48  # of an answer to look at, at most
 
 
 class Follower(TrainerCallback):  # type: ignore[misc]
-    """Reports every step, evaluates and saves after the last one, and stops the run when asked or when it diverges."""
+    """Reports every step, evaluates and saves after the last one, and stops the run when asked or when it diverges.
+
+    At each evaluation the rows of `shown` are answered too, to look at.
+    """
 
     def __init__(
         self,
@@ -46,11 +32,12 @@ class Follower(TrainerCallback):  # type: ignore[misc]
         *,
         check_course: Callable[[], None],
         evaluates: bool,
-        sampler: Sampler,
+        tokenizer: Any,
+        shown: Sequence[dict[str, Any]],
         save_steps: int | None,
     ) -> None:
         self.report, self.stopping, self.check_course = report, stopping, check_course
-        self.evaluates, self.sampler, self.save_steps = evaluates, sampler, save_steps
+        self.evaluates, self.tokenizer, self.shown, self.save_steps = evaluates, tokenizer, shown, save_steps
         self.stopped = False
         self.step_seconds: list[float] = []
         self._tokens = [0]  # seen before this process's first step, and after each
@@ -87,12 +74,19 @@ class Follower(TrainerCallback):  # type: ignore[misc]
         self._line(state, eval_loss=(metrics or {}).get("eval_loss"), samples=samples)
 
     def _samples(self, model: Any) -> list[dict[str, str]] | None:
+        """Greedy answers to the shown rows beside those expected."""
+        if not self.shown:
+            return None
+        expected = [answer_of(row) for row in self.shown]
+        longest = max(len(self.tokenizer(text)["input_ids"]) for text in expected)
         try:
-            return self.sampler(model)
+            answers = answer(model, self.tokenizer, self.shown, max_new_tokens=min(_SAMPLE_TOKENS, longest + 8))
         except Exception as error:  # answers are for looking at: whatever a base cannot generate with, it can still learn
-            self.sampler.rows = []
+            self.shown = []
             self.report(Progress(t=time.time(), phase="training", message=f"This base gives no answers to look at: {error}"))
             return None
+        triples = zip(map(question_of, self.shown), expected, answers, strict=True)
+        return [{"prompt": prompt, "expected": wanted, "answer": given} for prompt, wanted, given in triples]
 
     def rate(self) -> float:
         """Real tokens per second of training, the first step (which warms up) left out where there are more."""

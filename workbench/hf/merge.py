@@ -27,10 +27,10 @@ from workbench.files import beside
 from workbench.hf.load import load_adapter, load_base, load_tokenizer
 from workbench.hf.render import render
 from workbench.peft_layout import TEMPLATE, TOKENIZER
-from workbench.recipe import read_yaml
+from workbench.recipe import Recipe
 from workbench.records import Progress
 
-__all__ = ["LogitGap", "MergeReport", "compare_logits", "merge", "trained_precision"]
+__all__ = ["LogitGap", "MergeReport", "compare_logits", "merge"]
 
 PROBES = 8  # rows compared
 PLACES = 16  # last positions of each, where the answer is
@@ -72,16 +72,6 @@ class MergeReport:
         return dataclasses.asdict(self)
 
 
-def trained_precision(adapter: Path) -> str | None:
-    """The 4-bit type ("nf4", "fp4") that the adapter was trained on, by its own recipe.yaml; None for full precision."""
-    recipe = adapter / "recipe.yaml"
-    if not recipe.is_file():
-        return None
-    data = read_yaml(recipe)
-    in_4_bits = data.get("method") == "qlora" or bool(data.get("load_in_4bit"))
-    return str(data.get("bnb_4bit_quant_type", "nf4")) if in_4_bits else None
-
-
 def merge(
     base: Path,
     adapter: Path,
@@ -97,7 +87,8 @@ def merge(
     own test rows, else on a few plain questions. Raises `Conflict` when `out` exists, `UsageError` for an adapter that cannot be merged,
     and `IntegrityError` when the merged model is not base + adapter; then nothing is left on disk.
     """
-    kind = trained_precision(adapter)
+    recipe = Recipe.beside(adapter)
+    kind = recipe.quantization if recipe else None
     own = _own_dtype(base)
     wanted = _named_dtype(dtype) if dtype else own
 

@@ -32,6 +32,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from workbench.hf.prefix import shared_tokens
 from workbench.hf.render import IGNORED, supervised
 from workbench.hf.rope import length_kind
 
@@ -84,11 +85,7 @@ def trim(row: Row) -> Row:
 def common_beginning(rows: Sequence[Row]) -> int:
     """Number of tokens all rows begin with, leaving each the token before its first learned one to itself."""
     possible = min(next((i for i, label in enumerate(labels) if label != IGNORED), 1) for _, labels in rows) - 1
-    first = rows[0][0]
-    for i in range(possible):
-        if any(ids[i] != first[i] for ids, _ in rows):
-            return i
-    return max(0, possible)
+    return shared_tokens([ids for ids, _ in rows], possible)
 
 
 def split(rows: Sequence[Row], tokens: int, *, kind: Callable[[int], Hashable] = lambda length: 0) -> list[list[Row]]:

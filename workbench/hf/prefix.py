@@ -9,19 +9,23 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-__all__ = ["Prefix", "common_prefix", "plain_cache"]
+__all__ = ["Prefix", "common_prefix", "plain_cache", "shared_tokens"]
 
 WORTH = 4  # tokens; a shorter start is cheaper to repeat than to look after
 
 
-def common_prefix(rows: Sequence[list[int]], limit: int) -> int:
-    """How many first tokens all rows share, at most `limit`; 0 where sharing is not worth it."""
-    if len(rows) < 2:
-        return 0
+def shared_tokens(rows: Sequence[list[int]], limit: int) -> int:
+    """How many first tokens all rows share, at most `limit`."""
     first, last = min(rows), max(rows)  # rows between them share at least what these two share
     shared = 0
     while shared < min(limit, len(first), len(last)) and first[shared] == last[shared]:
         shared += 1
+    return shared
+
+
+def common_prefix(rows: Sequence[list[int]], limit: int) -> int:
+    """`shared_tokens` of several rows; 0 where sharing is not worth it."""
+    shared = shared_tokens(rows, limit) if len(rows) > 1 else 0
     return shared if shared >= WORTH else 0
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.errors import TrainingError
-from workbench.estimate import held_back
 from workbench.hf.packed import Row
 from workbench.hf.render import render, supervised
 from workbench.planning import judge_lengths, sum_lengths
@@ -46,7 +45,7 @@ def prepare(recipe: Recipe, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> P
     total = sum_lengths(lengths)
     # by their ids, so that the same rows are held back however the file is ordered
     ranked = sorted(range(len(found)), key=lambda i: hashlib.sha256(f"{recipe.seed}:{found[i][0].get('id', i)}".encode()).digest())
-    held = set(ranked[: held_back(recipe, len(found))])
+    held = set(ranked[: recipe.held_back(len(found))])
     trained = [row for i, (_, row) in enumerate(found) if i not in held]
     watched = [found[i] for i in sorted(held)]
     # where the text is the answer, there is nothing to ask

@@ -8,7 +8,7 @@ assistant's turns lie is found by rendering the conversation up to them, so that
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from workbench.data.checks import RowLength
 from workbench.errors import DataError
 
-__all__ = ["IGNORED", "Rendered", "Span", "end_of_turn_id", "measure", "prompt_ids", "prompt_text", "render", "supervised"]
+__all__ = ["IGNORED", "Rendered", "Span", "end_of_turn_id", "prompt_ids", "prompt_text", "render", "supervised"]
 
 IGNORED = -100  # the label of a token that is not learned, as in PyTorch's cross entropy
 Span = tuple[str, str]  # (text, "template" | "prompt" | "learned" | "cut")
@@ -119,14 +119,6 @@ def render(tokenizer: Any, row: dict[str, Any], *, max_length: int, assistant_on
 def supervised(labels: Sequence[int]) -> int:
     """Number of learned tokens."""
     return sum(label != IGNORED for label in labels)
-
-
-def measure(
-    tokenizer: Any, rows: Iterable[dict[str, Any]], max_length: int, *, assistant_only: bool = True, completion_only: bool = True
-) -> list[RowLength]:
-    """The length of every row, for the data check and for estimates."""
-    only = {"assistant_only": assistant_only, "completion_only": completion_only}
-    return [render(tokenizer, row, max_length=max_length, **only).length for row in rows]
 
 
 def prompt_text(tokenizer: Any, row: dict[str, Any]) -> str:

@@ -20,9 +20,8 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerState, s
 from trl import SFTConfig, pack_dataset
 
 from workbench.errors import JobError, MissingDependency, TrainingError
-from workbench.estimate import total_steps
 from workbench.hf import checkpoints, machine, preflight
-from workbench.hf.follow import Follower, Report, Sampler
+from workbench.hf.follow import Follower, Report
 from workbench.hf.load import compute_dtype, first_line, load_base, load_tokenizer, set_threads
 from workbench.hf.packed import log_probs
 from workbench.hf.prepare import Prepared, prepare
@@ -35,7 +34,6 @@ from workbench.records import Progress
 
 __all__ = ["TrainResult", "schedule", "train"]
 
-_EVALUATIONS = 5  # in a run, unless the recipe says otherwise
 _ROUNDED_AWAY = 0.05  # share of what was learned that saving in the base's dtype may cost
 
 
@@ -127,8 +125,7 @@ class _Run:
         recipe = self.recipe
         whole = recipe.method == "sft"  # all weights learn, in steps too small for bfloat16
         dtype = torch.float32 if whole else self.dtype
-        quantized = recipe.bnb_4bit_quant_type if recipe.quantized else None
-        model = load_base(base, dtype=dtype, quantized=quantized, nested=recipe.use_bnb_nested_quant)
+        model = load_base(base, dtype=dtype, quantized=recipe.quantization, nested=recipe.use_bnb_nested_quant)
         self.base_dtype = json.loads((base / "config.json").read_text(encoding="utf-8")).get("dtype") or "float32"
         if whole:
             return model.requires_grad_(True)
@@ -203,7 +200,7 @@ class _Run:
             examples = pack_dataset(examples, recipe.max_length, "bfd")
         held = Dataset.from_dict({"input_ids": [ids for ids, _ in data.held], "labels": [labels for _, labels in data.held]})
         batch = recipe.per_device_train_batch_size
-        steps = total_steps(recipe, len(examples))
+        steps = recipe.steps(len(examples))
         args = _arguments(self, steps, evaluates=bool(data.held))
         lengths = None if self.packs else [len(ids) for ids in examples["input_ids"]]
         trainer = AnswerTrainer(
@@ -228,7 +225,8 @@ class _Run:
             stopping,
             check_course=trainer.check_course,
             evaluates=bool(data.held),
-            sampler=Sampler(self.tokenizer, data.shown),
+            tokenizer=self.tokenizer,
+            shown=data.shown,
             save_steps=recipe.save_steps,
         )
         trainer.add_callback(follower)
@@ -327,7 +325,7 @@ def schedule(recipe: Recipe, steps: int) -> dict[str, Any]:
 def _arguments(run: _Run, steps: int, *, evaluates: bool) -> SFTConfig:
     """The recipe as TRL's configuration."""
     recipe = run.recipe
-    every = recipe.eval_steps or max(1, -(-steps // _EVALUATIONS))
+    every = recipe.evaluate_every(steps)
     args = SFTConfig(
         output_dir=str(run.out / "checkpoints"),
         **schedule(recipe, steps),

@@ -119,10 +119,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             total += loss.detach()
         value = float(total)
         if not math.isfinite(value):
-            raise TrainingError(
-                f"The loss became {value} at step {self.state.global_step + 1}.",
-                hint=self._lower("Lower learning_rate", "and start again."),
-            )
+            raise TrainingError(f"The loss became {value} at step {self.state.global_step + 1}.", hint=self._lower)
         self._step_loss += value
         if self.accelerator.gradient_state.sync_gradients:  # the last of gradient_accumulation_steps batches
             self.step_losses.append(self._step_loss)
@@ -162,20 +159,17 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         best, now = min(losses[0], *means), means[-1]
         if now > best + max(2.0, best / 2):
             raise TrainingError(
-                f"The loss rose from {best:.2f} to {now:.2f} by step {self.state.global_step}: the run is diverging.",
-                hint=self._lower("Lower learning_rate", "and start again."),
+                f"The loss rose from {best:.2f} to {now:.2f} by step {self.state.global_step}: the run is diverging.", hint=self._lower
             )
 
-    def _lower(self, what: str, then: str) -> str:
-        return f"{what} (now {self.args.learning_rate:g}; try {self.args.learning_rate / 10:g}) {then}"
+    @property
+    def _lower(self) -> str:
+        return f"Lower learning_rate (now {self.args.learning_rate:g}; try {self.args.learning_rate / 10:g}) and start again."
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
         if norm is not None and not math.isfinite(float(norm)):
-            raise TrainingError(
-                f"The gradient became {float(norm)} at step {self.state.global_step + 1}.",
-                hint=self._lower("Lower learning_rate", "and start again."),
-            )
+            raise TrainingError(f"The gradient became {float(norm)} at step {self.state.global_step + 1}.", hint=self._lower)
         return norm
 
     # ---- parts of transformers' trainer that would do work nobody needs, or trust what cannot be trusted

@@ -59,18 +59,13 @@ def _shortest(value: Any) -> Any:
 
 def _tidy_config(out: Path) -> None:
     """Drop from the saved JSON files what only says how they came about."""
-    for name in ("config.json", "generation_config.json"):
+    model = {"_model_name_or_path", "_name_or_path", "_from_model_config", "quantization_config"}
+    tokenizer = {"is_local", "local_files_only", "gguf_file", "name_or_path"}
+    for name, dropped in (("config.json", model), ("generation_config.json", model), ("tokenizer_config.json", tokenizer)):
         path = out / name
         if path.is_file():
-            data = json.loads(path.read_text(encoding="utf-8"))
-            for key in ("_model_name_or_path", "_name_or_path", "_from_model_config", "quantization_config"):
-                data.pop(key, None)
-            path.write_text(json.dumps(_shortest(data), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    path = out / "tokenizer_config.json"
-    data = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("is_local", "local_files_only", "gguf_file", "name_or_path"):
-        data.pop(key, None)
-    path.write_text(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+            data = {key: _shortest(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items() if key not in dropped}
+            path.write_text(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _split_digits(tokenizer: Any, splitting: str | None) -> None:
@@ -89,8 +84,6 @@ def _metadata(path: Path) -> tuple[dict[str, Any], int]:
     Factors of rotary positions (`rope_freqs` and such) are no weights: transformers makes them from the configuration.
     """
     try:
-        if path.read_bytes()[:4] != b"GGUF" if path.stat().st_size < 64 else False:
-            raise ValueError("too short")
         reader = gguf.GGUFReader(path)
         end = max((int(t.data_offset) + int(t.n_bytes) for t in reader.tensors), default=0)
         if not reader.tensors or end > path.stat().st_size:

@@ -1,4 +1,4 @@
-"""The job of a rebase check: several adapters on one new base, which is loaded once.
+"""Check adapters on one new base, which is loaded once.
 
 Every adapter's check is saved as soon as it is finished, so an attempt that takes over repeats none of them.
 """
@@ -8,36 +8,137 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from workbench import paths
 from workbench.bases.lock import Lock, read_lock
 from workbench.bases.store import Bases
+from workbench.cache import remembered
 from workbench.data.store import Datasets
-from workbench.errors import DataError, JobError, WorkbenchError
-from workbench.evidence import Evidence, summary
-from workbench.jobs.tasks import TaskContext
-from workbench.jobs.training import frozen_base, frozen_dataset
-from workbench.rebase import structure, verdict, weights
+from workbench.errors import DataError, JobError, UsageError, WorkbenchError
+from workbench.evidence import Evidence
+from workbench.jobs.phases import frozen_base, frozen_dataset
+from workbench.jobs.tasks import Spec, TaskContext
+from workbench.rebase import health, structure, verdict, weights
 from workbench.rebase.ceiling import recovered
 from workbench.rebase.findings import found
-from workbench.rebase.result import STAGES, Check, Finding, Health, Probes, Retrained, Settings, Structure, Verdict, Weights, Witness
-from workbench.rebase.store import Checks, neutral_passages
+from workbench.rebase.result import STAGES, Check, Finding, Health, Probes, Retrained, Settings, Structure, Verdict, Weights
+from workbench.rebase.store import Checks
 from workbench.rebase.tokenizers import same_tokenizer
 from workbench.recipe import Recipe
-from workbench.records import Adapter, Base, ItemScore, Progress
+from workbench.records import Adapter, AdapterRef, Base, BaseRef, ItemScore, Progress
 from workbench.registry.store import Registry
-from workbench.stats import Interval
 
 if TYPE_CHECKING:
     from workbench.hf.arms import NewBase, Test
 
-__all__ = ["check_stages", "run"]
+__all__ = ["RebaseSpec", "require_evidence"]
 
-BROKEN_HEALTH = 0.10  # of the old base's bits per byte: a base that is worse by more, beyond doubt, is called broken
+T = TypeVar("T")
 TEXTS = 64  # test rows whose tokenization is compared
+
+
+class RebaseSpec(Spec):
+    """Check adapters on a base."""
+
+    kind = "rebase"
+
+    adapters: tuple[str, ...]
+    base: str
+    base_lock_sha256: str
+    stages: tuple[str, ...]
+    retrain: bool = False
+    rows: int | None = None
+    settings: Settings = Settings()
+
+    @classmethod
+    def of(
+        cls,
+        bases: Bases,
+        registry: Registry,
+        adapters: Sequence[str | AdapterRef],
+        onto: str | BaseRef,
+        *,
+        stages: Sequence[str],
+        retrain: bool,
+        rows: int | None,
+        settings: Mapping[str, Any],
+    ) -> RebaseSpec:
+        """Raises `NotFound`, `UsageError`, and `DataError` for an adapter that was never scored."""
+        base = bases.get(onto)
+        wanted = _ordered(stages)
+        chosen = {adapter.ref: adapter for adapter in map(registry.get, adapters)}
+        if not chosen:
+            raise UsageError("No adapter was named.", hint="Name one or more: workbench rebase check ADAPTER --onto BASE")
+        if "behaviour" in wanted:
+            require_evidence(list(chosen.values()))
+        known = {field.name for field in dataclasses.fields(Settings)}
+        if unknown := sorted(set(settings) - known):
+            raise UsageError(f"'{unknown[0]}' is no setting of a check.", hint=f"There are: {', '.join(sorted(known))}.")
+        if rows is not None and rows < 1:
+            raise UsageError(f"{rows} test rows cannot be scored.", hint="Give a positive number, or leave it out for all of them.")
+        return cls(
+            adapters=tuple(chosen),
+            base=str(base.ref),
+            base_lock_sha256=base.lock_sha256,
+            stages=wanted,
+            retrain=retrain,
+            rows=rows,
+            settings=Settings(**settings),
+        )
+
+    @property
+    def title(self) -> str:
+        return f"{self.adapters[0] if len(self.adapters) == 1 else f'{len(self.adapters)} adapters'}: check on {self.base}"
+
+    def run(self, ctx: TaskContext) -> dict[str, Any]:
+        """Returns {"base", "checks": [{"adapter", "word"}], "failed": {adapter: message}}.
+
+        An adapter that cannot be checked does not keep the others from it; when none can, the job fails with the first message.
+        """
+        work = _Work(ctx, self, frozen_base(self.base, self.base_lock_sha256))
+        # adapters of one precision follow each other, so that the base is loaded once for each
+        subjects = [_subject(ref, self.rows) for ref in self.adapters]
+        subjects.sort(key=lambda subject: (subject.recipe.quantization or "", str(subject.recipe.bf16)))
+        words, failed = {}, {}
+        for subject in subjects:
+            try:
+                words[subject.adapter.ref] = work.check(subject).word
+            except JobError:  # told to stop, or no longer ours
+                raise
+            except WorkbenchError as error:
+                failed[subject.adapter.ref] = str(error)
+        if not words:
+            raise JobError(next(iter(failed.values()), "There was nothing to check."), hint="Nothing was saved.")
+        ordered = [{"adapter": ref, "word": words[ref]} for ref in self.adapters if ref in words]
+        return {"base": self.base, "checks": ordered, "failed": failed}
+
+
+def _ordered(stages: Sequence[str]) -> tuple[str, ...]:
+    """The stages in their order; the first is always among them. Raises `UsageError` for a word that is none."""
+    unknown = [stage for stage in stages if stage not in STAGES]
+    if unknown or not stages:
+        raise UsageError(f"'{', '.join(unknown)}' is no stage.", hint=f"There are: {', '.join(STAGES)}.")
+    return tuple(stage for stage in STAGES if stage in {*stages, "structure"})
+
+
+def require_evidence(adapters: Sequence[Adapter]) -> None:
+    """Raises `DataError` naming every adapter without scores."""
+    if bare := [adapter.ref for adapter in adapters if not adapter.scores]:
+        raise _never_scored(bare)
+
+
+def _never_scored(refs: list[str]) -> DataError:
+    return DataError(
+        "These adapters were never scored, so nobody knows what they give at home:",
+        refs,
+        hint=f"Score them on a test set: workbench adapter evaluate {refs[0]} --dataset NAME. "
+        f"What can be said without one: workbench rebase check {refs[0]} --onto … --stages structure,weights",
+    )
 
 
 @dataclass(frozen=True)
@@ -47,9 +148,19 @@ class Subject:
     adapter: Adapter
     lock: Lock  # of the base it was trained on, as the adapter remembers it
     home: Base | None  # that base, when it is on this disk unchanged
-    recipe: Recipe | None
+    trained_by: Recipe | None
     evidence: Evidence | None
     rows: list[dict[str, Any]]
+
+    @property
+    def recipe(self) -> Recipe:
+        """What it was trained by, else the defaults."""
+        return self.trained_by or Recipe(base=str(self.adapter.base), dataset=self.adapter.dataset or "unknown")
+
+    @property
+    def folder(self) -> Path | None:
+        """Of its home base."""
+        return self.home.path if self.home else None
 
     @property
     def texts(self) -> list[str]:
@@ -65,44 +176,14 @@ class Subject:
     def test(self) -> Test:
         from workbench.hf.arms import Test
 
-        recipe = self.recipe
-        quantized = recipe.bnb_4bit_quant_type if recipe and recipe.quantized else None
-        return Test(self.rows, self.scorer, recipe.max_length if recipe else 1024, recipe.bf16 if recipe else None, quantized)
-
-
-def run(ctx: TaskContext) -> dict[str, Any]:
-    """Check the adapters of the spec on its base. Returns {"base", "checks": [{"adapter", "word"}], "failed": {adapter: message}}.
-
-    An adapter that cannot be checked does not keep the others from it; when none can, the job fails with the first message.
-    """
-    base = frozen_base(ctx.spec["base"], ctx.spec["base_lock_sha256"])
-    stages, settings = list(ctx.spec["stages"]), Settings(**ctx.spec.get("settings", {}))
-    work = _Work(ctx, base, stages, settings)
-    subjects = [_subject(ref, ctx.spec.get("rows")) for ref in ctx.spec["adapters"]]
-    # adapters of one precision follow each other, so that the base is loaded once for each
-    subjects.sort(key=lambda s: (bool(s.recipe and s.recipe.quantized), str(s.recipe.bf16) if s.recipe else ""))
-    words, failed = {}, {}
-    for subject in subjects:
-        try:
-            words[subject.adapter.ref] = work.check(subject).word
-        except JobError:  # told to stop, or no longer ours
-            raise
-        except WorkbenchError as error:
-            failed[subject.adapter.ref] = str(error)
-    if not words:
-        raise JobError(next(iter(failed.values()), "There was nothing to check."), hint="Nothing was saved.")
-    ctx.report(Progress(t=time.time(), phase="done"))
-    ordered = [{"adapter": ref, "word": words[ref]} for ref in ctx.spec["adapters"] if ref in words]
-    return {"base": str(base.ref), "checks": ordered, "failed": failed}
+        return Test(self.rows, self.scorer, self.recipe.max_length, self.recipe.bf16, self.recipe.quantization)
 
 
 def _subject(ref: str, limit: int | None) -> Subject:
     """Read an adapter and what lies beside it. Every file was verified against its manifest. `limit` keeps so many of its test
     rows, evenly spread."""
     adapter = Registry().get(ref, verify=True)
-    lock = read_lock(adapter.path / "base.lock.json")
-    recipe_file, test = adapter.path / "recipe.yaml", adapter.path / "evidence" / "test.jsonl"
-    recipe = Recipe.from_yaml(recipe_file) if recipe_file.is_file() else None
+    test = adapter.path / "evidence" / "test.jsonl"
     evidence = Registry().evidence(adapter.ref) if test.is_file() else None
     rows = [json.loads(line) for line in test.read_text(encoding="utf-8").split("\n") if line] if evidence else []
     if limit is not None and limit < len(rows):
@@ -111,17 +192,16 @@ def _subject(ref: str, limit: int | None) -> Subject:
     if bases.has(adapter.base):
         there = bases.get(adapter.base)
         home = there if there.lock_sha256 == adapter.base_lock_sha256 else None
-    return Subject(adapter, lock, home, recipe, evidence, rows)
+    return Subject(adapter, read_lock(adapter.path / "base.lock.json"), home, Recipe.beside(adapter.path), evidence, rows)
 
 
 class _Work:
     """One new base, and what all checks on it share."""
 
-    def __init__(self, ctx: TaskContext, base: Base, stages: list[str], settings: Settings) -> None:
-        self.ctx, self.base, self.stages, self.settings = ctx, base, stages, settings
+    def __init__(self, ctx: TaskContext, spec: RebaseSpec, base: Base) -> None:
+        self.ctx, self.spec, self.base = ctx, spec, base
         self.lock = Bases().lock(base.ref)
         self._arms: NewBase | None = None
-        self._health: dict[str, list[tuple[float, int]]] = {}
 
     def check(self, subject: Subject) -> Check:
         """All stages asked for on one adapter, saved. What this job already saved is read back."""
@@ -130,7 +210,7 @@ class _Work:
             return done
         seconds: dict[str, float] = {}
         shape = self._timed(seconds, "structure", subject, lambda: self._structure(subject))
-        moved = self._timed(seconds, "weights", subject, lambda: self._weights(subject)) if "weights" in self.stages else None
+        moved = self._timed(seconds, "weights", subject, lambda: self._weights(subject)) if "weights" in self.spec.stages else None
         check = Check(
             adapter=subject.adapter.ref,
             adapter_sha256=subject.adapter.manifest_sha256,
@@ -146,20 +226,20 @@ class _Work:
             job_id=self.ctx.job_id,
         )
         breaks, scores = shape.breaks, None
-        if "probes" in self.stages and subject.home and subject.rows and not breaks:
+        if "probes" in self.spec.stages and subject.home and subject.rows and not breaks:
             check = dataclasses.replace(check, probes=self._timed(seconds, "probes", subject, lambda: self._probe(subject)))
-        if "behaviour" in self.stages:
+        if "behaviour" in self.spec.stages:
             check, scores = self._timed(seconds, "behaviour", subject, lambda: self._behaviour(subject, check, breaks))
         return self._save(check, scores)
 
-    def _timed(self, seconds: dict[str, float], stage: str, subject: Subject, work: Any) -> Any:
+    def _timed(self, seconds: dict[str, float], stage: str, subject: Subject, work: Callable[[], T]) -> T:
         self.ctx.report(Progress(t=time.time(), phase=stage, message=f"{subject.adapter.ref} on {self.base.ref}: {stage}"))
         if self.ctx.stopping():
             raise JobError("The check was stopped as asked.", hint="Go on: workbench jobs resume")
         started = time.monotonic()
-        found = work()
+        done = work()
         seconds[stage] = round(time.monotonic() - started, 2)
-        return found
+        return done
 
     def _save(self, check: Check, scores: Evidence | None) -> Check:
         from workbench.db import fencing
@@ -173,19 +253,12 @@ class _Work:
     # ------------------------------------------------------------ stages 0 to 2
 
     def _structure(self, subject: Subject) -> Structure:
-        home_folder = subject.home.path if subject.home else None
         return structure.examine(
-            subject.adapter.path, subject.lock, self.lock, home_folder=home_folder, new_folder=self.base.path, texts=subject.texts
+            subject.adapter.path, subject.lock, self.lock, home_folder=subject.folder, new_folder=self.base.path, texts=subject.texts
         )
 
     def _weights(self, subject: Subject) -> Weights:
-        return weights.measure(
-            subject.adapter.path,
-            subject.lock,
-            self.lock,
-            home_folder=subject.home.path if subject.home else None,
-            new_folder=self.base.path,
-        )
+        return weights.measure(subject.adapter.path, subject.lock, self.lock, home_folder=subject.folder, new_folder=self.base.path)
 
     def _probe(self, subject: Subject) -> Probes:
         from workbench.hf.probes import probe
@@ -199,9 +272,9 @@ class _Work:
 
     def _behaviour(self, subject: Subject, check: Check, breaks: tuple[Finding, ...]) -> tuple[Check, Evidence | None]:
         if breaks:
-            return dataclasses.replace(check, verdict=verdict.cannot_load(breaks, subject.evidence, settings=self.settings)), None
+            return dataclasses.replace(check, verdict=verdict.cannot_load(breaks, subject.evidence, settings=self.spec.settings)), None
         if subject.evidence is None:
-            raise DataError(f"{subject.adapter.ref} was never scored, so nobody knows what it gives at home.", hint=_SCORE_FIRST)
+            raise _never_scored([subject.adapter.ref])
         home, test = subject.evidence, subject.test
 
         def ask(scores: list[ItemScore]) -> list[int]:
@@ -213,22 +286,21 @@ class _Work:
         new = self._loaded().score(test, subject.adapter.path, ask=ask)
         home = _only(home, {score.id for score in new.base})
         judged = self._judge(subject, home, new)
-        shown: list[Witness] = verdict.witnesses(home, new, subject.rows)
         check = dataclasses.replace(
             check,
             verdict=judged,
-            witnesses=tuple(shown),
-            health=self._check_health(subject),
+            witnesses=tuple(verdict.witnesses(home, new, subject.rows)),
+            health=self._health(subject),
             how={**check.how, **new.report},
             warnings=tuple(_warnings(subject, new)),
         )
-        if self.ctx.spec.get("retrain"):
+        if self.spec.retrain:
             check = dataclasses.replace(check, retrained=self._retrain(subject, new, judged))
         return check, new
 
     def _judge(self, subject: Subject, home: Evidence, new: Evidence) -> Verdict:
         same = same_tokenizer(subject.lock, self.lock)
-        return verdict.judge(home, new, scorer=subject.scorer, same_tokenizer=same, settings=self.settings)
+        return verdict.judge(home, new, scorer=subject.scorer, same_tokenizer=same, settings=self.spec.settings)
 
     def _loaded(self) -> NewBase:
         from workbench.hf.arms import NewBase
@@ -236,7 +308,7 @@ class _Work:
 
         if self._arms is None:
             set_threads()
-            arms = 2 * len(self.ctx.spec["adapters"])  # fewer where test sets coincide
+            arms = 2 * len(self.spec.adapters)  # fewer where test sets coincide
             self._arms = NewBase(self.base.path, self.base.lock_sha256, arms=arms, report=self.ctx.report, stopping=self.ctx.stopping)
         return self._arms
 
@@ -244,35 +316,24 @@ class _Work:
         if self._arms is not None:
             self._arms.release()
 
-    def _check_health(self, subject: Subject) -> Health:
-        """Neutral text under both bare bases; the old one may be gone."""
+    def _health(self, subject: Subject) -> Health:
         new = self._passages(self.base)
-        old = self._passages(subject.home) if subject.home else None
-        if old is None:
-            return Health(len(new), None, _bits(new), None, False)
-        change = _change(old, new)
-        broken = change.high is not None and change.high < -BROKEN_HEALTH * _bits(old)
-        return Health(len(new), _bits(old), _bits(new), change, broken)
+        return health.compare(self._passages(subject.home) if subject.home else None, new)
 
-    def _passages(self, base: Base) -> list[tuple[float, int]]:
-        """(nats, bytes) of each neutral passage under a base; asked once per base, kept in the home's cache."""
-        passages = neutral_passages()
-        file = paths.home() / "cache" / "health" / f"{base.lock_sha256[:32]}-{_digest(passages)}.json"
-        if base.lock_sha256 in self._health:
-            return self._health[base.lock_sha256]
-        if not file.is_file():
-            arms = self._loaded()
-            if base.ref != self.base.ref:
-                from workbench.hf.arms import NewBase
+    def _passages(self, base: Base) -> list[health.Passage]:
+        """Each neutral passage under a base; asked once per base."""
+        texts = health.neutral_passages()
 
-                self._release()  # never two bases in memory
-                arms = NewBase(base.path, base.lock_sha256)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(f".{self.ctx.job_id}.tmp")
-            partial.write_text(json.dumps(arms.passages(passages)), encoding="utf-8")
-            partial.replace(file)
-        self._health[base.lock_sha256] = [(nats, size) for nats, size in json.loads(file.read_text(encoding="utf-8"))]
-        return self._health[base.lock_sha256]
+        def ask() -> list[health.Passage]:
+            if base.ref == self.base.ref:
+                return self._loaded().passages(texts)
+            from workbench.hf.arms import NewBase
+
+            self._release()  # never two bases in memory
+            return NewBase(base.path, base.lock_sha256).passages(texts)
+
+        libraries = [version("torch"), version("transformers")]
+        return [(nats, size) for nats, size in remembered("health", base.lock_sha256, texts, libraries, make=ask)]
 
     # ------------------------------------------------------------ stage 4
 
@@ -280,7 +341,7 @@ class _Work:
         """Train on the new base by the stored recipe and score that too."""
         from workbench.hf.train import train
 
-        adapter, recipe = subject.adapter, subject.recipe
+        adapter, recipe = subject.adapter, subject.trained_by
         if recipe is None or not adapter.dataset or not adapter.dataset_sha256:
             raise DataError(f"{adapter.ref} has no recipe to train by.", hint="Check it without --retrain.")
         frozen_dataset(adapter.dataset, adapter.dataset_sha256)
@@ -296,11 +357,7 @@ class _Work:
             stopping=self.ctx.stopping,
         )
         fresh = self._loaded().score(subject.test, trained.folder)
-        return recovered(copied, fresh, judged.metric, seconds=time.monotonic() - started, settings=self.settings)
-
-
-_SCORE_FIRST = """Score it first: workbench adapter evaluate … --dataset NAME.
-What can be said without: workbench rebase check … --stages structure,weights"""
+        return recovered(copied, fresh, judged.metric, seconds=time.monotonic() - started, settings=self.spec.settings)
 
 
 def _only(evidence: Evidence, ids: set[str]) -> Evidence:
@@ -328,29 +385,3 @@ def _warnings(subject: Subject, new: Evidence) -> list[Finding]:
     if subject.home is None:
         warnings.append(found("home_is_gone", home=str(subject.adapter.base)))
     return warnings
-
-
-def _bits(passages: list[tuple[float, int]]) -> float:
-    import math
-
-    return sum(nats for nats, _ in passages) / math.log(2) / sum(size for _, size in passages)
-
-
-def _change(old: list[tuple[float, int]], new: list[tuple[float, int]]) -> Interval:
-    """Old - new in bits per byte, paired by passage."""
-    sides = [[ItemScore(str(i), nats, 1, size, False) for i, (nats, size) in enumerate(side)] for side in (old, new)]
-    return summary(sides[0], sides[1]).gain["bits_per_byte"]
-
-
-def _digest(passages: list[str]) -> str:
-    import hashlib
-
-    return hashlib.sha256("\0".join(passages).encode()).hexdigest()[:8]
-
-
-def check_stages(stages: list[str]) -> list[str]:
-    """The stages in their order. Raises `WorkbenchError` for a word that is none."""
-    unknown = [stage for stage in stages if stage not in STAGES]
-    if unknown or not stages:
-        raise WorkbenchError(f"'{', '.join(unknown)}' is no stage.", hint=f"There are: {', '.join(STAGES)}.")
-    return [stage for stage in STAGES if stage in {*stages, "structure"}]

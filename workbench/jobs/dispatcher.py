@@ -6,16 +6,16 @@ and the attempts' folders. `python -m workbench.jobs.dispatcher` is what `ensure
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from workbench import identity, paths
 from workbench.db.reading import rows
 from workbench.db.session import clock, deleted, engine, sqlite_file
 from workbench.errors import Conflict, DatabaseError, Fenced
-from workbench.jobs import endings, launch, processes
+from workbench.jobs import endings, launch, log, processes
 from workbench.jobs.endings import Ending
 from workbench.jobs.folder import LOCK, ORDER, PROCESSES, SHIM_LOG, attempt_dir, read_json, write_json
 from workbench.jobs.timing import Timing
@@ -31,7 +31,7 @@ from workbench.jobs.timing import Timing
 if TYPE_CHECKING:
     from workbench.jobs.queue import Claim
 
-__all__ = ["Dispatcher", "ensure_running", "is_running", "machine_slots", "main", "revive", "stop_running"]
+__all__ = ["Dispatcher", "ensure_running", "is_running", "machine_slots", "main", "revive"]
 
 Say = Callable[[str], None]
 
@@ -57,12 +57,11 @@ def ensure_running(timing: Timing | None = None, *, slots: int | None = None) ->
         if is_running():
             return
     try:
-        log = _lock_file().with_suffix(".log")
-        if log.exists() and log.stat().st_size > 2_000_000:
-            log.replace(log.with_suffix(".log.1"))
-        given = ["--leave-when-idle", "--lock", str(handle), "--timing", (timing or Timing()).to_json()]
-        given += ["--slots", str(slots)] if slots else []
-        started = launch.detached("workbench.jobs.dispatcher", *given, output=log, cwd=folder, keep=[handle])
+        output = _lock_file().with_suffix(".log")
+        if output.exists() and output.stat().st_size > 2_000_000:
+            output.replace(log.old(output))
+        given = json.dumps({"lock": handle, "slots": slots, "timing": dataclasses.asdict(timing or Timing())})
+        started = launch.detached("workbench.jobs.dispatcher", given, output=output, cwd=folder, keep=[handle])
     finally:
         os.close(handle)
     threading.Thread(target=started.wait, daemon=True).start()  # collects it, should this process live longer
@@ -78,36 +77,24 @@ def revive(timing: Timing) -> None:
         ensure_running(timing)
 
 
-def stop_running(*, seconds: float = 10.0) -> bool:
-    """Ask this home's dispatcher to leave (jobs that run go on). True when none runs any more."""
-    deadline = time.monotonic() + seconds
-    while is_running():
-        pid, started, *_ = [*_signature(), "", ""]
-        if pid.isdigit() and processes.is_alive(int(pid), started):
-            os.kill(int(pid), signal.SIGTERM)
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 def machine_slots() -> list[str]:
     """One slot per GPU, by its UUID; one for a machine without (a training job uses every core)."""
     try:
         query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+        gpus = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.split()
     except (OSError, subprocess.SubprocessError):
-        found = []
-    return found or ["cpu-0"]
+        gpus = []
+    return gpus or ["cpu-0"]
 
 
 class Dispatcher:
     """One look at a time: `step()` takes over from the dead and starts what can start."""
 
-    def __init__(self, *, slots: Sequence[str] | None = None, timing: Timing | None = None, say: Say = lambda text: None) -> None:
+    def __init__(self, *, slots: int | None = None, timing: Timing | None = None, say: Say = lambda text: None) -> None:
+        """`slots`: so many jobs at a time, instead of one for each GPU of this machine (one where it has none)."""
         self.timing, self.say = timing or Timing(), say
         self.host, self.boot_id = identity.node_id(), processes.boot_id()
-        self.slots = list(slots) if slots else machine_slots()
+        self.slots = [f"cpu-{i}" for i in range(slots)] if slots else machine_slots()
         self.shims: dict[str, subprocess.Popen[bytes]] = {}  # by token; only those this process started
         self.failed: set[str] = set()  # tokens whose shim was seen to end
         self._registered: object = None  # the opened database that knows our slots
@@ -148,8 +135,8 @@ class Dispatcher:
 
     def _reap(self) -> bool:
         """Look at every running attempt that could be dead and is ours to judge. True when any attempt runs here."""
-        found = rows(f"SELECT a.*, {clock()} AS t FROM attempts a WHERE a.state = 'running'")
-        mine = [row for row in found if self._is_ours(row)]
+        running = rows(f"SELECT a.*, {clock()} AS t FROM attempts a WHERE a.state = 'running'")
+        mine = [row for row in running if self._is_ours(row)]
         for row in mine:
             seen = row["boot_id"] == self.boot_id and (row["shim_pid"] is not None or row["token"] in self.failed)
             if seen or self._is_over(row["t"], row["lease_until"]):
@@ -269,28 +256,17 @@ def _anything_to_do() -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Run in this process until told to stop. Used by `ensure_running`."""
-    parser = argparse.ArgumentParser(prog="python -m workbench.jobs.dispatcher", description=__doc__.partition("\n")[0])
-    parser.add_argument("--leave-when-idle", action="store_true")
-    parser.add_argument("--slots", type=int)
-    parser.add_argument("--lock", type=int)
-    parser.add_argument("--timing", type=Timing.from_json, default=Timing())
-    given = parser.parse_args(arguments)
+    """Run in this process until told to stop; the one argument is what `ensure_running` says, as JSON."""
+    given = json.loads(arguments[0])
     told: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda n, _: told.append(n))
-    names = [f"cpu-{i}" for i in range(given.slots)] if given.slots else None
     try:
-        found = Dispatcher(slots=names, timing=given.timing, say=_say)
-        found.run(leave_when_idle=given.leave_when_idle, stopping=lambda: bool(told), lock=given.lock)
+        dispatcher = Dispatcher(slots=given["slots"], timing=Timing.of(given["timing"]), say=log.say)
+        dispatcher.run(leave_when_idle=True, stopping=lambda: bool(told), lock=given["lock"])
     except Conflict as error:
-        _say(str(error))
+        log.say(str(error))
     return 0
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -6,17 +6,39 @@ import time
 from typing import Any
 
 from workbench.bases.store import Bases
-from workbench.jobs.tasks import TaskContext
-from workbench.records import Progress
+from workbench.errors import Conflict
+from workbench.jobs.tasks import Spec, TaskContext
+from workbench.records import BaseRef, Progress
 
-__all__ = ["run"]
+__all__ = ["FetchSpec"]
 
 
-def run(ctx: TaskContext) -> dict[str, Any]:
-    """Add the base of the spec. Asked again after a crash, it finds the base that is there. Returns {"base": ref}."""
+class FetchSpec(Spec):
+    """Add a base to the home."""
 
-    def say(sentence: str) -> None:
-        ctx.report(Progress(t=time.time(), phase="preparing", message=sentence))
+    kind = "fetch"
 
-    base = Bases().add(ctx.spec["base"], source=ctx.spec.get("source"), on_progress=say)
-    return {"base": str(base.ref)}
+    base: str
+    source: str | None = None
+
+    @classmethod
+    def of(cls, bases: Bases, base: str | BaseRef, source: str | None) -> FetchSpec:
+        """Raises `NotFound` for a name nobody knows, `Conflict` when the base is there already."""
+        ref = BaseRef.parse(base)
+        if bases.has(ref):
+            raise Conflict(f"The base {ref} is here already.")
+        if source is None:
+            bases.catalogue().get(ref)
+        return cls(base=str(ref), source=source)
+
+    @property
+    def title(self) -> str:
+        return f"Fetch {self.base}"
+
+    def run(self, ctx: TaskContext) -> dict[str, Any]:
+        """Asked again after a crash, it finds the base that is there. Returns {"base": ref}."""
+
+        def say(sentence: str) -> None:
+            ctx.report(Progress(t=time.time(), phase="preparing", message=sentence))
+
+        return {"base": str(Bases().add(self.base, source=self.source, on_progress=say).ref)}

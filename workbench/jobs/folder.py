@@ -12,11 +12,11 @@ exit.json       how the attempt ended; by the shim, before it tells the database
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from workbench import paths
+from workbench.files import atomic_write
 
 __all__ = ["EXIT", "LOCK", "LOG", "METRICS", "ORDER", "OUTCOME", "PROCESSES", "SHIM_LOG", "attempt_dir", "read_json", "write_json"]
 
@@ -30,19 +30,8 @@ def attempt_dir(job_id: str, n: int) -> Path:
 
 
 def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
-    """Write by temp + fsync + rename + fsync of the folder: a reader sees the old file or the whole new one."""
-    temp = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(value, file, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temp, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    """Write an object durably: a reader sees the old file or the whole new one."""
+    atomic_write(path, json.dumps(value, sort_keys=True), mode=mode)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

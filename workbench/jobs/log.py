@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+import time
 from pathlib import Path
 from typing import IO
 
-__all__ = ["CappedLog", "Tail", "pump", "read"]
+__all__ = ["CappedLog", "Tail", "pump", "say"]
 
 _SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
 _LONGEST_LINE = 8192  # a longer piece without a line end is written as it is
@@ -70,15 +72,15 @@ class Tail:
         return b"".join(data for _, data, _ in parts).decode("utf-8", "replace")
 
 
-def read(path: Path) -> str:
-    """Everything that is kept, oldest first."""
-    parts = [file.read_bytes() for file in (old(path), path) if file.is_file()]
-    return b"".join(parts).decode("utf-8", "replace")
-
-
 def _try(log: CappedLog, data: bytes) -> None:
     try:
         if data:
             log.write(data)
     except (OSError, ValueError):
         return
+
+
+def say(text: str) -> None:
+    """A line, with the time, in the log of the dispatcher or supervisor whose process this is."""
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+    sys.stderr.flush()

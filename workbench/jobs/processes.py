@@ -98,10 +98,10 @@ def leftovers(mark: str, pgid: int | None = None, leader_started: str | None = N
     """
     wanted = f"{MARK}={mark}".encode()
     living = [(pid, started) for pid in psutil.pids() if (started := start_time(pid)) is not None]
-    marked = [found for found in living if wanted in _environment(found[0])]
+    marked = [process for process in living if wanted in _environment(process[0])]
     if pgid is None:
         return marked
-    group = [found for found in living if _group(found[0]) == pgid]
+    group = [process for process in living if _group(process[0]) == pgid]
     ours = is_alive(pgid, leader_started) or bool(set(group) & set(marked))
     return sorted({*marked, *group} if ours else marked)
 
@@ -110,10 +110,10 @@ def kill_all(mark: str, pgid: int | None, leader_started: str | None, *, seconds
     """SIGKILL everything `leftovers` finds, again and again (a process may fork meanwhile). True once nothing is left."""
     deadline = time.monotonic() + seconds
     while True:
-        found = leftovers(mark, pgid, leader_started)
-        if not found:
+        left = leftovers(mark, pgid, leader_started)
+        if not left:
             return True
-        for pid, started in found:
+        for pid, started in left:
             kill(pid, started)
         if time.monotonic() > deadline:
             return False

@@ -7,7 +7,6 @@ a token whose attempt is no longer `running` changes nothing and gets `Fenced`.
 
 from __future__ import annotations
 
-import json
 import platform
 import secrets
 from collections.abc import Sequence
@@ -17,6 +16,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError as KeyTaken
 
+from workbench.db import fencing
+from workbench.db.reading import rows
 from workbench.db.session import now, transaction
 from workbench.db.tables import attempts, job_events, jobs, slots
 from workbench.errors import Conflict, Fenced, JobError, NotFound, UsageError, WorkbenchError
@@ -57,23 +58,19 @@ class Claim:
 def submit(kind: str, spec: dict[str, Any], *, title: str, key: str | None, count: int, policy: str, max_crashes: int) -> str:
     """Add a job and return its id; with a `key` that was used before, the id of that job.
 
-    Raises `Conflict` when the key was used for something else, `UsageError` when `spec` is not JSON.
+    `spec` is JSON as it reads back: lists, text keys. Raises `Conflict` when the key was used for something else.
     """
     if count < 1 or policy not in {"resume", "hold"}:
         raise UsageError("A job takes at least one slot, and its policy is resume or hold.")
-    try:
-        spec = json.loads(json.dumps(spec, allow_nan=False))  # as it will be read back: lists, text keys
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"The spec of this job is not JSON: {error}.") from error
     try:
         with transaction() as connection:
             return _same_key(connection, key, kind, spec) or _add_job(connection, kind, spec, title, key, count, policy, max_crashes)
     except KeyTaken:  # PostgreSQL: another process used the key a moment ago
         with transaction() as connection:
-            found = _same_key(connection, key, kind, spec)
-        if found is None:
+            known = _same_key(connection, key, kind, spec)
+        if known is None:
             raise
-        return found
+        return known
 
 
 def _same_key(connection: Connection, key: str | None, kind: str, spec: dict[str, Any]) -> str | None:
@@ -146,7 +143,7 @@ def _start_attempt(
 def begin(token: str, *, pid: int, started: str, lease: float) -> bool:
     """The shim reports for work. True when the job was cancelled meanwhile. Raises `Fenced`."""
     with transaction() as connection:
-        job, n = _own(connection, token)
+        job, n = fencing.lock(connection, token)
         t = now(connection)
         values = {"shim_pid": pid, "shim_started": started, "started_at": t, "lease_until": t + lease}
         connection.execute(update(attempts).where(attempts.c.token == token).values(**values))
@@ -157,7 +154,7 @@ def begin(token: str, *, pid: int, started: str, lease: float) -> bool:
 def set_group(token: str, pgid: int) -> None:
     """Record the child's process group. Raises `Fenced`."""
     with transaction() as connection:
-        _own(connection, token)
+        fencing.lock(connection, token)
         connection.execute(update(attempts).where(attempts.c.token == token).values(pgid=pgid))
 
 
@@ -171,12 +168,10 @@ def renew(token: str, *, lease: float) -> None:
 
 def cancel_wanted(token: str) -> bool:
     """Has anybody asked to cancel the job? Reads only. Raises `Fenced` when the attempt was taken over."""
-    from workbench.db.reading import rows
-
-    found = rows("SELECT j.cancel_requested_at AS at, a.state FROM attempts a JOIN jobs j ON j.id = a.job_id WHERE a.token = :t", t=token)
-    if not found or found[0]["state"] != "running":
+    attempt = rows("SELECT j.cancel_requested_at AS at, a.state FROM attempts a JOIN jobs j ON j.id = a.job_id WHERE a.token = :t", t=token)
+    if not attempt or attempt[0]["state"] != "running":
         raise Fenced("This attempt was taken over.")
-    return found[0]["at"] is not None
+    return attempt[0]["at"] is not None
 
 
 def finish(token: str, ending: Ending) -> JobState:
@@ -196,7 +191,7 @@ def finish(token: str, ending: Ending) -> JobState:
 
 def _finish(token: str, ending: Ending) -> JobState:
     with transaction() as connection:
-        job, n = _own(connection, token)
+        job, n = fencing.lock(connection, token)
         t = now(connection)
         state, values = _verdict(job, ending, t)
         tried = "cancelled" if state is JobState.cancelled else ending.how if ending.how in {"succeeded", "failed"} else "interrupted"
@@ -280,18 +275,6 @@ def _lock(connection: Connection, job_id: str) -> Row[Any]:
     if job is None:
         raise NotFound(f"No job '{job_id}'.", hint="List them: workbench jobs list")
     return job
-
-
-def _own(connection: Connection, token: str) -> tuple[Row[Any], int]:
-    """Lock the job behind a token that still runs its attempt; else raise `Fenced`."""
-    job_id = connection.execute(select(attempts.c.job_id).where(attempts.c.token == token)).scalar_one_or_none()
-    if job_id is None:
-        raise Fenced("This attempt is not known to the database.")
-    job = _lock(connection, job_id)
-    row = connection.execute(select(attempts.c.n, attempts.c.state).where(attempts.c.token == token)).one()
-    if row.state != "running":
-        raise Fenced(f"Attempt {row.n} of job {job_id} is over ({row.state}).")
-    return job, row.n
 
 
 def _note(connection: Connection, job_id: str, n: int | None, what: str, detail: str) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.bases.lock import Lock, build_lock, read_lock
 from workbench.bases.store import Bases
-from workbench.errors import JobError
+from workbench.errors import JobError, UsageError
 from workbench.evidence import Evidence
-from workbench.jobs.tasks import TaskContext
-from workbench.jobs.training import frozen_base
+from workbench.jobs.checking import require_evidence
+from workbench.jobs.phases import frozen_base
+from workbench.jobs.tasks import Spec, TaskContext
 from workbench.rebase import structure, verdict, weights
 from workbench.rebase.recoordinate import Coordinates
 from workbench.rebase.result import Verdict, Weights
-from workbench.records import Adapter, Base, Progress
+from workbench.records import Adapter, AdapterRef, Base, BaseRef, Progress
 from workbench.registry.store import Registry
 
 if TYPE_CHECKING:
     from workbench.hf.arms import NewBase
 
-__all__ = ["ROWS", "run"]
+__all__ = ["ROWS", "SelfTestSpec"]
 
 ROWS = 184  # rows without a flip that prove a loss below two points; 183 would do
 
@@ -52,19 +53,48 @@ class Outcome:
     note: str = ""
 
 
-def run(ctx: TaskContext) -> dict[str, Any]:
-    """Try every control. Returns {"outcomes": […], "passed": n, "failed": n, "seconds": s}."""
-    started = time.monotonic()
-    base = frozen_base(ctx.spec["base"], ctx.spec["base_lock_sha256"])
-    controls = _Controls(ctx, base, Registry().get(ctx.spec["adapter"], verify=True))
-    controls.same_base()
-    controls.permuted()
-    for ref in ctx.spec["strangers"]:
-        controls.stranger(Bases().get(ref))
-    failed = sum(not outcome.passed for outcome in controls.outcomes)
-    ctx.report(Progress(t=time.time(), phase="done"))
-    listed = [dataclasses.asdict(outcome) for outcome in controls.outcomes]
-    return {"outcomes": listed, "passed": len(listed) - failed, "failed": failed, "seconds": round(time.monotonic() - started, 1)}
+class SelfTestSpec(Spec):
+    """Try the check on controls made from a base, with an adapter made for it."""
+
+    kind = "rebase-selftest"
+
+    base: str
+    base_lock_sha256: str
+    adapter: str
+    strangers: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, bases: Bases, registry: Registry, base: str | BaseRef, adapter: str | AdapterRef, strangers: Sequence[str | BaseRef]
+    ) -> SelfTestSpec:
+        """Raises `NotFound`, `UsageError` for an adapter of another base, `DataError` for one that was never scored."""
+        home, made = bases.get(base), registry.get(adapter)
+        if made.base != home.ref:
+            raise UsageError(f"{made.ref} was not made for {home.ref}.", hint="One is trained by: workbench rebase selftest")
+        require_evidence([made])
+        return cls(
+            base=str(home.ref),
+            base_lock_sha256=home.lock_sha256,
+            adapter=made.ref,
+            strangers=tuple(str(bases.get(ref).ref) for ref in strangers),
+        )
+
+    @property
+    def title(self) -> str:
+        return f"Self-test of the rebase check on {self.base}"
+
+    def run(self, ctx: TaskContext) -> dict[str, Any]:
+        """Try every control. Returns {"outcomes": […], "passed": n, "failed": n, "seconds": s}."""
+        started = time.monotonic()
+        base = frozen_base(self.base, self.base_lock_sha256)
+        controls = _Controls(ctx, base, Registry().get(self.adapter, verify=True))
+        controls.same_base()
+        controls.permuted()
+        for ref in self.strangers:
+            controls.stranger(Bases().get(ref))
+        failed = sum(not outcome.passed for outcome in controls.outcomes)
+        listed = [dataclasses.asdict(outcome) for outcome in controls.outcomes]
+        return {"outcomes": listed, "passed": len(listed) - failed, "failed": failed, "seconds": round(time.monotonic() - started, 1)}
 
 
 class _Controls:

@@ -28,7 +28,7 @@ from workbench.errors import Fenced
 from workbench.jobs import dispatcher, endings, launch, processes, queue
 from workbench.jobs.endings import Ending
 from workbench.jobs.folder import LOCK, LOG, METRICS, ORDER, OUTCOME, PROCESSES, read_json, write_json
-from workbench.jobs.log import CappedLog, pump
+from workbench.jobs.log import CappedLog, pump, say
 from workbench.jobs.timing import Timing
 
 __all__ = ["main"]
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     folder = Path(arguments[0]).absolute()
     order = read_json(folder / ORDER)
     if order is None:
-        _say(f"There is no order in {folder}.")
+        say(f"There is no order in {folder}.")
         return 2
     shim = _Shim(folder, order)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     try:
         shim.run()
     except Fenced as error:
-        _say(f"Not mine any more: {error}")
+        say(f"Not mine any more: {error}")
     return 0
 
 
@@ -91,7 +91,7 @@ class _Shim:
         try:
             endings.write(self.folder, ending)
         except OSError as error:
-            _say(f"exit.json cannot be written: {error}")
+            say(f"exit.json cannot be written: {error}")
         self._insist(lambda: queue.finish(self.token, ending))
         if not self.leaving:
             self._try(lambda: dispatcher.revive(self.timing))
@@ -222,7 +222,7 @@ class _Shim:
             raise
         except Exception as error:  # whatever the driver raises while the server restarts
             if (text := f"{type(error).__name__}: {error}") != self.said:
-                _say(text)
+                say(text)
             self.said = text
             return None
 
@@ -236,11 +236,6 @@ class _Shim:
                 return result
             time.sleep(pause)
             pause = min(2.0, pause * 2)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.db.reading import from_json, rows
 from workbench.db.session import when
@@ -20,9 +20,11 @@ from workbench.jobs.folder import LOG, METRICS, attempt_dir
 from workbench.jobs.timing import Timing
 from workbench.records import Attempt, Job, JobState, Progress
 
+if TYPE_CHECKING:
+    from workbench.jobs.tasks import Spec
+
 __all__ = ["Jobs"]
 
-_COURSES = 32  # attempts whose metrics are remembered between two looks
 _ID = re.compile(r"[a-z0-9]{1,8}")
 
 
@@ -38,30 +40,18 @@ class Jobs:
     def __init__(self, *, start_dispatcher: bool = True, timing: Timing | None = None) -> None:
         """With `start_dispatcher=False` nothing is started; a `workbench worker` must run somewhere."""
         self._start_dispatcher, self._timing = start_dispatcher, timing
-        self._courses: dict[tuple[Path, int], progress.Course] = {}
 
-    def submit(
-        self,
-        kind: str,
-        spec: dict[str, Any],
-        *,
-        title: str,
-        key: str | None = None,
-        slots: int = 1,
-        policy: str = "resume",
-        max_crashes: int = 3,
-    ) -> Job:
+    def submit(self, spec: Spec, *, key: str | None = None, slots: int = 1, policy: str = "resume", max_crashes: int = 3) -> Job:
         """Add a job and make sure that somebody takes care of it. It survives this process from here on.
 
         `key` makes it idempotent: the same key again returns the same job. `policy` says what follows a crash:
-        "resume" (at most `max_crashes` times) or "hold". Raises `Conflict` when the key was used for another
-        job, `UsageError` for an unknown kind.
+        "resume" (at most `max_crashes` times) or "hold". Raises `Conflict` when the key was used for another job.
         """
-        from workbench.jobs import queue, tasks
+        from workbench.jobs import queue
 
         _check_platform()
-        tasks.check_kind(kind)
-        job_id = queue.submit(kind, spec, title=title, key=key, count=slots, policy=policy, max_crashes=max_crashes)
+        told = spec.model_dump(mode="json")
+        job_id = queue.submit(spec.kind, told, title=spec.title, key=key, count=slots, policy=policy, max_crashes=max_crashes)
         self.ensure_running()
         return self.get(job_id)
 
@@ -81,22 +71,22 @@ class Jobs:
             except ValueError:
                 raise UsageError(f"There is no state '{state}'.", hint=f"There are: {', '.join(s.value for s in JobState)}.") from None
         inner = f"FROM jobs {chosen} ORDER BY seq DESC LIMIT :limit"
-        found = rows(f"SELECT * {inner}", limit=limit, **given)
+        listed = rows(f"SELECT * {inner}", limit=limit, **given)
         tries = rows(f"SELECT * FROM attempts WHERE job_id IN (SELECT id {inner}) ORDER BY n", limit=limit, **given)
-        return [_job(row, [a for a in tries if a["job_id"] == row["id"]]) for row in found]
+        return [_job(row, [a for a in tries if a["job_id"] == row["id"]]) for row in listed]
 
     def get(self, job_id: str) -> Job:
         """One job, by its id or the beginning of it. Raises `NotFound`, or `UsageError` when several begin so."""
-        found: list[dict[str, Any]] = []
+        matches: list[dict[str, Any]] = []
         if _ID.fullmatch(job_id):
-            found = rows("SELECT * FROM jobs WHERE substr(id, 1, :size) = :start ORDER BY seq DESC", size=len(job_id), start=job_id)
-        if not found:
+            matches = rows("SELECT * FROM jobs WHERE substr(id, 1, :size) = :start ORDER BY seq DESC", size=len(job_id), start=job_id)
+        if not matches:
             have = [row["id"] for row in rows("SELECT id FROM jobs ORDER BY seq DESC LIMIT 13")]
             raise NotFound.of("job", job_id, have, command="workbench jobs list")
-        if len(found) > 1:
-            names = ", ".join(row["id"] for row in found[:12])
-            raise UsageError(f"{len(found)} jobs begin with '{job_id}': {names}.", hint="Write one more letter.")
-        return _job(found[0], rows("SELECT * FROM attempts WHERE job_id = :id ORDER BY n", id=found[0]["id"]))
+        if len(matches) > 1:
+            names = ", ".join(row["id"] for row in matches[:12])
+            raise UsageError(f"{len(matches)} jobs begin with '{job_id}': {names}.", hint="Write one more letter.")
+        return _job(matches[0], rows("SELECT * FROM attempts WHERE job_id = :id ORDER BY n", id=matches[0]["id"]))
 
     def cancel(self, job_id: str) -> Job:
         """Ask a job to end. A running one saves, then goes; it is `cancelled` when all its processes are gone.
@@ -172,7 +162,7 @@ class Jobs:
     def logs(self, job_id: str) -> str:
         """The output of all attempts that is kept, oldest first; a line names each attempt when there are several."""
         job = self.get(job_id)
-        parts = [(attempt.n, log.read(attempt.path / LOG)) for attempt in job.attempts]
+        parts = [(attempt.n, log.Tail(attempt.path / LOG).more()) for attempt in job.attempts]
         if len(parts) == 1:
             return parts[0][1]
         return "".join(f"--- attempt {n} ---\n{text}" + ("" if text.endswith("\n") or not text else "\n") for n, text in parts)
@@ -193,33 +183,21 @@ class Jobs:
             self.ensure_running()
             time.sleep(poll)
 
-    def metrics(self, job_id: str, *, most: int | None = None) -> Sequence[Progress]:
-        """One course of training: an attempt that resumed replaces the lines from its first step on.
-
-        With `most`, about so many lines of each attempt, evenly spread, with every evaluation and the newest line: asked again,
-        it reads only what is new.
-        """
+    def metrics(self, job_id: str) -> Sequence[Progress]:
+        """One course of training: an attempt that resumed replaces the lines from its first step on."""
         course: list[Progress] = []
         for attempt in self.get(job_id).attempts:
-            path = attempt.path / METRICS
-            lines = self._course(path, most).lines() if most else progress.read(path)[0]
+            lines, _ = progress.read(attempt.path / METRICS)
             first = next((line.step for line in lines if line.step is not None), None)
             if first is not None:
                 course = [line for line in course if line.step is None or line.step < first]
             course += lines
         return course
 
-    def _course(self, path: Path, most: int) -> progress.Course:
-        found = self._courses.pop((path, most), None) or progress.Course(path, most)
-        self._courses[path, most] = found  # the newest last
-        for key in list(self._courses)[:-_COURSES]:
-            self._courses.pop(key, None)
-        return found
-
     def events(self, job_id: str) -> Sequence[dict[str, Any]]:
         """What happened to a job, in order: {"at": datetime, "attempt": int | None, "what": str, "detail": str}."""
-        found = rows("SELECT * FROM job_events WHERE job_id = :id ORDER BY seq", id=self.get(job_id).id)
-        return [{"at": when(row["at"]), "attempt": row["n"], "what": row["what"], "detail": row["detail"]} for row in found]
+        events = rows("SELECT * FROM job_events WHERE job_id = :id ORDER BY seq", id=self.get(job_id).id)
+        return [{"at": when(row["at"]), "attempt": row["n"], "what": row["what"], "detail": row["detail"]} for row in events]
 
     def work(self, *, slots: int | None = None, say: Callable[[str], None] = lambda text: None, stopping: Callable[[], bool]) -> None:
         """Run the dispatcher in this process until `stopping()`; jobs that run go on without it.
@@ -228,8 +206,7 @@ class Jobs:
         """
         from workbench.jobs.dispatcher import Dispatcher
 
-        names = [f"cpu-{i}" for i in range(slots)] if slots else None
-        Dispatcher(slots=names, timing=self._timing, say=say).run(leave_when_idle=False, stopping=stopping)
+        Dispatcher(slots=slots, timing=self._timing, say=say).run(leave_when_idle=False, stopping=stopping)
 
 
 def _check_platform() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 
 __all__ = ["Timing"]
@@ -27,10 +26,3 @@ class Timing:
         """From an order or a command line; another version's keys are passed over, its missing ones have their defaults."""
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{key: value for key, value in values.items() if key in known})  # type: ignore[arg-type]
-
-    @classmethod
-    def from_json(cls, text: str) -> Timing:
-        return cls.of(json.loads(text))
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))

@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.foreign import ORPHAN, die_with_parent
 from workbench.jobs import progress, tasks
 from workbench.jobs.folder import METRICS, ORDER, OUTCOME, read_json, write_json
 from workbench.records import Progress
 
 __all__ = ["main"]
 
-ORPHAN, FAILED, STOPPED = 70, 1, 3  # exit codes
-_PR_SET_PDEATHSIG = 1
+FAILED, STOPPED = 1, 3  # exit codes
 
 
 def main(arguments: list[str]) -> int:
     """Run the task of the order in FOLDER and write its outcome."""
     folder, shim = Path(arguments[0]), int(arguments[1])
-    _die_with(shim)
+    die_with_parent(shim)
     _wait_for_go()
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
@@ -40,19 +40,10 @@ def main(arguments: list[str]) -> int:
     if order is None:
         sys.stderr.write(f"There is no order in {folder}.\n")
         return FAILED
-    outcome = _run(_context(folder, order, stopping), order["kind"], stopping)
+    outcome = _run(_context(folder, order, stopping), order, stopping)
     sys.stdout.flush()
     write_json(folder / OUTCOME, outcome)
     return 0 if outcome["ok"] else STOPPED if outcome["stopped"] else FAILED
-
-
-def _die_with(shim: int) -> None:
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != shim:  # it died before the line above
-        os._exit(ORPHAN)
 
 
 def _wait_for_go() -> None:
@@ -79,7 +70,6 @@ def _context(folder: Path, order: dict[str, Any], stopping: threading.Event) -> 
     return tasks.TaskContext(
         job_id=job_id,
         attempt=n,
-        spec=order["spec"],
         folder=folder,
         earlier=[path for path in before if path.is_dir()],
         token=order["token"],
@@ -93,12 +83,13 @@ def _report(path: Path, line: Progress) -> None:
         progress.append(path, line)
 
 
-def _run(context: tasks.TaskContext, kind: str, stopping: threading.Event) -> dict[str, Any]:
+def _run(context: tasks.TaskContext, order: dict[str, Any], stopping: threading.Event) -> dict[str, Any]:
     try:
-        task = tasks.load(kind)
+        spec = tasks.read(order["kind"], order["spec"])
         context.report(Progress(t=time.time(), phase="preparing"))  # the shim waits for a first word
-        result = task(context)
+        result = spec.run(context)
         json.dumps(result, allow_nan=False)  # what cannot be kept is better known now
+        context.report(Progress(t=time.time(), phase="done"))
         return {"ok": True, "stopped": False, "result": result}
     except WorkbenchError as error:
         traceback.print_exc()

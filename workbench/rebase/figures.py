@@ -13,7 +13,7 @@ from workbench.rebase.contrasts import ARMS
 from workbench.rebase.findings import explained
 from workbench.rebase.result import Finding, Verdict
 from workbench.rebase.rule import epsilon
-from workbench.words import Number, Several, Value, counted, phrase
+from workbench.words import Engine, Number, Several, Value, counted, phrase
 from workbench.worth import difference, score, unit
 
 __all__ = ["because", "questions", "share_interval"]
@@ -33,7 +33,7 @@ def questions(verdict: Verdict) -> Value:
 def because(verdict: Verdict, breaks: Sequence[Finding] = ()) -> Value:
     """The line of the rule that matched, with raw scores and intervals. Checks made before the line was kept have only its English."""
     if not verdict.line:
-        return verdict.because
+        return Engine(verdict.because)
     metric, contrasts = verdict.metric, verdict.contrasts.get(verdict.metric)
     scores = {arm: score(metric, verdict.arms[arm][metric]) for arm in ARMS if arm in verdict.arms}
     values: dict[str, Value] = {
@@ -55,8 +55,6 @@ def because(verdict: Verdict, breaks: Sequence[Finding] = ()) -> Value:
     if breaks:
         parts.append(phrase("rebase.because.cannot_load", names=Several(tuple(finding.name for finding in breaks))))
         parts += map(explained, breaks)
-    if contrasts is not None and contrasts.gain.method == "independent":
-        parts.append(phrase("rebase.because.independent"))
     return Several(tuple(parts), "list.sentence")
 
 

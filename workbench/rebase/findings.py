@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.rebase.result import Finding
-from workbench.words import Number, Phrase, Several, Value, counted, phrase, words
+from workbench.words import Engine, Number, Phrase, Several, Value, counted, phrase, words
 
 __all__ = ["CATALOGUE", "LEVELS", "Entry", "described", "explained", "found", "ordered"]
 
@@ -132,8 +132,10 @@ def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 def explained(finding: Finding) -> Value:
     """What was and what is. Checks made before findings were kept apart from their words have only the English."""
     if not finding.said or finding.name not in CATALOGUE:
-        return finding.text
+        return Engine(finding.text)
     values = {name: _told(value) for name, value in finding.details.items()}
+    if problems := finding.details.get("problems"):  # sentences of errors
+        values["problems"] = Several(tuple(map(Engine, problems)), "list.sentence")
     values["changes"] = _told(finding.details)  # of settings: all of them
     keys = (f"found.{'shared' if sentence in _SHARED else finding.name}.{sentence}" for sentence in finding.said)
     return Several(tuple(Phrase(key, values) for key in keys), "list.sentence")

@@ -1,30 +1,25 @@
-"""Checks on disk, and what they share.
+"""Checks on disk.
 
     <home>/checks/<adapter>/v<N>/<family>@<version>/    check.json (written last), scores.jsonl
-    <home>/cache/bare/<key>.json                        scores of a bare base, by (its lock, the test rows, how they are scored)
 
 The newest check of an adapter on a base replaces the one before; the job that made it keeps its result.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from workbench import paths
 from workbench.errors import IntegrityError, NotFound
 from workbench.evidence import Evidence, read_scores, write_scores
 from workbench.files import atomic_write
 from workbench.rebase.result import Check
-from workbench.records import AdapterRef, BaseRef, ItemScore
+from workbench.records import AdapterRef, BaseRef
 
-__all__ = ["Checks", "bare_key", "neutral_passages", "read_bare", "write_bare"]
+__all__ = ["Checks"]
 
 _CHECK, _SCORES = "check.json", "scores.jsonl"
 Found = list[Check]  # `list` is a method below
@@ -93,34 +88,3 @@ def _read(file: Path) -> Check | None:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{file} is not a check: {error}.", hint="Delete its folder and check again.") from None
-
-
-# ---------------------------------------------------------------- shared between checks
-
-
-def bare_key(base_lock_sha256: str, rows: list[dict[str, Any]], **how: Any) -> str:
-    """Names the scores of a bare base: equal for equal weights, test rows and way of scoring."""
-    text = json.dumps([base_lock_sha256, rows, how], sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def read_bare(key: str) -> tuple[list[ItemScore], dict[str, Any]] | None:
-    """(scores, facts) as `write_bare` kept them; None when there are none."""
-    file = paths.home() / "cache" / "bare" / f"{key}.json"
-    if not file.is_file():
-        return None
-    data = json.loads(file.read_text(encoding="utf-8"))
-    return [ItemScore(**score) for score in data["scores"]], data["facts"]
-
-
-def write_bare(key: str, scores: list[ItemScore], facts: dict[str, Any]) -> None:
-    """Keep the scores of a bare base for the next adapter with the same test rows."""
-    file = paths.home() / "cache" / "bare" / f"{key}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(file, json.dumps({"scores": [asdict(score) for score in scores], "facts": facts}))
-
-
-def neutral_passages() -> list[str]:
-    """Twenty short texts about nothing in particular, written for this purpose: how well a base predicts them says how well it is."""
-    text = resources.files("workbench.rebase").joinpath("neutral.txt").read_text(encoding="utf-8")
-    return text.strip().split("\n\n")

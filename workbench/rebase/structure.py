@@ -105,7 +105,7 @@ def _home(adapter: Path, home: Lock) -> list[Finding]:
         trained = read_lock(adapter / "base.lock.json")
     except IntegrityError as error:
         missing = not (adapter / "base.lock.json").is_file()
-        return [*findings, found("home_unknown", "missing") if missing else found("home_unknown", "unreadable", problem=error.message)]
+        return [*findings, found("home_unknown", "missing") if missing else found("home_unknown", "unreadable", problems=[error.message])]
     if trained.sha256 == home.sha256:
         return findings
     if trained.weights_sha256 != home.weights_sha256:

@@ -128,7 +128,7 @@ def compare_templates(home: Lock, new: Lock, loaded: Loaded) -> tuple[list[Findi
     except IntegrityError as error:
         if not changed:
             return [], ""
-        return [found("chat_template_unreadable", problem=error.message)], ""
+        return [found("chat_template_unreadable", problems=[error.message])], ""
     if not changed and (before == after or home.chat_template is None):
         return [], ""
     if home.chat_template is None:

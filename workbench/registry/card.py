@@ -52,7 +52,7 @@ def render(facts: Facts, checked: Checked) -> str:
         kind="DoRA" if config["use_dora"] else "rsLoRA" if config["use_rslora"] else "LoRA",
         targets=sorted(config["target_modules"]),
         rounded_away=change is not None and change[1] < {"bfloat16": 2**-9, "float16": 2**-12}.get(base.dtype, 0.0),
-        settings=[f"{key} {facts.recipe[key]}" for key in _SETTINGS if facts.recipe.get(key) not in (None, -1)],
+        settings=[f"{key} {value}" for key in _SETTINGS if (value := getattr(facts.recipe, key, None)) not in (None, -1)],
         where=_where(base, entry),
         licence=catalogue.licenses.get(base.license),
         source=base.source,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
+from workbench.recipe import Recipe
 from workbench.records import Base, Dataset
 
 __all__ = ["Facts", "base_identity"]
@@ -21,7 +22,7 @@ class Facts:
     base: Base
     dataset: Dataset | None
     method: str
-    recipe_yaml: str | None
+    recipe: Recipe | None
     scores: dict[str, Any]
     parents: tuple[str, ...]
     job_id: str | None
@@ -29,26 +30,17 @@ class Facts:
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     version: int = 0
 
-    @cached_property
-    def recipe(self) -> dict[str, Any]:
-        """The recipe's values; {} without one."""
-        import yaml
-
-        values = yaml.safe_load(self.recipe_yaml) if self.recipe_yaml else None
-        return values if isinstance(values, dict) else {}
-
     @property
     def learned_from(self) -> str | None:
         """The dataset it was trained on; None for an adapter made elsewhere, even when it was scored on one of ours."""
         if self.method == "imported" or self.dataset is None:
             return None
-        return str(self.recipe.get("dataset", self.dataset.name))
+        return self.recipe.dataset if self.recipe else self.dataset.name
 
     @property
     def four_bits(self) -> str | None:
         """The type of the 4-bit weights it was trained on, "nf4" or "fp4"; None for others, and where nobody said."""
-        quantized = self.recipe.get("method") == "qlora" or self.recipe.get("load_in_4bit")
-        return str(self.recipe.get("bnb_4bit_quant_type", "nf4")) if quantized else None
+        return self.recipe.quantization if self.recipe else None
 
     def about(self) -> dict[str, Any]:
         """What the manifest seals together with the files: enough to enter the version in a new database."""

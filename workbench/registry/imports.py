@@ -89,7 +89,7 @@ def import_adapter(
         home, origin = _LIMITS.run(_take_in, path.resolve(), draft, chosen, bases.list())
         try:
             return (registry or Registry()).publish(
-                draft, name=name, base=home, dataset=None, method="imported", recipe_yaml=None, scores={}, origin=origin
+                draft, name=name, base=home, dataset=None, method="imported", recipe=None, scores={}, origin=origin
             )
         except IntegrityError as error:
             raise ImportRefused(error.message, hint=_OTHER) from None

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Checked", "check_adapter", "read_weights", "without_copies"]
 
-MAX_HEADER = 16 * 1024 * 1024  # bytes: a hundred thousand tensors
-MAX_TENSORS = 100_000
 Parts = dict[str, TensorInfo]
 Number = TypeVar("Number", int, float)
 _TABLES = (*EMBEDDINGS, *OUTPUTS)

@@ -12,6 +12,7 @@ from workbench import manifest
 from workbench.errors import IntegrityError, LayoutMissing
 from workbench.foreign import GIB, Limits
 from workbench.peft_layout import CONFIG, TEMPLATE, TOKENIZER, WEIGHTS
+from workbench.recipe import RECIPE
 from workbench.registry import card
 from workbench.registry.facts import Facts, base_identity
 
@@ -56,8 +57,8 @@ def fill(draft: Path, source: Path, facts: Facts) -> Checked:
     shutil.copyfile(facts.base.path / LOCK_FILE, draft / LOCK)
     _copy_tokenizer(draft, source, facts.base.path, lock)
     _copy_evidence(draft, source)
-    if facts.recipe_yaml:
-        (draft / "recipe.yaml").write_text(facts.recipe_yaml, encoding="utf-8")
+    if facts.recipe:
+        (draft / RECIPE).write_text(facts.recipe.to_yaml(), encoding="utf-8")
     if facts.scores:
         (draft / "evidence").mkdir(exist_ok=True)
         _write_json(draft / "evidence" / "summary.json", facts.scores)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from workbench.evidence import Evidence
+    from workbench.recipe import Recipe
 
 __all__ = ["Registry"]
 
@@ -111,7 +112,7 @@ class Registry:
         base: Base,
         dataset: Dataset | None,
         method: str,
-        recipe_yaml: str | None,
+        recipe: Recipe | None,
         scores: Mapping[str, Any],
         parents: Sequence[str] = (),
         job_id: str | None = None,
@@ -136,7 +137,7 @@ class Registry:
             base=base,
             dataset=dataset,
             method=method,
-            recipe_yaml=recipe_yaml,
+            recipe=recipe,
             scores=dict(scores),
             parents=tuple(parent.ref for parent in made_from),
             job_id=job_id,

@@ -19,7 +19,6 @@ from workbench_ui.widgets.view import QUIET, Shown, view
 
 __all__ = ["build"]
 
-_POINTS = 1000  # steps drawn, about
 _LISTED = 100  # jobs
 _LOG_TAIL = 400  # lines
 _FIRST_STEPS, _LATER = 1.0, 2.5  # seconds between two looks
@@ -91,7 +90,7 @@ class _Page:
         return {self.listed: views.job_list(jobs, self.t), self.timer: _timer(jobs)}
 
     def _drawn(self, job: Job) -> Shown:
-        run = views.series(self.bench.jobs.metrics(job.id, most=_POINTS))
+        run = views.series(self.bench.jobs.metrics(job.id))
         can_stop = not job.state.final and not job.cancel_requested
         return {
             self.live: views.job_live(job, run, self.t),

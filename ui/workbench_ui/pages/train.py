@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from workbench import Workbench
-from workbench.api import Plan
+from workbench.planning import Plan
 from workbench.recipe import PRESETS
 from workbench.words import Words
 from workbench_ui.chrome import head

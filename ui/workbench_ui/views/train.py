@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workbench.api import Plan
 from workbench.bases.catalogue import Entry
 from workbench.data.checks import LISTED, Finding, Report
+from workbench.planning import Plan
 from workbench.recipe import PRESETS
 from workbench.records import Base, Dataset
 from workbench.words import Words
