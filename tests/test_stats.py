@@ -105,12 +105,12 @@ def test_the_interval_of_flips_covers_at_least_95_percent(n: int) -> None:
 
 
 def test_the_interval_of_flips_takes_both_ends_of_each_direction() -> None:
-    up, down = share_interval(9, 50), share_interval(4, 50)
-    interval = flip_interval(9, 4, 50)
-    assert (interval.low, interval.high) == pytest.approx((up[0] - down[1], up[1] - down[0])) and interval.method == "exact"
+    for level in (0.95, 0.5):
+        up, down = share_interval(9, 50, level=level), share_interval(4, 50, level=level)
+        interval = flip_interval(9, 4, 50, level=level)
+        assert (interval.low, interval.high) == pytest.approx((up[0] - down[1], up[1] - down[0])) and interval.method == "exact"
     assert flip_interval(0, 0, 183).high == pytest.approx(0.01996, abs=1e-5), "183 rows without a flip rule out a loss of 2 points"
     assert flip_interval(1, 0, 1).high == 1 and flip_interval(0, 1, 1).low == -1, "no gain above one"
-    assert flip_interval(9, 4, 50, level=0.5).high < interval.high
 
 
 def test_a_sum_of_flips_shares_its_error_among_its_parts() -> None:
@@ -175,6 +175,8 @@ def test_the_level_and_the_seed_are_those_asked_for() -> None:
     wide, narrow = (estimate(metric, level=level).interval for level in (0.95, 0.5))
     assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
     assert estimate(metric, seed=1).interval != estimate(metric, seed=2).interval == estimate(metric, seed=2).interval
+    few = estimate(flips(3, 1, 90), level=0.8).interval
+    assert (few.low, few.high, few.method) == exact(flip_interval(3, 1, 90, level=0.8))
     drawn = estimate(metric, resamples=1000).draws
     assert drawn is not None and len(drawn) == 1000
 
