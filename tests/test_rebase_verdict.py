@@ -223,6 +223,8 @@ def test_flips_are_told_where_success_means_something(scorer: str | None, right:
     result = judge(home, new, scorer=scorer, same_tokenizer=True, settings=settings)
     lost, won = (sum(a and not b for a, b in zip(*pair, strict=True)) for pair in ((before, after), (after, before)))
     assert result.metric == "nll_per_token"
+    served, exact = result.contrasts["exact_match"].served, flip_interval(won, lost, 100, level=0.8)
+    assert (served.low, served.high) == pytest.approx((exact.low, exact.high), abs=1e-12)
     assert (result.lost_rows, result.won_rows) == ((lost, won) if told else (None, None))
     assert result.lost_share == (share_interval(lost, 100, level=0.8) if told else None)
     assert result.flip_p == (pytest.approx(mcnemar(won, lost)) if told else None)
@@ -241,6 +243,7 @@ def test_a_break_decides_without_arms_on_the_new_base() -> None:
     found = [Finding("target_missing", "break", "There is no layer 30."), Finding("shape", "break", "2048 is 576.")]
     bare = cannot_load(found)
     assert bare.word == "cannot load" and "target_missing, shape" in bare.because and bare.contrasts == {}
+    assert (bare.n, bare.groups, bare.absorbed) == (0, None, False)
     home = Evidence(arm(NONE), arm(ALL))
     known = judge(home, None, scorer="exact", same_tokenizer=True, breaks=found, settings=QUICK)
     assert known.word == "cannot load" and known.arms["home_adapter"]["exact_match"] == 1 and "layer 30" in known.because
@@ -255,7 +258,7 @@ def test_a_break_decides_without_arms_on_the_new_base() -> None:
         judge(home, None, scorer="exact", same_tokenizer=True)
 
 
-@pytest.mark.parametrize("wrong", ["rows", "order", "nan", "none", "groups"])
+@pytest.mark.parametrize("wrong", ["rows", "order", "nan", "nan at home", "none", "groups"])
 def test_arms_that_do_not_fit_are_one_clear_error(wrong: str) -> None:
     home, new = Evidence(arm(NONE), arm(ALL)), Evidence(arm(NONE), arm(ALL))
     match wrong:
@@ -265,6 +268,8 @@ def test_arms_that_do_not_fit_are_one_clear_error(wrong: str) -> None:
             new = Evidence(arm(NONE)[::-1], arm(ALL)[::-1])
         case "nan":
             new = Evidence(arm(NONE), arm(ALL, float("nan")))
+        case "nan at home":
+            home = Evidence(arm(NONE, float("inf")), arm(ALL))
         case "none":
             home, new = Evidence([], []), Evidence([], [])
         case "groups":
@@ -272,6 +277,8 @@ def test_arms_that_do_not_fit_are_one_clear_error(wrong: str) -> None:
     with pytest.raises(UsageError) as error:
         judge(home, new, scorer="exact", same_tokenizer=True)
     assert error.value.hint
+    said = {"nan": "The new base with the adapter gives nan as the loss of row r0", "nan at home": "The old base gives inf"}
+    assert said.get(wrong, "") in str(error.value)
 
 
 def test_one_row_is_no_evidence() -> None:
@@ -293,6 +300,8 @@ def test_witnesses_are_flips_first_and_say_both_answers() -> None:
     assert (found[1].prompt, found[1].expected, found[1].home, found[1].new) == ("q1", "a1", "a1", "said 1")
     assert found[2].home is None and found[0].new_nll == 7.0 / 4
     assert witnesses(home, Evidence(home.base, before), rows) == []
+    finer = [dataclasses.replace(score, tokens=8, nll=2 * score.nll) for score in before]
+    assert witnesses(home, Evidence(home.base, finer), rows) == [], "as much per token, in twice the tokens"
 
 
 def check(word: str, p: float | None) -> Check:

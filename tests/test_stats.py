@@ -315,7 +315,8 @@ def test_p_below_counts_the_draws_and_is_never_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("up", "down", "n", "limit", "below"), [(0, 0, 100, -0.02, False), (1, 3, 100, -0.1, False), (0, 9, 60, -0.05, True)]
+    ("up", "down", "n", "limit", "below"),
+    [(0, 0, 100, -0.02, False), (12, 3, 100, 0.0, False), (1, 3, 100, -0.1, False), (0, 9, 60, -0.05, True)],
 )
 def test_rows_to_clear_is_the_smallest_number_that_does(up: int, down: int, n: int, limit: float, below: bool) -> None:
     needed = rows_to_clear(estimate(flips(up, down, n)), limit, below=below)
