@@ -114,7 +114,7 @@ WRONG = [
     (["adapter", "show", "nothere"], 1, "workbench adapter list"),
     (["adapter", "show", "no/name"], 1, "cannot be"),
     (["adapter", "export", "nothere", "out"], 1, "workbench adapter list"),
-    (["adapter", "export", "nothere", "out", "--zip", "--merged"], 2, "--merged"),
+    (["adapter", "merge", "nothere", "out", "--dtype", "int3"], 2, "--dtype"),
     (["adapter", "import", "nothere"], 2, "--name"),
     (["help", "nope"], 2, "There are: demo"),
 ]
@@ -382,6 +382,7 @@ def test_colours_are_for_terminals_that_want_them(wanted: str, monkeypatch: pyte
     assert "\x1b[" not in cli("adapter", "show", "nothing").err, "a log gets none in any case"
 
 
+@pytest.mark.slow
 def test_a_terminal_without_a_character_shows_another() -> None:
     narrow = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = subprocess.run(

@@ -68,6 +68,7 @@ def test_the_rule_keeps_its_error_rates_and_the_same_on_point_estimates_does_not
     assert all(sum(o.words["rule"].values()) == pytest.approx(1) for o in table.outcomes)
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_state_and_both_errors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["simulate", "--sets", "10"])
     simulation.main()
