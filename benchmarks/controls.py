@@ -11,7 +11,6 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.bases.diff import group_of
 from workbench.bases.files import read_json
 from workbench.bases.tensors import TensorInfo, folder_tensors
 from workbench.errors import IntegrityError, UsageError
@@ -22,6 +21,8 @@ from workbench.rebase.writing import adapter_tensors, encode, load, rewrite_adap
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+from workbench.rebase.roles import group_of
 
 __all__ = ["add_noise", "independent", "random_adapter", "requantise"]
 

@@ -139,7 +139,7 @@ def ours(adapter: Path, home: Path, base: Path, locks: tuple[Lock, Lock], test: 
     found: Evidence | None = None
     for _ in range(many):
         structure.examine(adapter, *locks, home_folder=home, new_folder=base)
-        weights.measure(adapter, *locks, home_folder=home, new_folder=base)
+        weights.examine(adapter, *locks, home_folder=home, new_folder=base)
         found = arms.score(test, adapter)
         verdict.judge(at_home, found, scorer=test.scorer, same_tokenizer=True)
     assert found is not None

@@ -29,7 +29,7 @@ SHELL_ONLY = {
     "cli/": "the words of the shell",
     "doctor.py": "workbench doctor",
     "prune.py": "workbench prune",
-    "bases/diff.py": "workbench base diff",
+    "rebase/diff.py": "workbench base diff",
     "hf/export_trl.py": "workbench train --export",
     "hf/merge.py": "workbench adapter export --merged",
     "registry/archive.py": "workbench adapter import",
@@ -39,7 +39,6 @@ SHELL_ONLY = {
     "rebase/recoordinate.py": "workbench rebase selftest",
     "rebase/writing.py": "workbench rebase selftest",
     "jobs/rebase_selftest.py": "workbench rebase selftest",
-    "jobs/selftest.py": "a job of the tests",
     "ui/app.py": "the shell that starts the server",
 }
 # Of these a page shows the errors and nothing else: what a check found is told from its numbers, not from its sentences.
@@ -197,7 +196,7 @@ def unknown() -> dict[str, set[str]]:
 # Written by pydantic or by the system, or joined from the items of a list.
 _BORROWED = re.compile(
     r"Input should be |Question = |No such file or directory|Permission denied|No space left on device|Is a directory|"
-    r"Expecting |Unterminated string |Extra data|\{\} or \{\}|\{\}; \{\}|\{\} adapters: "
+    r"Expecting |Unterminated string |Extra data|\{\} or \{\}|\{\}; \{\}|\{\} adapters: |\{\}: \{\}$"
 )
 
 if __name__ == "__main__":

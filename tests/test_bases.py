@@ -1,4 +1,4 @@
-"""Bases on disk: add, publish, list, get, verify, diff, remove."""
+"""Bases on disk: add, publish, list, get, verify, remove."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.tiny_base import HIDDEN, VOCAB, edit_json, make_tiny_base, safetensors, shard, tokenizer_json, weights
+from tests.tiny_base import edit_json, make_tiny_base, shard, weights
 from workbench.bases.marker import licence_of
 from workbench.bases.store import Bases
 from workbench.errors import Conflict, IntegrityError, NotFound, UsageError
@@ -227,52 +226,6 @@ def test_reading_bases_stays_light(bases: Bases, tmp_path: Path, home: Path) -> 
 
 
 # -- what changed between two bases --------------------------------------------------------------------------------
-
-
-def test_diff_of_a_continuation_measures_the_drift(bases: Bases, tmp_path: Path) -> None:
-    bases.add("mine@1", source=str(make_tiny_base(tmp_path / "a", dtype="F32")))
-    bases.add("mine@2", source=str(make_tiny_base(tmp_path / "b", dtype="F32", step=0.05)), continues="mine@1")
-    found = bases.diff("mine@1", "mine@2")
-    assert not found.identical and found.moved == len(weights()) and not found.changes
-    assert found.drift[0].group == "all" and found.drift[0].relative == pytest.approx(0.05, rel=0.15)
-    assert {d.group for d in found.drift} == {"all", "embeddings", "norms", "attention", "mlp"}
-    assert [d.group for d in found.layers] == ["layer 0", "layer 1"] and found.layers[1].relative == pytest.approx(0.05, rel=0.3)
-    assert "moved by about" in found.summary()[-1]
-    assert bases.diff("mine@1", "mine@1").identical
-    assert json.loads(json.dumps(found.as_dict()))["drift"][0]["group"] == "all"
-
-
-def test_diff_names_every_kind_of_change(bases: Bases, tmp_path: Path) -> None:
-    bases.add("mine@1", source=str(make_tiny_base(tmp_path / "a")), license="MIT")
-    other = make_tiny_base(
-        tmp_path / "b",
-        config={"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}, "hidden_act": "gelu", "use_cache": False},
-    )
-    swapped = tokenizer_json(extra=("<|tool|>",))
-    vocab = swapped["model"]["vocab"]
-    vocab[chr(0x141)], vocab[chr(0x142)] = vocab[chr(0x142)], vocab[chr(0x141)]
-    (other / "tokenizer.json").write_text(json.dumps(swapped))
-    (other / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}))
-    (other / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|im_start|>", "eos_token": "<|endoftext|>"}))
-    (other / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
-    values = weights()
-    del values["model.norm.weight"]
-    values |= {"model.extra.weight": np.zeros((2, 2), np.float32), "model.embed_tokens.weight": np.zeros((VOCAB + 1, HIDDEN), np.float32)}
-    raw = {n: ("F32", v.shape, v.astype("<f4").tobytes()) for n, v in values.items()}
-    (other / "model.safetensors").write_bytes(safetensors(raw))
-    bases.add("mine@2", source=str(other), license="Apache-2.0")
-    found = bases.diff("mine@1", "mine@2")
-    severity = {change.what: change.severity for change in found.changes}
-    assert severity == {
-        "config.hidden_act": "break", "config.rope_theta": "risk", "config.use_cache": "note", "tokenizer.vocab": "break",
-        "tokenizer.added_tokens": "risk", "special_ids.eos_token": "break", "special_ids.pad_token": "break", "eos_token_ids": "risk",
-        "chat_template": "risk", "dtype": "risk", "license": "note",
-    }  # fmt: skip
-    assert "1 new, 0 gone, 2 with another id" in next(c.after for c in found.changes if c.what == "tokenizer.vocab")
-    assert (found.added, found.removed, found.reshaped) == (("model.extra.weight",), ("model.norm.weight",), ("model.embed_tokens.weight",))
-    assert "+{{ messages[0]['content'] }}" in found.template_diff
-    order = [line.split(":")[0] for line in found.summary()]
-    assert order == sorted(order, key=["break", "risk", "note"].index) and "break: 1 tensor is gone (model.norm.weight)." in found.summary()
 
 
 @pytest.mark.slow

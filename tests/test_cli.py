@@ -114,7 +114,7 @@ WRONG = [
     (["adapter", "show", "nothere"], 1, "workbench adapter list"),
     (["adapter", "show", "no/name"], 1, "cannot be"),
     (["adapter", "export", "nothere", "out"], 1, "workbench adapter list"),
-    (["adapter", "export", "nothere", "out", "--zip", "--merged"], 2, "--merged"),
+    (["adapter", "merge", "nothere", "out", "--dtype", "int3"], 2, "--dtype"),
     (["adapter", "import", "nothere"], 2, "--name"),
     (["help", "nope"], 2, "There are: demo"),
 ]

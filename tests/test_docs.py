@@ -145,8 +145,8 @@ def test_json_keys_of_bases_are_documented() -> None:
     import dataclasses
 
     from workbench.bases.catalogue import Catalogue
-    from workbench.bases.diff import BaseDiff
     from workbench.bases.lock import Lock
+    from workbench.rebase.diff import BaseDiff
 
     assert json_page()[1]["lock"] == {f.name for f in dataclasses.fields(Lock)} - {"sha256", "tensors"}
     assert json_page()[1]["difference"] == {f.name for f in dataclasses.fields(BaseDiff)} | {"identical", "summary"}

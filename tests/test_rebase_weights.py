@@ -20,7 +20,7 @@ from workbench.errors import IntegrityError
 from workbench.rebase import lineage
 from workbench.rebase.recoordinate import Coordinates
 from workbench.rebase.result import Weights
-from workbench.rebase.weights import measure
+from workbench.rebase.weights import examine
 from workbench.rebase.writing import encode, load, rewrite_base
 
 Array = np.ndarray[Any, Any]
@@ -55,7 +55,7 @@ def lock(folder: Path) -> Lock:
 
 
 def check(adapter: Path, home: Path, new: Path, *, gone: bool = False) -> Weights:
-    return measure(adapter, lock(home), lock(new), home_folder=None if gone else home, new_folder=new)
+    return examine(adapter, lock(home), lock(new), home_folder=None if gone else home, new_folder=new)
 
 
 def continued(home: Path, out: Path, step: float = 0.05, seed: int = 9) -> Path:
@@ -221,7 +221,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, home: Path, adapt
     weights[f"{MODULES[2]}.weight"][3, 5] = np.nan
     new, fine = base(tmp_path / "b", weights), continued(home, tmp_path / "c")
     with pytest.raises(IntegrityError, match=r"model\.layers\.1\.mlp\.down_proj\.weight"):
-        measure(adapter, lock(home), lock(fine), home_folder=home, new_folder=new)
+        examine(adapter, lock(home), lock(fine), home_folder=home, new_folder=new)
     with pytest.raises(IntegrityError, match=r"down_proj\.weight"):
         distance(*(folder_tensors(folder)[f"{MODULES[2]}.weight"] for folder in (home, new)))
 

@@ -208,9 +208,7 @@ def test_listing_stays_light(base: Base, trained: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env=paths.child_environment(WORKBENCH_HOME=str(paths.home())))
 
 
-def test_a_long_list_costs_little_for_each_version_and_comes_in_pages(
-    base: Base, trained: Path, database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_list_costs_little_for_each_version(base: Base, trained: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = publish(trained, base)
     with session.transaction() as connection:
         row = dict(connection.execute(select(adapter_versions)).mappings().one())
@@ -221,9 +219,7 @@ def test_a_long_list_costs_little_for_each_version_and_comes_in_pages(
     found = registry.list()
     assert len(asked) < 10, "finding the home folder, with all its links, took two thirds of the time"
     assert len(found) == 1_001 and found[0].ref == made.ref and found[1].ref == "a-99@10"
-    assert registry.list(limit=20, offset=40) == found[40:60]
-    assert [a.version for a in registry.list("a-7", limit=2, offset=1)] == [9, 8]
-    assert registry.list("a-7", trashed=True) == [] and registry.list(offset=2_000) == []
+    assert [a.version for a in registry.list("a-7")] == list(range(10, 0, -1)) and registry.list("a-7", trashed=True) == []
 
 
 TAMPERED: dict[str, Callable[[Path], Any]] = {

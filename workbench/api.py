@@ -186,11 +186,13 @@ class Workbench:
 
         return self.jobs.submit(EvaluateSpec.of(self.datasets, self.adapters, adapter, dataset), key=key)
 
-    def merge(self, adapter: str | AdapterRef, out: Path, *, base: str | None = None, key: str | None = None) -> Job:
-        """Submit a job that writes full merged weights, in the base's dtype, to the new folder `out`."""
+    def merge(
+        self, adapter: str | AdapterRef, out: Path, *, base: str | None = None, dtype: str | None = None, key: str | None = None
+    ) -> Job:
+        """Submit a job that writes full merged weights to the new folder `out`, in `dtype` or the base's own."""
         from workbench.jobs.merging import MergeSpec
 
-        return self.jobs.submit(MergeSpec.of(self.bases, self.adapters, adapter, out, base), key=key)
+        return self.jobs.submit(MergeSpec.of(self.bases, self.adapters, adapter, out, base, dtype), key=key)
 
     def import_adapter(self, path: str | Path, *, name: str, base: str | BaseRef | None = None) -> Adapter:
         """Take in a PEFT folder or zip made by any tool, as the next version of `name`; nothing in it is run.

@@ -113,8 +113,9 @@ def _without_effect(recipe: Recipe, form: str) -> list[str]:
     ignored = []
     if not recipe.completion_only_loss and form != "prompt_completion":
         to_do = "assistant_only_loss: false learns the questions too" if form == "messages" else "leave it out"
-        why = "it is for raw prompts and completions (data add --raw)"
-        ignored.append(f"completion_only_loss: false changes nothing here: {why}; {to_do}.")
+        ignored.append(
+            f"completion_only_loss: false changes nothing here: it is for raw prompts and completions (data add --raw); {to_do}."
+        )
     if not recipe.assistant_only_loss and form != "messages":
         to_do = "completion_only_loss: false learns the prompts too" if form == "prompt_completion" else "leave it out"
         ignored.append(f"assistant_only_loss: false changes nothing here: it is for conversations; {to_do}.")

@@ -18,6 +18,7 @@ from workbench.records import Adapter, AdapterRef, BaseRef, Job
 if TYPE_CHECKING:
     from workbench.bases.store import Bases
     from workbench.jobs.store import Jobs
+    from workbench.rebase.diff import BaseDiff
     from workbench.rebase.release import Cell
     from workbench.rebase.result import Check
     from workbench.rebase.store import Checks
@@ -35,6 +36,8 @@ class Rebase:
     >>> check = bench.rebase.check(["orders@champion"], onto="pico@1")
     >>> bench.jobs.wait(check.id).state.value
     'succeeded'
+    >>> bench.rebase.diff("pico@1", "pico@1").identical
+    True
     >>> bench.rebase.get("orders@1", "pico@1").verdict.word
     'works'
     """
@@ -86,6 +89,12 @@ class Rebase:
         return self._jobs.submit(SelfTestSpec.of(self._bases, self._adapters, base, adapter, strangers))
 
     # ---------------------------------------------------------------- reading
+
+    def diff(self, a: str | BaseRef, b: str | BaseRef) -> BaseDiff:
+        """What changed from base `a` to base `b`, for any adapter."""
+        from workbench.rebase.diff import compare
+
+        return compare(self._bases.lock(a), self._bases.lock(b), self._bases.get(a), self._bases.get(b))
 
     def list(self) -> list[Check]:
         """The newest check of every adapter on every base."""

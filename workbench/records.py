@@ -19,6 +19,7 @@ from typing import Any
 from workbench.errors import UsageError
 
 __all__ = [
+    "DTYPES",
     "MAX_LENGTH",
     "VERSION",
     "Adapter",
@@ -33,12 +34,14 @@ __all__ = [
     "PHASES",
     "Progress",
     "as_json",
+    "check_dtype",
     "check_name",
 ]
 
 MAX_LENGTH = 1024  # tokens; a longer row is cut, unless a recipe says otherwise
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")  # of an adapter: `isdigit` would take ² and more digits than a database holds
+DTYPES = ("bfloat16", "float16", "float32")  # that weights are written in
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 
@@ -50,6 +53,13 @@ def check_name(name: str, kind: str = "name") -> str:
             hint="Use 1 to 64 of a-z, 0-9, '.', '_' and '-', starting and ending with a letter or digit.",
         )
     return name
+
+
+def check_dtype(dtype: str) -> str:
+    """Return `dtype` if weights are written in it, else raise `UsageError`."""
+    if dtype not in DTYPES:
+        raise UsageError(f"'{dtype}' is no type for weights.", hint=f"Use one of {', '.join(DTYPES)}.")
+    return dtype
 
 
 @dataclass(frozen=True, order=True)

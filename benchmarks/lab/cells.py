@@ -123,7 +123,7 @@ def _signals(bench: Bench, name: str, source: str) -> Piece:
         old = probes.tell(home.path, adapter.path, asked, **how)
         for target, new in bench.bases.items():
             places = {"home_folder": home.path, "new_folder": new.path}
-            moved = weights.measure(adapter.path, bench.locks[source], bench.locks[target], **places)
+            moved = weights.examine(adapter.path, bench.locks[source], bench.locks[target], **places)
             seen = None
             if target != source:
                 seen = probes.compare(old, probes.tell(new.path, adapter.path, asked, answers=old.answers, doses=probes.DOSES, **how))

@@ -82,9 +82,9 @@ def test_the_way_of_an_adapter(pico: str, letters: str, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
     assert cli("adapter", "export", letters, tmp_path / "out").status == 1, "nothing is written over"
     assert "Imported copy@1 for pico@1." in ok("adapter", "import", tmp_path / "out", "--name", "copy", "--base", pico).out
-    merged = ok("adapter", "merge", letters, tmp_path / "merged").out
+    merged = ok("adapter", "merge", letters, tmp_path / "merged", "--dtype", "float32").out
     assert f"Written to {tmp_path / 'merged'}" in merged and "the same next token" in merged
-    assert (tmp_path / "merged" / "config.json").is_file()
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == "float32"
 
     ok("adapter", "alias", "letters", "champion", "--drop")
     ok("adapter", "remove", "letters@1")

@@ -157,7 +157,7 @@ def test_the_same_weights_under_other_names_are_the_same_base(zoo: Path, tmp_pat
     assert not locks[0].tensors.keys() <= locks[1].tensors.keys()
     shape = structure.examine(adapter.path, *locks, home_folder=base.path, new_folder=again.path)
     assert not shape.breaks, shape.breaks
-    moved = weights.measure(adapter.path, *locks, home_folder=base.path, new_folder=again.path)
+    moved = weights.examine(adapter.path, *locks, home_folder=base.path, new_folder=again.path)
     assert (moved.change, moved.drift) == ("identical", 0.0)
 
 
@@ -165,7 +165,7 @@ def test_experts_under_other_names_are_the_same_experts(zoo: Path, tmp_path: Pat
     bench, base, adapter = published(zoo, "ernie-4.5-moe", tmp_path, **EXPERTS["ernie-4.5-moe"])
     again = bench.bases.add("ernie-4.5-moe@2", source=f"folder:{other_names(base.path, tmp_path / 'other')}")
     locks = bench.bases.lock(base.ref), bench.bases.lock(again.ref)
-    moved = weights.measure(adapter.path, *locks, home_folder=base.path, new_folder=again.path)
+    moved = weights.examine(adapter.path, *locks, home_folder=base.path, new_folder=again.path)
     assert not locks[0].tensors.keys() & locks[1].tensors.keys() and (moved.change, moved.drift) == ("identical", 0.0)
 
 
@@ -175,7 +175,7 @@ def test_how_far_experts_moved_is_what_the_weights_say(zoo: Path, tmp_path: Path
     noisy = bench.bases.add("mixtral@2", source=f"folder:{add_noise(base.path, tmp_path / 'noisy', relative=0.02)}")
     locks = bench.bases.lock(base.ref), bench.bases.lock(noisy.ref)
     assert not structure.examine(adapter.path, *locks, home_folder=base.path, new_folder=noisy.path).breaks
-    seen = weights.measure(adapter.path, *locks, home_folder=base.path, new_folder=noisy.path)
+    seen = weights.examine(adapter.path, *locks, home_folder=base.path, new_folder=noisy.path)
     plain, moved = (dict(AutoModelForCausalLM.from_pretrained(b.path).named_parameters()) for b in (base, noisy))
     merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.path), adapter.path).merge_and_unload()
     changed = {name: p for name, p in merged.named_parameters() if not torch.equal(p, plain[name])}
@@ -220,7 +220,7 @@ def test_an_encoder_decoder_is_refused_with_what_would_do(zoo: Path) -> None:
 def test_experts_that_are_one_tensor_on_disk_are_said_to_be_left_out(zoo: Path, tmp_path: Path) -> None:
     bench, base, adapter = published(zoo, "gpt-oss", tmp_path, **EXPERTS["gpt-oss"])
     noisy = bench.bases.add("gpt-oss@2", source=f"folder:{add_noise(base.path, tmp_path / 'noisy', relative=0.02)}")
-    seen = weights.measure(
+    seen = weights.examine(
         adapter.path, bench.bases.lock(base.ref), bench.bases.lock(noisy.ref), home_folder=base.path, new_folder=noisy.path
     )
     assert len(seen.modules) == 2 and seen.drift == pytest.approx(0.02, rel=0.1) and seen.notes == ("fused_experts",)

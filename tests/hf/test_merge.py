@@ -89,7 +89,7 @@ def test_merged_files_are_base_plus_adapter_in_the_bases_dtype(base: Path, adapt
     assert report.merging.top1_agreement > 0.95 and report.merging.kl < 0.1 * report.adapter.kl
     assert report.positions == 8 * 16 and report.dtype == report.trained_on == "bfloat16"
     assert report.as_trained is None
-    assert json.loads((tmp_path / "merged" / "merge.json").read_text()) == report.as_dict()
+    assert json.loads((tmp_path / "merged" / "merge.json").read_text()) == {"job": None, **report.as_dict()}
     assert [line.step for line in lines] == [1, 2, 3]
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     assert tokenizer.chat_template == load_tokenizer(base).chat_template
@@ -125,7 +125,7 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(base: Path, adapter
     out.mkdir()
     with pytest.raises(Conflict, match="exists already"):
         merge(base, adapter, out)
-    with pytest.raises(UsageError, match="'int3' is no dtype"):
+    with pytest.raises(UsageError, match="'int3' is no type for weights"):
         merge(base, adapter, out / "m", dtype="int3")
     with pytest.raises(IntegrityError):
         merge(base, tmp_path / "home", out / "m")

@@ -47,7 +47,7 @@ def adapted(base: Path, out: Path, *, on: str | list[str] = "all-linear") -> Pat
 
 
 def check(adapter: Path, home: Path, new: Path) -> Weights:
-    return weights.measure(adapter, *(build_lock(folder, {"kind": "folder"}) for folder in (home, new)), home_folder=home, new_folder=new)
+    return weights.examine(adapter, *(build_lock(folder, {"kind": "folder"}) for folder in (home, new)), home_folder=home, new_folder=new)
 
 
 @pytest.mark.parametrize("family", [*ROOT_MEAN_SQUARE, *MEAN, *EXPERTS])

@@ -35,7 +35,7 @@ class Count(Spec):
     history: Path | None = None
     helper: Literal["child", "daemon"] | None = None
     at: int | None = None
-    then: Literal["fail", "crash", "exit", "hang", "stubborn"] | None = None
+    then: Literal["fail", "crash", "exit", "hang", "stubborn", "nonsense"] | None = None
 
     @property
     def title(self) -> str:
@@ -87,6 +87,8 @@ def _misbehave(how: str | None) -> None:
         raise TrainingError("It was told to fail.")
     if how == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "nonsense":
+        raise ValueError(f"unknown: {how}")
     if how == "exit":
         os._exit(7)
     if how == "stubborn":

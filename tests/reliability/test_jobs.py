@@ -97,7 +97,7 @@ def test_a_job_that_makes_no_sense_is_refused(jobs: Jobs, given: dict[str, Any])
 def test_a_spec_holds_what_its_kind_knows_and_nothing_else(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Count(**given)
-    with pytest.raises(JobError, match=f"kind count was told cannot be read: {next(iter(given))}.*Submit it again"):
+    with pytest.raises(JobError, match=f"kind count was told cannot be read: {next(iter(given))}.*Submit the job again"):
         tasks.read("count", given)
     with pytest.raises(UsageError, match="no kind of job 'rm -rf'.*train"):
         tasks.read("rm -rf", {})
@@ -200,7 +200,7 @@ def test_an_attempt_has_its_own_slot_supervisor_and_lease(jobs: Jobs) -> None:
     queue.register_slots("here", ["cpu-1", "cpu-0"])
     before = time.time()
     one, two = (queue.claim("here", "boot", lease=30) for _ in range(2))
-    assert one is not None and two is not None and (one.slots, two.slots, one.kind) == (("cpu-0",), ("cpu-1",), "selftest")
+    assert one is not None and two is not None and (one.slots, two.slots, one.kind) == (("cpu-0",), ("cpu-1",), "count")
     assert queue.begin(one.token, pid=77, started="5", lease=500) is False
     queue.set_group(one.token, 99)
     columns = "SELECT n, state, host, boot_id, shim_pid, shim_started, pgid FROM attempts WHERE token = :t"

@@ -572,7 +572,7 @@ def test_a_child_that_hangs_before_its_first_word_is_ended_with_a_reason(
 ) -> None:
     hangs = "import sys, time\nif 'workbench.jobs.trainer_main' in sys.orig_argv: time.sleep(600)\n"
     (tmp_path / "sitecustomize.py").write_text(hangs)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     bench.dispatcher.timing = dataclasses.replace(SHORT, start=1.0)
     job = bench.submit()
     bench.step_until(lambda: rows("SELECT crashes FROM jobs WHERE crashes > 0"), seconds=20)

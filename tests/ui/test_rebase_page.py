@@ -160,7 +160,7 @@ def test_checking_from_the_page_is_a_job_and_ends_in_a_verdict(chromium: Browser
     found = bench.rebase.find("orders@1", NEW)
     assert found is not None and found.word, bench.jobs.get(jobs[0].id).error
     again.open(f"/en/rebase?base={NEW}&adapter=orders@1")
-    expect(again.page.get_by_role("heading", name="How sure this is, and where it comes from")).to_be_visible(timeout=SOON)
+    expect(again.page.get_by_role("heading", name="How sure this is")).to_be_visible(timeout=SOON)
     assert again.page.evaluate(AUDIT) == []
     again.open(f"/en/jobs?job={jobs[0].id}")
     again.page.get_by_role("link", name="See what came out").click()

@@ -122,6 +122,11 @@ def test_chinese_is_chinese() -> None:
     assert {key for key, said in plain.items() if re.search(r"[A-Za-z]{3}", said) and not re.search(r"[\u4e00-\u9fff]", said)} == set()
 
 
+def test_chinese_has_its_own_punctuation() -> None:
+    told = {key: re.sub(r"`[^`]*`", "", sentence) for key, sentence in TABLES["zh"].items()}
+    assert {key for key, said in told.items() if re.search(r"[\u4e00-\u9fff][,:;?!(]|[,;?!)][\u4e00-\u9fff]", said)} == set()
+
+
 def test_no_key_is_written_twice() -> None:
     for lang in LANGUAGES:
         pairs = json.loads((ROOTS[0] / "strings" / f"{lang}.json").read_text(encoding="utf-8"), object_pairs_hook=list)

@@ -10,7 +10,7 @@ from typing import Any
 
 from workbench.bases.lock import Lock
 
-__all__ = ["BREAKING", "changed", "effective", "kind_of", "mechanisms"]
+__all__ = ["changed", "effective", "kind_of", "mechanisms"]
 
 _KEYS = {
     "hidden_size": "hidden_size d_model n_embd",
@@ -38,7 +38,6 @@ _KEYS = {
     "quantization": "quantization_config",
 }
 _KINDS = {key: kind for kind, keys in _KEYS.items() for key in keys.split()}
-BREAKING = frozenset({"identity", "layers", "hidden_size", "intermediate_size", "heads", "activation", "experts", "quantization"})
 
 
 def effective(lock: Lock) -> dict[str, Any]:

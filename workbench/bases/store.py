@@ -18,11 +18,10 @@ from workbench import paths
 from workbench.bases.marker import MARKER, changed_sizes, file_facts, licence_of, read_marker, write_marker
 from workbench.errors import Conflict, IntegrityError, NotFound, UsageError
 from workbench.files import flush, room, sha256_of
-from workbench.records import Base, BaseRef
+from workbench.records import Base, BaseRef, check_dtype
 
 if TYPE_CHECKING:
     from workbench.bases.catalogue import Catalogue, Entry, License
-    from workbench.bases.diff import BaseDiff
     from workbench.bases.lock import Lock
 
 __all__ = ["Bases"]
@@ -36,8 +35,6 @@ class Bases:
 
     >>> [str(base.ref) for base in bench.bases.list()]
     ['pico@1']
-    >>> bench.bases.diff("pico@1", "pico@1").identical
-    True
     """
 
     @property
@@ -100,12 +97,6 @@ class Bases:
             raise _changed(base.ref, bad)
         return base
 
-    def diff(self, a: str | BaseRef, b: str | BaseRef) -> BaseDiff:
-        """What changed from base `a` to base `b`."""
-        from workbench.bases.diff import compare
-
-        return compare(self.lock(a), self.lock(b), self.get(a), self.get(b))
-
     def license(self, ref: str | BaseRef) -> License | None:
         """What the licence of a base obliges, where the catalogue explains that licence; else None."""
         return self.catalogue().licenses.get(self.get(ref).license)
@@ -157,7 +148,8 @@ class Bases:
         from workbench.bases.sources import parse_source
 
         say = on_progress or (lambda _: None)
-        _check_dtype(dtype)
+        if dtype is not None:
+            check_dtype(dtype)
         what, source = _name_and_source(what, name, source)
         ref, entry = self._resolve(what, source)
         if source is None and self.has(ref):
@@ -322,11 +314,6 @@ def _name_and_source(what: str | BaseRef | Path, name: str | BaseRef | None, sou
     if isinstance(what, Path) or looks_like_source(what):
         raise UsageError(f"'{what}' needs a name here.", hint=f"Give one: workbench base add {what} --name {suggested_name(str(what))}")
     return what, None
-
-
-def _check_dtype(dtype: str | None) -> None:
-    if dtype is not None and dtype not in {"bfloat16", "float16", "float32"}:
-        raise UsageError(f"'{dtype}' is no type for weights.", hint="Use bfloat16, float16 or float32.")
 
 
 def _adapters_of(ref: BaseRef) -> list[str]:

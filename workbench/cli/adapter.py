@@ -10,7 +10,7 @@ import click
 from workbench.cli.follow import follow
 from workbench.cli.groups import CommandGroup, bench, json_option
 from workbench.cli.output import ago, fields, note, print_json, say, short, table
-from workbench.records import Adapter, AdapterRef, Job
+from workbench.records import DTYPES, Adapter, AdapterRef, Job
 
 __all__ = ["adapter", "print_samples", "print_scores"]
 
@@ -98,14 +98,8 @@ def evaluate(ref: str, dataset: str | None, detach: bool) -> None:
 @click.argument("ref", metavar="ADAPTER")
 @click.argument("out", type=FOLDER)
 @click.option("--zip", "zipped", is_flag=True, help="Write one zip file.")
-@click.option("--merged", is_flag=True, help="Write the full weights of base and adapter instead (as merge does).")
-def export(ref: str, out: Path, zipped: bool, merged: bool) -> None:
-    """Copy an adapter to OUT: a plain PEFT folder that needs nothing of the workbench."""
-    if merged and zipped:
-        raise click.UsageError("--merged writes a folder; it cannot be zipped here.")
-    if merged:
-        _follow(bench().merge(ref, out), False)
-        return
+def export(ref: str, out: Path, zipped: bool) -> None:
+    """Copy an adapter to OUT: a plain PEFT folder that needs nothing of the workbench. Full weights: workbench adapter merge."""
     say(f"Written to {bench().adapters.export(ref, out, zip=zipped)}.")
 
 
@@ -128,10 +122,11 @@ def import_(path: Path, name: str, base: str | None, as_json: bool) -> None:
 @click.argument("ref", metavar="ADAPTER")
 @click.argument("out", type=FOLDER)
 @click.option("--base", metavar="BASE", help="Merge into this base instead of its own.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Of the written weights. Default: the base's own.")
 @click.option("--detach", "-d", is_flag=True, help="Submit the job and return at once.")
-def merge(ref: str, out: Path, base: str | None, detach: bool) -> None:
+def merge(ref: str, out: Path, base: str | None, dtype: str | None, detach: bool) -> None:
     """Write full merged weights to the new folder OUT, with the logits compared before and after."""
-    _follow(bench().merge(ref, out, base=base), detach)
+    _follow(bench().merge(ref, out, base=base, dtype=dtype), detach)
 
 
 @adapter.command()

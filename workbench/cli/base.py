@@ -100,7 +100,7 @@ def show(ref: str, as_json: bool) -> None:
 @json_option
 def diff(old: str, new: str, as_json: bool) -> None:
     """Say what changed between two bases: weights, tokenizer, chat template, configuration, licence."""
-    difference = bench().bases.diff(whole_ref(old), whole_ref(new))
+    difference = bench().rebase.diff(whole_ref(old), whole_ref(new))
     if as_json:
         print_json(difference.as_dict())
         return

@@ -25,8 +25,9 @@ def lock(connection: Connection, token: str) -> tuple[Row[Any], int]:
     job = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).one()
     attempt = connection.execute(select(attempts.c.n, attempts.c.state).where(attempts.c.token == token)).one()
     if attempt.state != "running":
-        said = f"Attempt {attempt.n} of job {job_id} was taken over ({attempt.state})."
-        raise Fenced(said, hint="Nothing was written; the newer attempt goes on.")
+        raise Fenced(
+            f"Attempt {attempt.n} of job {job_id} was taken over ({attempt.state}).", hint="Nothing was written; the newer attempt goes on."
+        )
     return job, attempt.n
 
 

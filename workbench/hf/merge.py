@@ -28,7 +28,7 @@ from workbench.hf.load import load_adapter, load_base, load_tokenizer
 from workbench.hf.render import render
 from workbench.peft_layout import TEMPLATE, TOKENIZER
 from workbench.recipe import Recipe
-from workbench.records import Progress
+from workbench.records import Progress, check_dtype
 
 __all__ = ["LogitGap", "MergeReport", "compare_logits", "merge"]
 
@@ -44,7 +44,6 @@ PROBE_TEXTS = (
     "Summarise: The meeting was moved from Monday to Friday.",
     "Say hello.",
 )
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,10 @@ def merge(
     *,
     dtype: str | None = None,
     rows: Sequence[dict[str, Any]] | None = None,
+    job: str | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> MergeReport:
-    """Write base + adapter as full weights to the new folder `out`, with tokenizer, chat template and `merge.json`.
+    """Write base + adapter as full weights to the new folder `out`, with tokenizer, chat template and `merge.json` (which names `job`).
 
     `dtype` is "float32", "bfloat16" or "float16", by default the base's own. The logits are compared on `rows`, else on the adapter's
     own test rows, else on a few plain questions. Raises `Conflict` when `out` exists, `UsageError` for an adapter that cannot be merged,
@@ -90,7 +90,7 @@ def merge(
     recipe = Recipe.beside(adapter)
     kind = recipe.quantization if recipe else None
     own = _own_dtype(base)
-    wanted = _named_dtype(dtype) if dtype else own
+    wanted = check_dtype(dtype or own)
 
     def tell(message: str, step: int) -> None:
         if report is not None:
@@ -102,21 +102,21 @@ def merge(
         tell("Adding the adapter to the weights", 1)
         tokenizer = load_tokenizer(base)
         probes = _probes(tokenizer, adapter, rows)
-        bare, before = _write_merged(base, adapter, staged, wanted, probes)
+        bare, before = _write_merged(base, adapter, staged, getattr(torch, wanted), probes)
         _copy_beside(base, tokenizer, staged)
         tell("Comparing the merged files with base + adapter", 2)
         after = _logits(load_base(staged, dtype=torch.float32), probes)
         trained = _logits(load_adapter(load_base(base, dtype=torch.float32, quantized=kind), adapter), probes) if kind else None
         done = MergeReport(
-            dtype=_name(wanted),
-            trained_on=kind or _name(own),
+            dtype=wanted,
+            trained_on=kind or own,
             positions=len(after),
             merging=compare_logits(before, after),
             adapter=compare_logits(bare, before),
             as_trained=compare_logits(trained, after) if trained is not None else None,
         )
         _check(done)
-        (staged / "merge.json").write_text(json.dumps(done.as_dict(), indent=1), encoding="utf-8")
+        (staged / "merge.json").write_text(json.dumps({"job": job, **done.as_dict()}, indent=1), encoding="utf-8")
         staged.rename(out)
     tell("Merged", 3)
     return done
@@ -138,7 +138,7 @@ def _write_merged(base: Path, adapter: Path, out: Path, dtype: torch.dtype, prob
     merged = merged.to(dtype)
     broken = [name for name, weight in merged.named_parameters() if not bool(torch.isfinite(weight).all())]
     if broken:
-        raise IntegrityError(f"Merged weights do not fit into {_name(dtype)}: {', '.join(broken[:4])}.", hint="Merge with --dtype float32.")
+        raise IntegrityError(f"Merged weights do not fit into {dtype}: {', '.join(broken[:4])}.", hint="Merge with --dtype float32.")
     merged.config.dtype = dtype
     merged.save_pretrained(out, safe_serialization=True)
     return bare, before
@@ -189,22 +189,11 @@ def _probes(tokenizer: Any, adapter: Path, rows: Sequence[dict[str, Any]] | None
 # ---------------------------------------------------------------- files
 
 
-def _own_dtype(base: Path) -> torch.dtype:
+def _own_dtype(base: Path) -> str:
     config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
     if getattr(config, "quantization_config", None):
         raise UsageError(f"The base in {base} is stored quantised; an adapter is merged onto full weights.", hint="Add the full base.")
-    dtype = getattr(config, "dtype", None)
-    return dtype if isinstance(dtype, torch.dtype) else _named_dtype(str(dtype or "float32"))
-
-
-def _named_dtype(name: str) -> torch.dtype:
-    if name not in _DTYPES:
-        raise UsageError(f"'{name}' is no dtype to write weights in.", hint=f"There are: {', '.join(_DTYPES)}.")
-    return _DTYPES[name]
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
 
 
 def _copy_beside(base: Path, tokenizer: Any, out: Path) -> None:

@@ -22,12 +22,11 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from workbench.errors import IntegrityError, SourceError, UsageError
+from workbench.errors import IntegrityError, SourceError
 from workbench.hf.load import first_line, misfits
+from workbench.records import check_dtype
 
-__all__ = ["DTYPES", "convert_gguf", "recast"]
-
-DTYPES = ("bfloat16", "float16", "float32")
+__all__ = ["convert_gguf", "recast"]
 
 
 @contextlib.contextmanager
@@ -120,8 +119,7 @@ def convert_gguf(path: Path, out: Path, dtype: str = "bfloat16", *, say: Callabl
     Returns {"architecture", "license", "name", "quantization", "parameters"} of the file. Raises `IntegrityError` for a
     broken file and `SourceError` for an architecture or quantisation that transformers cannot read.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f"'{dtype}' is no type for weights.", hint=f"Use one of {', '.join(DTYPES)}.")
+    check_dtype(dtype)
     with _opened_once():
         facts, have = _metadata(path)
         try:
@@ -176,9 +174,7 @@ def recast(folder: Path, dtype: str) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    if dtype not in DTYPES:
-        raise UsageError(f"'{dtype}' is no type for weights.", hint=f"Use one of {', '.join(DTYPES)}.")
-    wanted = getattr(torch, dtype)
+    wanted = getattr(torch, check_dtype(dtype))
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             tensors = {k: opened.get_tensor(k) for k in opened.keys()}  # noqa: SIM118 - safe_open is no mapping

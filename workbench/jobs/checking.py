@@ -258,7 +258,7 @@ class _Work:
         )
 
     def _weights(self, subject: Subject) -> Weights:
-        return weights.measure(subject.adapter.path, subject.lock, self.lock, home_folder=subject.folder, new_folder=self.base.path)
+        return weights.examine(subject.adapter.path, subject.lock, self.lock, home_folder=subject.folder, new_folder=self.base.path)
 
     def _probe(self, subject: Subject) -> Probes:
         from workbench.hf.probes import probe

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +10,14 @@ from workbench.bases.store import Bases
 from workbench.errors import Conflict
 from workbench.jobs.phases import frozen_base
 from workbench.jobs.tasks import Spec, TaskContext
-from workbench.records import AdapterRef
+from workbench.records import AdapterRef, check_dtype
 from workbench.registry.store import Registry
 
 __all__ = ["MergeSpec"]
 
-_MERGED = "merge.json"
-
 
 class MergeSpec(Spec):
-    """Write full merged weights, in the base's dtype, to a new folder."""
+    """Write full merged weights to a new folder."""
 
     kind = "merge"
 
@@ -29,14 +25,17 @@ class MergeSpec(Spec):
     base: str
     base_lock_sha256: str
     out: Path
+    dtype: str | None = None  # of DTYPES; None: the base's own
 
     @classmethod
-    def of(cls, bases: Bases, adapters: Registry, adapter: str | AdapterRef, out: Path, base: str | None) -> MergeSpec:
-        """Raises `NotFound`, or `Conflict` when `out` exists. `base` defaults to the one it was made for."""
+    def of(cls, bases: Bases, adapters: Registry, adapter: str | AdapterRef, out: Path, base: str | None, dtype: str | None) -> MergeSpec:
+        """`base` defaults to the one it was made for. Raises `NotFound`, `Conflict` when `out` exists, `UsageError` for another `dtype`."""
+        if dtype is not None:
+            check_dtype(dtype)
         source = adapters.get(adapter)
         target = bases.get(base or source.base)
         _refuse(out)
-        return cls(adapter=source.ref, base=str(target.ref), base_lock_sha256=target.lock_sha256, out=out.resolve())
+        return cls(adapter=source.ref, base=str(target.ref), base_lock_sha256=target.lock_sha256, out=out.resolve(), dtype=dtype)
 
     @property
     def title(self) -> str:
@@ -48,13 +47,9 @@ class MergeSpec(Spec):
 
         adapter = Registry().get(self.adapter, verify=True)
         base = frozen_base(self.base, self.base_lock_sha256)
-        draft = self.out.with_name(f".{self.out.name}.{ctx.job_id}")
         if not self.out.exists():
-            shutil.rmtree(draft, ignore_errors=True)
-            report = merge(base.path, adapter.path, draft, report=ctx.report)
-            (draft / _MERGED).write_text(json.dumps({"job": ctx.job_id, **report.as_dict()}, indent=1), encoding="utf-8")
-            os.rename(draft, self.out)
-        merged = self.out / _MERGED
+            merge(base.path, adapter.path, self.out, dtype=self.dtype, job=ctx.job_id, report=ctx.report)
+        merged = self.out / "merge.json"
         done = json.loads(merged.read_text(encoding="utf-8")) if merged.is_file() else {}
         if done.get("job") != ctx.job_id:
             _refuse(self.out)

@@ -174,7 +174,7 @@ class _Controls:
         return arms.score(self.test, adapter, serve=0)
 
     def _stage1(self, outcome: Outcome, folder: Path, lock: Lock) -> Weights:
-        moved = weights.measure(self.adapter.path, self.lock, lock, home_folder=self.base.path, new_folder=folder)
+        moved = weights.examine(self.adapter.path, self.lock, lock, home_folder=self.base.path, new_folder=folder)
         outcome.change, outcome.drift, outcome.stage1_seconds = moved.change, moved.drift, moved.seconds
         return moved
 

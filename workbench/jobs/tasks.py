@@ -84,4 +84,4 @@ def read(kind: str, stored: Mapping[str, Any]) -> Spec:
         return made.model_validate({key: value for key, value in stored.items() if key not in made.retired})
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise JobError(f"What this job of kind {kind} was told cannot be read: {wrong}.", hint="Submit it again.") from None
+        raise JobError(f"What this job of kind {kind} was told cannot be read: {wrong}.", hint="Submit the job again.") from None

@@ -14,13 +14,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from workbench.bases.diff import group_of
 from workbench.bases.tensors import FLOAT_DTYPES, TensorInfo
 from workbench.rebase.writing import encode, load
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+from workbench.rebase.roles import group_of
 
 __all__ = ["Sample", "is_low_rank", "is_recast", "is_requantised", "sampled"]
 

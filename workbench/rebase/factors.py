@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.bases.diff import group_of, layer_of
 from workbench.bases.files import read_json
 from workbench.bases.tensors import TensorInfo
 from workbench.errors import IntegrityError
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from workbench.bases.layout import Layout, Part
+
+from workbench.rebase.roles import group_of, layer_of
 
 __all__ = ["Factors", "Module", "modules", "product_norm"]
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from workbench.bases.files import read_json
 
-__all__ = ["EMBEDDINGS", "FAMILIES", "OUTPUTS", "Family", "Place", "embeddings", "family_of"]
+__all__ = ["EMBEDDINGS", "FAMILIES", "GROUPS", "OUTPUTS", "Family", "Place", "embeddings", "family_of", "group_of", "layer_of"]
 
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
 OUTPUTS = ("lm_head", "embed_out")
@@ -31,6 +31,24 @@ _ENDS = dict.fromkeys([*EMBEDDINGS, *OUTPUTS, "wpe", "embed_positions"], ". r")
 _ENDS |= dict.fromkeys(["norm", "ln_f", "final_layernorm", "final_layer_norm", "word_embeddings_layernorm"], "w")
 _PATH = re.compile(r"(?:(?:model|language_model|transformer|decoder|gpt_neox)\.)*(?:(?:layers|h)\.(\d+)\.)?(.+)")
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
+_GROUPS = (
+    ("embeddings", re.compile(r"embed|wte|wpe|lm_head|word_embeddings")),
+    ("norms", re.compile(r"norm|ln_|\.ln\d")),
+    ("attention", re.compile(r"attn|attention|query_key_value|q_proj|k_proj|v_proj|o_proj")),
+    ("mlp", re.compile(r"mlp|feed_forward|ffn|experts|gate_proj|up_proj|down_proj|fc\d|dense")),
+)
+GROUPS = (*(group for group, _ in _GROUPS), "other")
+
+
+def group_of(name: str) -> str:
+    """The kind of module a tensor belongs to, by its name, in any family: one of `GROUPS`."""
+    return next((group for group, pattern in _GROUPS if pattern.search(name)), GROUPS[-1])
+
+
+def layer_of(name: str) -> int | None:
+    """The number of the layer that a module or tensor belongs to."""
+    match = re.search(r"\.(\d+)\.", f".{name}.")
+    return int(match[1]) if match else None
 
 
 class Place(NamedTuple):

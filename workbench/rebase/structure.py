@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from workbench.bases.configuration import changed, kind_of
-from workbench.bases.diff import group_of, layer_of
 from workbench.bases.files import read_json
 from workbench.bases.lock import Lock, read_lock
 from workbench.errors import IntegrityError
@@ -21,10 +20,11 @@ from workbench.rebase.adapter import Adapted, base_shapes, read_adapter
 from workbench.rebase.findings import found, ordered
 from workbench.rebase.methods import compare_methods
 from workbench.rebase.result import Finding, Structure
+from workbench.rebase.roles import group_of, layer_of
 from workbench.rebase.templates import compare_templates
 from workbench.rebase.tokenizers import Loaded, compare_tokenizers
 
-__all__ = ["examine"]
+__all__ = ["between", "examine"]
 
 # Kinds of settings with one finding each, `<kind>_changed`.
 _SETTINGS = (
@@ -62,13 +62,29 @@ def examine(adapter: Path, home: Lock, new: Lock, *, home_folder: Path | None, n
     else:
         findings += compare_methods(adapted, home, new)
     findings += misfits
-    findings += _settings(adapted, home, new, fits=not misfits)
-    findings += _tensors(home, new)
-    found_by_running, difference = _run_limited(home, new, home_folder or copy, new_folder, list(texts))
-    findings += found_by_running
-    findings += _numbers(home, new)
-    findings += _license(home_folder, new_folder)
-    return Structure(ordered(findings), difference, time.perf_counter() - started)
+    differences, template_diff = between(home, new, home_folder or copy, new_folder, texts=texts, adapted=adapted, fits=not misfits)
+    return Structure(ordered([*findings, *differences]), template_diff, time.perf_counter() - started)
+
+
+def between(
+    home: Lock,
+    new: Lock,
+    home_folder: Path | None,
+    new_folder: Path,
+    *,
+    texts: Sequence[str] = (),
+    adapted: Adapted | None = None,
+    fits: bool = False,
+) -> tuple[tuple[Finding, ...], str]:
+    """What differs between two bases, and their chat templates' difference; `home_folder` holds at least a tokenizer.
+
+    Graver or milder by what an adapter touches, and whether its modules `fit`; without one, as for an adapter of every module.
+    """
+    if home.sha256 and home.sha256 == new.sha256:
+        return (), ""
+    by_running, template_diff = _run_limited(home, new, home_folder, new_folder, list(texts))
+    findings = [*_settings(adapted, home, new, fits=fits), *_tensors(home, new), *by_running]
+    return ordered([*findings, *_numbers(home, new), *_license(home_folder, new_folder)]), template_diff
 
 
 # -- tokenizers and chat templates: programs of strangers
@@ -154,7 +170,7 @@ def _modules(adapted: Adapted, new: Lock) -> list[Finding]:
 # -- the configuration
 
 
-def _settings(adapted: Adapted, home: Lock, new: Lock, *, fits: bool) -> list[Finding]:
+def _settings(adapted: Adapted | None, home: Lock, new: Lock, *, fits: bool) -> list[Finding]:
     """One finding per kind of setting that differs."""
     kinds: dict[str, dict[str, tuple[Any, Any]]] = {}
     for key, pair in changed(home, new).items():
@@ -173,14 +189,16 @@ def _settings(adapted: Adapted, home: Lock, new: Lock, *, fits: bool) -> list[Fi
         findings.append(found("architecture_changed", milder=fits, was=before, now=after, **_details(kinds["identity"])))
     if "tied" in kinds:
         said = "tied" if kinds["tied"]["tie_word_embeddings"][1] else "untied"
-        touched = adapted.touches_embeddings
+        touched = adapted is None or adapted.touches_embeddings
         more = "touched" if touched else "untouched"
         findings.append(found("tied_embeddings_changed", said, more, milder=not touched, **_details(kinds["tied"])))
     return findings
 
 
-def _affected(kind: str, adapted: Adapted, values: dict[str, tuple[Any, Any]]) -> bool:
+def _affected(kind: str, adapted: Adapted | None, values: dict[str, tuple[Any, Any]]) -> bool:
     """Whether the adapter changes modules whose meaning hangs on this size."""
+    if adapted is None:
+        return True
     modules = adapted.modules
     if kind == "layers":
         left = min((after for _, after in values.values() if isinstance(after, int)), default=0)

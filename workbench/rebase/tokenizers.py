@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.bases.configuration import effective
-from workbench.bases.diff import Vocabulary, vocabulary
-from workbench.bases.lock import Lock
+from workbench.bases.lock import Lock, token_ids
 from workbench.errors import IntegrityError
 from workbench.rebase.findings import found
 from workbench.rebase.result import Finding
@@ -107,7 +107,7 @@ def _vocabulary(home: Lock, new: Lock, loaded: Loaded, cut: dict[str, Any], unre
     try:
         if loaded.home_folder is None:
             raise IntegrityError(_GONE)
-        known = vocabulary(loaded.home_folder, loaded.new_folder)
+        known = _compared(loaded.home_folder, loaded.new_folder)
         if known is None:
             raise IntegrityError("One of the two bases has no tokenizer.json.")
         renamed = _renamed(known, loaded.home_folder, loaded.new_folder)
@@ -129,7 +129,26 @@ def _vocabulary(home: Lock, new: Lock, loaded: Loaded, cut: dict[str, Any], unre
     return findings
 
 
-def _renamed(known: Vocabulary, home_folder: Path, new_folder: Path) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Vocabulary:
+    """How the tokens of two bases differ."""
+
+    moved: dict[str, tuple[int, int]]  # token -> (id before, id after)
+    gone: dict[str, int]
+    added: dict[str, int]
+
+
+def _compared(first: Path, second: Path) -> _Vocabulary | None:
+    """The token ids of two base folders; None where one has no tokenizer.json. Raises `IntegrityError` for a broken one."""
+    old, new = token_ids(first), token_ids(second)
+    if old is None or new is None:
+        return None
+    moved = {token: (n, new[token]) for token, n in old.items() if token in new and new[token] != n}
+    gone = {token: n for token, n in old.items() if token not in new}
+    return _Vocabulary(moved, gone, {token: n for token, n in new.items() if token not in old})
+
+
+def _renamed(known: _Vocabulary, home_folder: Path, new_folder: Path) -> dict[str, str]:
     """Added tokens of the old base whose id carries an added token of another name in the new one: old -> new."""
     if not known.gone or not known.added:
         return {}

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from workbench.bases.diff import group_of
 from workbench.bases.layout import Layout
 from workbench.bases.lock import Lock
 from workbench.bases.stream import distance, in_file_order
@@ -22,9 +21,9 @@ from workbench.rebase import change, lineage
 from workbench.rebase.drift import Sums, module_drift, pair_sums, total, unmoved
 from workbench.rebase.factors import Module, modules
 from workbench.rebase.result import Lineage, Weights
-from workbench.rebase.roles import OUTPUTS, embeddings
+from workbench.rebase.roles import OUTPUTS, embeddings, group_of
 
-__all__ = ["measure"]
+__all__ = ["examine"]
 
 _WORST = 3
 _READINGS = {"same": "continuation", "permuted": "permuted", "independent": "independent"}
@@ -44,7 +43,7 @@ class _Gathered:
         return total(sums).relative if sums else None
 
 
-def measure(
+def examine(
     adapter: Path, home: Lock, new: Lock, *, home_folder: Path | None, new_folder: Path, report: Callable[[str], None] | None = None
 ) -> Weights:
     """Compare the weights of base `new` with those the adapter was trained on. `home_folder` None: A is gone, its lock speaks.

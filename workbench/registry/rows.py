@@ -14,7 +14,7 @@ from workbench.errors import IntegrityError, NotFound, UsageError
 from workbench.records import Adapter, AdapterRef, BaseRef, check_name
 
 __all__ = [
-    "Row", "aliases_by_version", "all_rows", "family", "find", "next_version", "number", "only", "page", "place", "record", "ref_of",
+    "Row", "aliases_by_version", "all_rows", "family", "find", "listed", "next_version", "number", "only", "place", "record", "ref_of",
     "rows_of", "unentered",
 ]  # fmt: skip
 
@@ -64,13 +64,11 @@ def aliases_by_version() -> dict[str, list[str]]:
     return aliases
 
 
-def page(name: str | None, *, trashed: bool, limit: int | None, offset: int) -> list[Row]:
-    """Some rows, the newest first. Raises `NotFound` for a name under which nothing was ever published."""
+def listed(name: str | None, *, trashed: bool) -> list[Row]:
+    """Versions, the newest first. Raises `NotFound` for a name under which nothing was ever published."""
     rows = reading.rows(
         f"SELECT * FROM adapter_versions WHERE trashed_at IS {'NOT NULL' if trashed else 'NULL'}{' AND name = :name' if name else ''}"
-        " ORDER BY created_at DESC, name DESC, version DESC LIMIT :limit OFFSET :offset",
-        limit=2**62 if limit is None else limit,
-        offset=offset,
+        " ORDER BY created_at DESC, name DESC, version DESC",
         **({"name": name} if name else {}),
     )
     if name and not rows:

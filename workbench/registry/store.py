@@ -56,14 +56,13 @@ class Registry:
 
     # ---------------------------------------------------------------- reading
 
-    def list(self, name: str | None = None, *, trashed: bool = False, limit: int | None = None, offset: int = 0) -> Adapters:
-        """Versions, the newest first; of one adapter with `name`. `trashed` lists the trash instead. At most `limit`, after
-        the first `offset`.
+    def list(self, name: str | None = None, *, trashed: bool = False) -> Adapters:
+        """Versions, the newest first; of one adapter with `name`. `trashed` lists the trash instead.
 
         Raises `NotFound` for a name under which nothing was ever published.
         """
         aliases, root = rows.aliases_by_version(), paths.adapters_dir()
-        return [rows.record(row, aliases, root) for row in rows.page(name, trashed=trashed, limit=limit, offset=offset)]
+        return [rows.record(row, aliases, root) for row in rows.listed(name, trashed=trashed)]
 
     def get(self, ref: str | AdapterRef, *, verify: bool = False) -> Adapter:
         """`name` (newest version), `name@3` or `name@champion`. With `verify` every file is checked against its manifest.
