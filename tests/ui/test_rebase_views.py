@@ -13,7 +13,7 @@ import pytest
 
 from tests.ui import checks
 from tests.ui.checks import ARMS, HOME, NEW, check
-from tests.ui.samples import EVIL, NOW, adapter, base, dataset, job
+from tests.ui.samples import EVIL, adapter, base, dataset, job
 from tests.ui.test_views import parse, text
 from workbench.ancestry import bases_in_order, retrained_from
 from workbench.blocks import Section
@@ -28,8 +28,7 @@ from workbench.records import BaseRef, JobState, Progress
 from workbench.stats import Interval
 from workbench.words import words
 from workbench.worth import difference, score
-from workbench_ui.views import check as detail_views
-from workbench_ui.views import lineage, matrix, prose, rebase
+from workbench_ui.views import lineage, prose, rebase
 
 EN, ZH = words("en"), words("zh")
 
@@ -44,7 +43,7 @@ def rows(markup: str) -> list[str]:
 
 
 def test_views_load_without_gradio_torch_or_numpy() -> None:
-    modules = "rebase, check, matrix, lineage, prose"
+    modules = "rebase, lineage, prose"
     code = f"import sys; from workbench_ui.views import {modules}; print([m for m in ('gradio', 'torch', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
@@ -131,7 +130,7 @@ def test_what_is_out_of_date_says_so_and_no_longer_claims_its_verdict() -> None:
     said = text(rebase.row(old, EN))
     assert "Out of date" in said and "It said: Works" in said and "79%" not in said and "Check again" in said
     assert "0 of 1 adapter works as it is, 1 is out of date" in text(rebase.answer([old], NEW, EN))
-    assert "→" not in matrix.matrix([old], EN)
+    assert "→" not in rebase.matrix([old], EN)
 
 
 def test_a_running_check_shows_its_progress_and_offers_no_second_one() -> None:
@@ -151,7 +150,7 @@ def test_a_failed_check_says_why() -> None:
 def test_a_check_without_the_test_claims_nothing() -> None:
     looked = Cell(adapter(), NEW, check("works", verdict=None, structure=Structure(checks.FINDINGS[1:])))
     assert looked.state.name == "looked" and "Only a test can tell" in text(rebase.row(looked, EN))
-    assert "Answers that match" not in detail_views.detail(looked, EN)
+    assert "Answers that match" not in rebase.detail(looked, EN)
     forbidden = dataclasses.replace(looked, check=check("works", verdict=None, structure=Structure(checks.FINDINGS)))
     assert forbidden.state.name == "cannot load"
 
@@ -196,12 +195,12 @@ def test_a_number_that_is_none_is_a_dash() -> None:
 @pytest.mark.parametrize("t", [EN, ZH], ids=["en", "zh"])
 @pytest.mark.parametrize("word", VERDICTS)
 def test_the_detail_is_whole_in_both_languages(word: str, t: object) -> None:
-    parse(detail_views.detail(cell(word), t))  # type: ignore[arg-type]
+    parse(rebase.detail(cell(word), t))  # type: ignore[arg-type]
 
 
 def test_the_detail_shows_bars_differences_witnesses_weights_findings_and_certainty() -> None:
     full = check("lost", probes=checks.PROBES, retrained=checks.RETRAINED)
-    markup = detail_views.detail(Cell(adapter("lost"), NEW, full), EN)
+    markup = rebase.detail(Cell(adapter("lost"), NEW, full), EN)
     said, tree = text(markup), parse(markup)
     assert [b.get("class") for b in tree.iter("div") if (b.get("class") or "").startswith("bar ")][:4] == [
         "bar base", "bar adapter", "bar base", "bar adapter",
@@ -220,7 +219,7 @@ def test_the_detail_shows_bars_differences_witnesses_weights_findings_and_certai
 
 
 def test_the_cannot_load_detail_has_reasons_and_no_scores() -> None:
-    said = text(detail_views.detail(cell("cannot load"), EN))
+    said = text(rebase.detail(cell("cannot load"), EN))
     assert "Forbids it" in said and described("eos_id_moved")["title"] in said and "Answers that match" not in said
 
 
@@ -229,7 +228,7 @@ def test_a_break_with_evidence_at_home_shows_what_was_at_stake() -> None:
     judged = checks.verdict("cannot load", arms=arms, metric="exact_match", n=200, home_gain=checks.interval(0.5))
     said = EN.say(figures(check("cannot load", verdict=judged)))
     assert "80% with the adapter, 30% without, on 200 test questions" in said
-    parse(detail_views.detail(Cell(adapter(), NEW, check("cannot load", verdict=judged)), EN))
+    parse(rebase.detail(Cell(adapter(), NEW, check("cannot load", verdict=judged)), EN))
 
 
 @pytest.mark.parametrize(("share", "n", "low", "high"), [(0.0, 20, 0.0, 0.168), (1.0, 20, 0.832, 1.0), (0.5, 100, 0.398, 0.602)])
@@ -275,7 +274,7 @@ BASES = [base(ref=BaseRef("tiny", "1")), base(ref=BaseRef("tiny", "2"), continue
 def test_the_matrix_is_a_table_whose_cells_are_links_that_say_everything() -> None:
     here, gone = adapter("orders"), adapter("foreign", scores={})
     cells = [Cell(here, HOME), Cell(here, NEW, check("lost")), Cell(gone, HOME), Cell(gone, NEW)]
-    tree = parse(matrix.matrix(cells, EN, chosen=NEW))
+    tree = parse(rebase.matrix(cells, EN, chosen=NEW))
     heads = [(th.get("scope"), "".join(th.itertext()).strip()) for th in tree.iter("th")]
     assert heads == [("col", "Adapter"), ("col", HOME), ("col", NEW), ("row", "orders v1"), ("row", "foreign v1")]
     labels = [a.get("aria-label") for a in tree.iter("a")]
@@ -335,12 +334,13 @@ def test_bad_states_say_what_to_do() -> None:
     assert "/en/train" in rebase.no_bases(EN) and "only base model" in text(rebase.one_base(BASES[0], EN))
     assert "Train an adapter first" in text(rebase.answer([], NEW, EN))
     assert "1 adapter was made for tiny@2" in text(rebase.answer([], NEW, EN, at_home=1))
-    assert "Check now" in text(detail_views.detail(Cell(adapter(), NEW), EN))
+    assert "Check now" in text(rebase.detail(Cell(adapter(), NEW), EN))
 
 
-def test_an_adapter_that_is_gone_keeps_its_name_from_the_check() -> None:
-    kept = rebase.adapter_of(check("works", "orders@7", created_at=NOW.isoformat()))
-    assert kept.ref == "orders@7" and str(kept.base) == HOME
+def test_the_check_of_an_adapter_that_is_gone_is_told_without_buttons_that_need_it() -> None:
+    markup = rebase.gone(check("works", "orders@7"), EN)
+    assert "orders@7 is no longer here" in text(markup) and "It said: Works" in text(markup)
+    assert "data-do" not in markup and "check.json?adapter=orders%407" in markup
 
 
 def evil(word: str) -> Check:
@@ -366,8 +366,8 @@ def test_what_anybody_named_stays_text() -> None:
     failed = Cell(named, NEW, failed=job(JobState.failed, id=EVIL, error=EVIL))
     parts = [
         rebase.answer([one, failed, Cell(adapter(EVIL, scores={}), EVIL)], EVIL, EN, datasets=[dataset(name=EVIL)]),
-        detail_views.detail(one, EN),
-        matrix.matrix([one], EN),
+        rebase.detail(one, EN),
+        rebase.matrix([one], EN),
         lineage.lineage(BASES, [named], EN, chosen=EVIL),
         prose.picture(Path("nowhere.svg"), EVIL),
     ]

@@ -18,10 +18,8 @@ from workbench.words import Words
 from workbench_ui.chrome import head
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.views import rebase as views
-from workbench_ui.views.check import detail
 from workbench_ui.views.lineage import lineage
-from workbench_ui.views.markup import card, esc, panel, stack, trouble
-from workbench_ui.views.matrix import matrix
+from workbench_ui.views.markup import card, esc, trouble
 from workbench_ui.widgets.view import QUIET, Shown, view
 
 __all__ = ["build"]
@@ -133,7 +131,7 @@ class _Page:
         return {
             self.answer: views.answer(cells, base, t, at_home=at_home, seconds=seconds, datasets=self._datasets(cells)),
             self.fold: gr.Accordion(visible=bool(ordered)),
-            self.versions: matrix(everything, t, chosen=base) if ordered else "",
+            self.versions: views.matrix(everything, t, chosen=base) if ordered else "",
             self.picture: picture,
         }
 
@@ -144,13 +142,11 @@ class _Page:
         except NotFound:
             if check is None:
                 raise
-            gone = panel("warn", self.t.html("rebase.adapter_gone", adapter=ref), icon="warn")
-            kept = Cell(views.adapter_of(check), base, check, stale=True)
-            return {self.answer: stack([gone, detail(kept, self.t)])}
+            return {self.answer: views.gone(check, self.t)}
         if check is None:
             self.bench.bases.get(base)  # says which ones there are
         (cell,) = self.bench.rebase.matrix([adapter], [base])
-        return {self.answer: detail(cell, self.t, datasets=self._datasets([cell]))}
+        return {self.answer: views.detail(cell, self.t, datasets=self._datasets([cell]))}
 
     # ---------------------------------------------------------------- reading
 
