@@ -14,9 +14,8 @@ from workbench_ui import uploads
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.views import train as views
 from workbench_ui.views.markup import quiet, trouble
-from workbench_ui.widgets.choice import choice
 from workbench_ui.widgets.file_drop import chosen, file_drop
-from workbench_ui.widgets.view import BUSY, QUIET, Shown, view
+from workbench_ui.widgets.view import BUSY, QUIET, Shown, choice, view
 
 __all__ = ["AddData"]
 

@@ -8,8 +8,7 @@ from workbench import Workbench
 from workbench.words import Words
 from workbench_ui.guard import guarded
 from workbench_ui.views import train as views
-from workbench_ui.widgets.choice import choice
-from workbench_ui.widgets.view import BUSY, QUIET, to_job, view
+from workbench_ui.widgets.view import BUSY, QUIET, choice, to_job, view
 
 __all__ = ["FetchBase"]
 

@@ -22,9 +22,8 @@ from workbench_ui.views import train as views
 from workbench_ui.views.markup import esc, quiet, trouble
 from workbench_ui.views.recipe_form import changed, command_line, nearest_preset, preset_values
 from workbench_ui.views.tokens import Span, row_preview
-from workbench_ui.widgets.choice import choice
 from workbench_ui.widgets.recipe_form import recipe_controls, show_values
-from workbench_ui.widgets.view import BUSY, QUIET, Shown, to_job, view
+from workbench_ui.widgets.view import BUSY, QUIET, Shown, choice, to_job, view
 
 __all__ = ["build"]
 
