@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.check_docs import check_page, check_schema
 from benchmarks.python_docs import python_page
 from workbench.cli import root
-from workbench.cli.recipe_options import default_text, group_of, kind_of
+from workbench.cli.recipe_options import default_text, kind_of
 from workbench.rebase.findings import CATALOGUE, LEVELS, described
-from workbench.recipe import GROUPS, PRESETS, Recipe
+from workbench.recipe import GROUPS, PRESETS, Recipe, group_of
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _MADE = "<!-- Made by benchmarks/make_docs.py: do not edit. -->"

@@ -9,18 +9,21 @@ from __future__ import annotations
 import json
 import math
 import reprlib
+import types
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from workbench.errors import RecipeError, UsageError
 from workbench.records import MAX_LENGTH, BaseRef, check_name
 
-__all__ = ["GROUPS", "PRESETS", "RECIPE", "Preset", "Recipe", "Resolved", "read_yaml", "resolve"]
+__all__ = ["GROUPS", "PRESETS", "RECIPE", "Preset", "Recipe", "Resolved", "Shape", "group_of", "read_yaml", "resolve", "shape_of", "typed"]
 
 _SHORT = reprlib.Repr()  # YAML's aliases can make a value of a few lines endless when written out
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
@@ -249,6 +252,43 @@ class Recipe(BaseModel):
     def to_yaml(self) -> str:
         """The whole recipe, every key written out, in the order of the docs table."""
         return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a field takes: a value of `kind`, one of `choices` where there are any, or `several` of them."""
+
+    kind: type
+    choices: tuple[str, ...]
+    several: bool
+    optional: bool  # None is a value
+
+
+def shape_of(field: FieldInfo) -> Shape:
+    """For whoever makes a control of a field: an option of the shell, a part of a form, a line of the docs."""
+    parts = get_args(field.annotation) if get_origin(field.annotation) in (Union, types.UnionType) else (field.annotation,)
+    kind: Any = next(part for part in parts if part is not type(None))
+    several = get_origin(kind) is tuple
+    item = get_args(kind)[0] if several else kind
+    choices = get_args(item) if get_origin(item) is Literal else ()
+    return Shape(str if choices else get_origin(item) or item, choices, several, type(None) in parts)
+
+
+def group_of(field: FieldInfo) -> str:
+    """The heading a field stands under, one of `GROUPS`."""
+    extra = field.json_schema_extra
+    return str(extra["group"]) if isinstance(extra, dict) else GROUPS[0]
+
+
+def typed(value: Any) -> str:
+    """A field's value as it is typed on the command line."""
+    if value is None:
+        return "none"
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        return str(value).removesuffix(".0")
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 class _Loader(yaml.SafeLoader):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import click
 from pydantic.fields import FieldInfo
 
-from workbench.recipe import GROUPS, Recipe
+from workbench.recipe import Recipe, group_of, shape_of, typed
 
-__all__ = ["RecipeCommand", "default_text", "given_values", "group_of", "kind_of", "recipe_options"]
+__all__ = ["RecipeCommand", "default_text", "given_values", "kind_of", "recipe_options"]
 
 # Names other tools use for the same thing, by the recipe's own: to be named in the error.
 _ELSEWHERE = {
@@ -47,16 +46,15 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # older clicks have no
 
     def __init__(self, field: FieldInfo) -> None:
         self.name = kind_of(field)
-        self.listed = get_origin(field.annotation) is tuple
-        self.optional = _optional(field)
+        self.shape = shape_of(field)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         return self.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if self.listed:
+        if self.shape.several:
             return [part.strip() for part in value.split(",") if part.strip() and part.strip().lower() != "none"]
-        return _NONE if self.optional and value.lower() == "none" else value
+        return _NONE if self.shape.optional and value.lower() == "none" else value
 
 
 _NONE = object()  # "given as nothing", which click's None ("not given") cannot say
@@ -65,7 +63,7 @@ _NONE = object()  # "given as nothing", which click's None ("not given") cannot 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add one option per field of the recipe, in the model's order, under the field's own name."""
     for name, field in reversed(Recipe.model_fields.items()):
-        flag = bool in (get_args(field.annotation) or (field.annotation,))
+        flag = shape_of(field).kind is bool
         option = click.option(
             f"--{name}/--no_{name}" if flag else f"--{name}",
             name,
@@ -83,32 +81,17 @@ def given_values(values: dict[str, Any]) -> dict[str, Any]:
     return {name: None if value is _NONE else value for name, value in given.items()}
 
 
-def group_of(field: FieldInfo) -> str:
-    """The heading a field stands under, one of `GROUPS`."""
-    extra = field.json_schema_extra
-    return str(extra["group"]) if isinstance(extra, dict) else GROUPS[0]
-
-
 def kind_of(field: FieldInfo) -> str:
     """A field's type in words: `INT`, `lora|qlora|sft`, `NAME,NAME`."""
-    inner = [part for part in _parts(field.annotation) if part is not type(None)]
-    if get_origin(inner[0]) is tuple:
-        item = get_args(inner[0])[0]
-        return "|".join(get_args(item)) + ",…" if get_origin(item) is Literal else "NAME,NAME"
-    if get_origin(inner[0]) is Literal:
-        return "|".join(get_args(inner[0]))
-    return {int: "INT", float: "NUMBER", bool: "yes/no", dict: "JSON"}.get(get_origin(inner[0]) or inner[0], "TEXT")
+    shape = shape_of(field)
+    if shape.choices:
+        return "|".join(shape.choices) + (",…" if shape.several else "")
+    return "NAME,NAME" if shape.several else {int: "INT", float: "NUMBER", bool: "yes/no", dict: "JSON"}.get(shape.kind, "TEXT")
 
 
 def default_text(field: FieldInfo) -> str:
     """A field's default as it would be typed; empty where there is none."""
-    if field.is_required() or field.default is None:
-        return ""
-    if isinstance(field.default, tuple):
-        return ",".join(field.default)
-    if isinstance(field.default, bool):
-        return str(field.default).lower()
-    return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+    return "" if field.is_required() or field.default in (None, ()) else typed(field.default)
 
 
 class RecipeCommand(click.Command):
@@ -158,14 +141,6 @@ def surplus(words: tuple[str, ...]) -> Path | None:
 
 def _option_names(command: click.Command) -> list[str]:
     return [opt.lstrip("-") for param in command.params for opt in [*param.opts, *param.secondary_opts] if opt.startswith("--")]
-
-
-def _parts(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-
-
-def _optional(field: FieldInfo) -> bool:
-    return type(None) in _parts(field.annotation)
 
 
 def _default_note(field: FieldInfo) -> str:

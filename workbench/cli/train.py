@@ -12,9 +12,9 @@ from workbench.cli.base import whole_ref
 from workbench.cli.follow import follow
 from workbench.cli.groups import bench
 from workbench.cli.output import bytes_text, count, duration, note, print_json, say, table
-from workbench.cli.recipe_options import RecipeCommand, given_values, group_of, recipe_options, surplus
+from workbench.cli.recipe_options import RecipeCommand, given_values, recipe_options, surplus
 from workbench.errors import UsageError
-from workbench.recipe import GROUPS, PRESETS, Recipe
+from workbench.recipe import GROUPS, PRESETS, Recipe, group_of
 
 if TYPE_CHECKING:
     from workbench.planning import Plan

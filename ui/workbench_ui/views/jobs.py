@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from workbench.recipe import typed
 from workbench.records import PHASES, Job, JobState, Progress
 from workbench.words import Words
 from workbench_ui.icons import ICONS
@@ -239,12 +240,6 @@ def frozen_settings(job: Job, t: Words) -> str:
     return (
         facts(pairs)
         + '<div class="wb-settings">'
-        + facts((key, f"<code>{esc(_plain(value))}</code>") for key, value in values.items())
+        + facts((key, f"<code>{esc('–' if value in (None, []) else typed(value))}</code>") for key, value in values.items())
         + "</div>"
     )
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "–"
-    return "–" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import shlex
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from workbench.recipe import GROUPS, PRESETS, Recipe
+from workbench.recipe import PRESETS, Recipe, group_of, shape_of, typed
 from workbench.words import Words
 
 __all__ = [
@@ -45,27 +44,19 @@ class Field:
     optional: bool = False  # None is a value: the workbench decides
 
 
-def _group(info: FieldInfo) -> str:
-    extra = info.json_schema_extra
-    return str(extra["group"]) if isinstance(extra, dict) else GROUPS[0]
-
-
-def _field(name: str, annotation: Any, group: str) -> Field:
-    parts = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    optional = type(None) in parts
-    kind = next(part for part in parts if part is not type(None))
-    if get_origin(kind) is Literal:
-        return Field(name, group, "choice", get_args(kind), optional=optional)
-    if get_origin(kind) is tuple:
-        item = get_args(kind)[0]
-        return Field(name, group, "choices", get_args(item)) if get_origin(item) is Literal else Field(name, group, "list")
-    if kind is bool:
-        return Field(name, group, "choice", (AUTO, "true", "false"), optional=True) if optional else Field(name, group, "flag")
-    return Field(name, group, "number" if kind in (int, float) else "text", whole=kind is int, optional=optional)
+def _field(name: str, info: FieldInfo) -> Field:
+    group, shape = group_of(info), shape_of(info)
+    if shape.kind is bool and shape.optional:
+        return Field(name, group, "choice", (AUTO, "true", "false"), optional=True)
+    if shape.several:
+        kind = "choices" if shape.choices else "list"
+    else:
+        kind = "choice" if shape.choices else {bool: "flag", int: "number", float: "number"}.get(shape.kind, "text")
+    return Field(name, group, kind, shape.choices, whole=shape.kind is int, optional=shape.optional)
 
 
 # By name, in the model's order; what is asked for elsewhere on the page is left out.
-FIELDS = {name: _field(name, info.annotation, _group(info)) for name, info in Recipe.model_fields.items() if name not in ON_THE_PAGE}
+FIELDS = {name: _field(name, info) for name, info in Recipe.model_fields.items() if name not in ON_THE_PAGE}
 
 
 def to_form(field: Field, value: Any) -> Any:
@@ -127,13 +118,5 @@ def command_line(given: Mapping[str, Any], preset: str) -> str:
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no_{name}")
         elif value is not None or name not in ON_THE_PAGE:
-            words += [f"--{name}", shlex.quote(_argument(value))]
+            words += [f"--{name}", shlex.quote(typed(value))]
     return " ".join(words)
-
-
-def _argument(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value)) or "none"
-    return value if isinstance(value, str) else json.dumps(value)
