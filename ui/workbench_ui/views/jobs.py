@@ -37,9 +37,7 @@ class Series:
     evals: list[Point] = field(default_factory=list)
     latest: Progress | None = None  # every field the newest known value of the present phase
     learned: Progress | None = None  # the same over the lines of the training phase alone
-    first_samples: list[dict[str, str]] = field(default_factory=list)
-    samples: list[dict[str, str]] = field(default_factory=list)
-    samples_step: int | None = None
+    tested: list[Progress] = field(default_factory=list)  # the lines with sample answers
 
 
 def series(lines: Sequence[Progress]) -> Series:
@@ -51,10 +49,7 @@ def series(lines: Sequence[Progress]) -> Series:
     for p in lines:
         latest = p.onto(latest)
         learned = p.onto(learned) if p.phase == "training" else learned
-    shown = [p for p in lines if p.samples]
-    if not shown:
-        return Series(train, evals, latest, learned)
-    return Series(train, evals, latest, learned, shown[0].samples or [], shown[-1].samples or [], shown[-1].step)
+    return Series(train, evals, latest, learned, [p for p in lines if p.samples])
 
 
 # ---------------------------------------------------------------- the list
@@ -221,13 +216,13 @@ def _figures(job: Job, run: Series, t: Words, now: datetime | None) -> list[tupl
 
 def job_samples(run: Series, t: Words) -> str:
     """The sample answers of the newest test beside those of the first one."""
-    if not run.samples:
+    if not run.tested:
         return ""
-    before = {row.get("prompt"): row.get("answer") for row in run.first_samples}
-    several = run.first_samples is not run.samples
-    rows: list[dict[str, Any]] = [{**row, "before": before.get(row.get("prompt")) if several else None} for row in run.samples]
+    *earlier, newest = run.tested
+    before = {row.get("prompt"): row.get("answer") for line in earlier[:1] for row in line.samples or []}
+    rows: list[dict[str, Any]] = [{**row, "before": before.get(row.get("prompt"))} for row in newest.samples or []]
     columns = [("before", t("answers.first")), ("answer", t("answers.now"))]
-    note = t("jobs.samples_at", step=t.number(run.samples_step)) if run.samples_step is not None else ""
+    note = t("jobs.samples_at", step=t.number(newest.step)) if newest.step is not None else ""
     return card(t("jobs.samples"), quiet(note) + answers(rows, columns, t))
 
 
