@@ -17,7 +17,7 @@ from workbench.words import Words
 from workbench_ui.chrome import head
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.pages.add_data import AddData
-from workbench_ui.pages.fetch_base import FetchBase
+from workbench_ui.pages.fetch_base import fetch_base
 from workbench_ui.views import train as views
 from workbench_ui.views.markup import esc, quiet, trouble
 from workbench_ui.views.recipe_form import changed, command_line, nearest_preset, preset_values
@@ -34,17 +34,17 @@ _PREVIEWED = 8  # rows
 def build(page: gr.Blocks, bench: Workbench, t: Words) -> None:
     """The form on the left, what it means on the right. The address can fill it: ?dataset=, ?base=, ?preset=, ?job=."""
     view(head(esc(t("train.title")), esc(t("train.lead"))))
-    _Page(bench, t).wire(page)
+    _Page(page, bench, t).wire(page)
 
 
 class _Page:
     """The components and what their events do. Most events get the whole form: {component: value}."""
 
-    def __init__(self, bench: Workbench, t: Words) -> None:
+    def __init__(self, page: gr.Blocks, bench: Workbench, t: Words) -> None:
         self.bench, self.t = bench, t
         with gr.Row(elem_classes="wb-columns"):
             with gr.Column(scale=5, min_width=320):
-                self._data(), self._base(), self._depth()
+                self._data(), self._base(page), self._depth()
             with gr.Column(scale=3, min_width=300, elem_classes="wb-side"), gr.Column(elem_classes="wb-card wb-summary"):
                 view(f"<h2>{esc(t('train.summary'))}</h2>")
                 self.summary = view(quiet(t("train.wait")))
@@ -73,14 +73,14 @@ class _Page:
                     self.before = gr.Button(t("preview.before"), size="sm", scale=0, min_width=120)
                     self.after = gr.Button(t("preview.after"), size="sm", scale=0, min_width=120)
 
-    def _base(self) -> None:
+    def _base(self, page: gr.Blocks) -> None:
         t = self.t
         with gr.Column(elem_classes="wb-card"):
             view(_step(2, t("train.step_base")))
             self.base = choice(label=t("train.base"))
             self.about_base = view()
             with gr.Accordion(t("base.get"), open=False, elem_classes="wb-fold") as self.fetch_fold:
-                self.fetch_base = FetchBase(self.bench, t)
+                fetch_base(page, self.bench, t)
 
     def _depth(self) -> None:
         t = self.t
@@ -97,7 +97,7 @@ class _Page:
 
     def wire(self, page: gr.Blocks) -> None:
         on, controls = guarded(self.t), list(self.controls.values())
-        self.add_data.wire(), self.fetch_base.wire(page)
+        self.add_data.wire()
         chosen, about = [self.dataset, self.base], [self.about_data, self.about_base, self.fetch_fold]
         parts = [*chosen, self.name, *controls]
         form, planned = {self.preset, *parts}, [self.summary, self.start, self.preset, self.advanced, self.code]
