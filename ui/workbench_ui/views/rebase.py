@@ -13,6 +13,7 @@ from workbench.rebase.telling import figures, tell
 from workbench.rebase.verdicts import State, badness
 from workbench.records import Adapter, Base, Dataset, Job
 from workbench.words import Words
+from workbench_ui.views.adapters import no_adapters
 from workbench_ui.views.markup import button, empty, esc, panel, progress_bar, stack
 
 __all__ = ["answer", "detail", "gone", "matrix", "no_bases", "one_base", "picker", "row"]
@@ -54,7 +55,7 @@ def answer(
     """
     home = t.n("rebase.at_home", at_home, base=base) if at_home else ""
     if not cells:
-        return f'<div class="wb-answer">{panel("good", esc(home), icon="home")}</div>' if home else _no_adapters(t)
+        return f'<div class="wb-answer">{panel("good", esc(home), icon="home")}</div>' if home else no_adapters(t, "rebase.no_adapters")
     waiting = sum(cell.state.waits for cell in cells)
     everything = ""
     if waiting > 1:
@@ -214,9 +215,3 @@ def no_bases(t: Words) -> str:
 def one_base(base: Base, t: Words) -> str:
     """With one base only, everything is at home; says how a second one gets here."""
     return panel("idle", t.html("rebase.one_base", base=base.ref), icon="ask", actions=button(t("rebase.get_base"), t.link("train")))
-
-
-def _no_adapters(t: Words) -> str:
-    """Without adapters there is nothing to move."""
-    start = button(t("adapters.empty_action"), t.link("train", dataset="order-codes", preset="quick"), primary=True, icon="train")
-    return empty(t("adapters.empty_title"), esc(t("rebase.no_adapters")), start)

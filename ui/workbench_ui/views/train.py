@@ -27,7 +27,6 @@ __all__ = [
     "no_base",
     "no_data",
     "preset_choices",
-    "problem_panel",
     "summary_card",
 ]
 
@@ -150,13 +149,8 @@ def summary_card(plan: Plan, t: Words) -> str:
         (t("train.result"), esc(t.said(plan.publishes))),
     ]
     warnings = panel("warn", bullet_list(map(t.said, plan.warnings)), icon="warn") if plan.warnings else ""
-    problems = problem_panel(plan.problems, t)
+    problems = trouble(f"<strong>{esc(t('train.blocked'))}</strong>{bullet_list(map(t.said, plan.problems))}") if plan.problems else ""
     return f'<p class="sentence">{sentence}</p>{facts(pairs)}{quiet(t.said(estimate.basis))}{warnings}{problems}'
-
-
-def problem_panel(problems: Sequence[str], t: Words) -> str:
-    """Why the run cannot start; empty without problems."""
-    return trouble(f"<strong>{esc(t('train.blocked'))}</strong>{bullet_list(map(t.said, problems))}") if problems else ""
 
 
 def as_code(yaml: str, command: str, t: Words) -> str:
