@@ -5,8 +5,6 @@ Everything is read from the stored checks at each look. Checking is a job: the p
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import gradio as gr
 
 from workbench import Workbench
@@ -171,10 +169,7 @@ def _adapter(request: gr.Request) -> str:
 
 
 def _newest_first(bases: list[Base]) -> list[Base]:
-    def added(base: Base) -> float:
-        return base.added_at.timestamp() if isinstance(base.added_at, datetime) else 0.0
-
-    return sorted(reversed(bases_in_order(bases)), key=added, reverse=True)
+    return sorted(reversed(bases_in_order(bases)), key=lambda base: base.added_at.timestamp() if base.added_at else 0.0, reverse=True)
 
 
 def _stamp(jobs: list[Job]) -> str:

@@ -19,7 +19,7 @@ from workbench_ui.guard import guarded, spoken
 from workbench_ui.pages.add_data import AddData
 from workbench_ui.pages.fetch_base import fetch_base
 from workbench_ui.views import train as views
-from workbench_ui.views.markup import esc, quiet, trouble
+from workbench_ui.views.markup import esc, panel, quiet, trouble
 from workbench_ui.views.recipe_form import changed, command_line, nearest_preset, preset_values
 from workbench_ui.views.tokens import Span, row_preview
 from workbench_ui.widgets.recipe_form import recipe_controls, show_values
@@ -97,7 +97,6 @@ class _Page:
 
     def wire(self, page: gr.Blocks) -> None:
         on, controls = guarded(self.t), list(self.controls.values())
-        self.add_data.wire()
         chosen, about = [self.dataset, self.base], [self.about_data, self.about_base, self.fetch_fold]
         parts = [*chosen, self.name, *controls]
         form, planned = {self.preset, *parts}, [self.summary, self.start, self.preset, self.advanced, self.code]
@@ -165,9 +164,12 @@ class _Page:
 
     def describe(self, dataset: str | None, base: str | None) -> Shown:
         bench, t = self.bench, self.t
-        data = views.dataset_card(bench.datasets.get(dataset), bench.datasets.report(dataset), t) if dataset else views.no_data(t)
+        data = panel("idle", esc(t("data.none")))
+        if dataset:
+            data = views.dataset_card(bench.datasets.get(dataset), bench.datasets.report(dataset), t)
         if not base:
-            return {self.about_data: data, self.about_base: views.no_base(t), self.fetch_fold: gr.Accordion(open=True)}
+            none = panel("idle", f"<strong>{esc(t('base.none'))}</strong> {esc(t('base.none_how'))}")
+            return {self.about_data: data, self.about_base: none, self.fetch_fold: gr.Accordion(open=True)}
         return {self.about_data: data, self.about_base: views.base_card(bench.bases.get(base), t)}
 
     def to_preset(self, form: Shown) -> Shown:

@@ -12,7 +12,7 @@ from workbench.records import PHASES, Job, JobState, Progress
 from workbench.words import Words
 from workbench_ui.icons import ICONS
 from workbench_ui.views.chart import Point, loss_chart
-from workbench_ui.views.markup import badge, bullet_list, button, card, empty, esc, facts, panel, progress_bar, quiet, stack, tiles
+from workbench_ui.views.markup import badge, bullet_list, button, card, empty, esc, facts, panel, progress_bar, quiet, stack
 from workbench_ui.views.scores import answers, score_sentence
 
 __all__ = ["Series", "frozen_settings", "job_list", "job_live", "job_samples", "job_title", "job_what", "series"]
@@ -106,13 +106,11 @@ def job_live(job: Job, run: Series, t: Words, *, now: datetime | None = None) ->
     """The part of a job's page that changes while it runs: headline, phases, progress, curve, figures."""
     progress = run.latest or job.progress
     total = run.learned.total_steps if run.learned else None
-    chart = loss_chart(run.train, run.evals, t, total_steps=total) if _has_curve(job, run) else ""
-    curve = card(t("jobs.curve"), chart + tiles(_figures(job, run, t, now))) if chart else ""
+    curve = ""
+    if run.train or run.evals or (job.kind == "train" and not job.state.final):
+        chart = loss_chart(run.train, run.evals, t, total_steps=total)
+        curve = card(t("jobs.curve"), chart + facts(((name, esc(value)) for name, value in _figures(job, run, t, now)), "wb-tiles"))
     return stack([_headline(job, progress, t), curve])
-
-
-def _has_curve(job: Job, run: Series) -> bool:
-    return bool(run.train or run.evals) or (job.kind == "train" and not job.state.final)
 
 
 def _headline(job: Job, progress: Progress | None, t: Words) -> str:

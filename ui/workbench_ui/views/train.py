@@ -24,8 +24,6 @@ __all__ = [
     "dataset_card",
     "dataset_choice",
     "file_report",
-    "no_base",
-    "no_data",
     "preset_choices",
     "summary_card",
 ]
@@ -55,19 +53,9 @@ def base_card(base: Base, t: Words) -> str:
     return facts(pairs)
 
 
-def no_data(t: Words) -> str:
-    """What stands where no examples are chosen."""
-    return panel("idle", esc(t("data.none")))
-
-
 def column_question(question: str, t: Words) -> str:
     """What the file cannot say itself, as a question that the controls below answer."""
     return panel("warn", f"<strong>{esc(t('data.ask'))}</strong> {esc(t.said(question))}", icon="warn")
-
-
-def no_base(t: Words) -> str:
-    """What stands where there is no base on this machine yet."""
-    return panel("idle", f"<strong>{esc(t('base.none'))}</strong> {esc(t('base.none_how'))}")
 
 
 def catalogue_choice(entry: Entry, t: Words) -> str:
