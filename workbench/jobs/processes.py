@@ -53,16 +53,20 @@ def is_alive(pid: int | None, started: str | None) -> bool:
     return pid is not None and started is not None and start_time(pid) == started
 
 
-def try_lock(path: Path) -> int | None:
-    """Lock the file for as long as this process lives or until the returned handle is closed; None when it is held."""
+def try_lock(path: Path, *, seconds: float = 0.0) -> int | None:
+    """Lock the file for as long as this process lives or until the returned handle is closed; None when it is held for `seconds`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # not inherited by children (PEP 446)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    return handle
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(handle)
+                return None
+        time.sleep(0.05)
 
 
 def is_locked(path: Path) -> bool:
