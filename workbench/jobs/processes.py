@@ -100,9 +100,8 @@ def leftovers(mark: str, pgid: int | None = None, leader_started: str | None = N
 
     The group counts only if its leader is the recorded process or a marked process is in it.
     """
-    wanted = f"{MARK}={mark}".encode()
     living = [(pid, started) for pid in psutil.pids() if (started := start_time(pid)) is not None]
-    marked = [process for process in living if wanted in _environment(process[0])]
+    marked = [process for process in living if _mark_of(process[0]) == mark]
     if pgid is None:
         return marked
     group = [process for process in living if _group(process[0]) == pgid]
@@ -141,13 +140,11 @@ def kill(pid: int, started: str) -> None:
         return
 
 
-def _environment(pid: int) -> list[bytes]:
+def _mark_of(pid: int) -> str | None:
     try:
-        if _LINUX:
-            return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        return [f"{key}={value}".encode() for key, value in psutil.Process(pid).environ().items()]
+        return psutil.Process(pid).environ().get(MARK)
     except (OSError, psutil.Error):
-        return []
+        return None
 
 
 def _group(pid: int) -> int | None:
