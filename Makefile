@@ -17,7 +17,7 @@ test: $(STAMP)            ## the whole suite on every core, fast tests first; pr
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=10
 
 test-fast: $(STAMP)       ## what starts no job, server or browser and needs no torch; twenty seconds
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
 	  -m "not slow and not postgres" --ignore=tests/hf --ignore=tests/ui --ignore=tests/reliability
 
 check: $(STAMP)           ## ruff, mypy strict on the engine, import-linter

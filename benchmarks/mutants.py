@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -84,6 +85,7 @@ def main() -> int:
     given = parser.parse_args()
     began = time.monotonic()
     if not given.report:
+        shutil.rmtree(MUTANTS, ignore_errors=True)  # mutmut would keep old copies of what it does not mutate
         done = subprocess.run([sys.executable, "-m", "mutmut", "run", *patterns(given.modules)], cwd=ROOT)
         if done.returncode:
             return done.returncode

@@ -119,11 +119,23 @@ def test_damaged_scores_are_named_by_line(tmp_path: Path, line: str) -> None:
         read_scores(tmp_path / "absent.jsonl")
 
 
+def test_bits_per_byte_need_the_length_of_every_arm() -> None:
+    base = arm([True] * 30)
+    unknown = [dataclasses.replace(score, bytes=0) for score in base]
+    assert "bits_per_byte" in summary(base, base).gain
+    for arms in ((base, unknown), (unknown, base)):
+        told = summary(*arms)
+        assert "bits_per_byte" not in told.gain and "nll_per_token" in told.gain
+    assert summary(base, unknown).base.bits_per_byte is not None and summary(base, unknown).adapter.bits_per_byte is None
+
+
 def test_arms_that_are_not_paired_are_refused() -> None:
     with pytest.raises(UsageError, match="same rows"):
         summary(arm([True, True]), arm([True]))
     with pytest.raises(UsageError, match="same rows"):
         summary(arm([True, True]), list(reversed(arm([True, True]))))
+    with pytest.raises(UsageError, match="same rows"):
+        summary(arm([True, True]), arm([True, True]), groups=["a"])
     with pytest.raises(UsageError, match="no test rows"):
         summary([], [])
 

@@ -142,12 +142,19 @@ PRINTS = {"print", "click.echo", "click.secho", "sys.stdout.write", "sys.stderr.
 LOGS = {"workbench/jobs/log.py", "workbench/jobs/trainer_main.py"}  # the output of their processes is a file of the job
 
 
+def _dotted(node: ast.AST) -> str:
+    """`a.b.c` as it is written; nothing for another expression."""
+    if isinstance(node, ast.Attribute):
+        return f"{start}.{node.attr}" if (start := _dotted(node.value)) else ""
+    return node.id if isinstance(node, ast.Name) else ""
+
+
 def names(source: str) -> set[str]:
     """The dotted names that a module speaks of, imported ones under the name of their home."""
-    tree = ast.parse(source)
-    home = {a.asname or a.name: f"{n.module}.{a.name}" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names}
-    home |= {a.asname: a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names if a.asname}
-    spoken = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute | ast.Name)}
+    nodes = list(ast.walk(ast.parse(source)))
+    home = {a.asname or a.name: f"{n.module}.{a.name}" for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names}
+    home |= {a.asname: a.name for n in nodes if isinstance(n, ast.Import) for a in n.names if a.asname}
+    spoken = {name for node in nodes if (name := _dotted(node))}
     return {".".join((home.get(first, first), *rest)) for first, *rest in (name.split(".") for name in spoken)} | set(home.values())
 
 

@@ -55,6 +55,12 @@ def test_factors_come_in_pairs_that_multiply() -> None:
             peft_layout.sort({t.name: t for t in parts}).pairs()
 
 
+def test_what_was_trained_in_full_goes_before_its_copies() -> None:
+    whole, copy = _tensor("lm_head.weight", 9, 8), _tensor("lm_head.original_module.weight", 7, 8)
+    for order in ((whole, copy), (copy, whole)):
+        assert peft_layout.sort({t.name: t for t in order}).whole == {"lm_head.weight": whole}
+
+
 def test_scales_of_single_modules_and_of_fused_experts() -> None:
     config = {"r": 4, "lora_alpha": 8, "rank_pattern": {r".*\.gate_up_proj": 2}, "alpha_pattern": {"layers.0.self_attn.q_proj": 16}}
     scaling = Scaling.of(config)

@@ -165,12 +165,16 @@ def test_rows_needed_are_the_most_that_any_condition_of_the_word_needs() -> None
     served, transfer = (0, 0), (60, 2)
     works = table(gain=(60, 0), transfer=transfer, served=served, alone=(0, 60))
     assert rows_needed(works, S) == max(smallest(*served, -EPS), smallest(*transfer, -EPS)) == 183
+    doubtful = table(gain=(60, 0), transfer=(1, 2), served=served, alone=(0, 60))
+    assert rows_needed(doubtful, S) == smallest(1, 2, -EPS) > 183
     guarded = table(cost={**FLAT, "transfer": (1, 2)}, gain=(60, 0), transfer=transfer, served=served, alone=(0, 60))
     assert rows_needed(guarded, S) == smallest(1, 2, -NATS) > 183
     not_needed = table(gain=(60, 0), transfer=(0, 1), served=(1, 0), alone=(1, 0))
     assert rows_needed(not_needed, S) == max(smallest(1, 0, -EPS), smallest(0, 1, EPS, below=True))
     lost = table(gain=(60, 0), transfer=(1, 0), served=(0, 59), alone=(0, 60))
     assert rows_needed(lost, S) == max(smallest(1, 0, 0.1 * 0.6, below=True), N + 1)
+    hardly = table(gain=(60, 0), transfer=(0, 0), served=(0, 4), alone=(0, 4))
+    assert rows_needed(hardly, S) == smallest(0, 4, -EPS, below=True) > N + 1
     weaker = table(gain=(60, 0), transfer=(10, 1), served=(0, 4), alone=(0, 60))
     assert rows_needed(weaker, S) == max(smallest(0, 4, -EPS, below=True), smallest(10, 1, 0.0))
     harm = table(gain=(60, 0), transfer=(0, 4), served=(0, 60), alone=(0, 56))

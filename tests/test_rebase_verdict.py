@@ -22,7 +22,7 @@ from workbench.rebase.verdict import (
     witnesses,
 )
 from workbench.records import ItemScore
-from workbench.stats import flip_interval
+from workbench.stats import flip_interval, mcnemar, share_interval
 
 QUICK = Settings(resamples=1000)
 
@@ -212,20 +212,53 @@ def test_p_worse_is_the_interval_inverted() -> None:
     assert verdict(NONE, ALL, NONE, ALL).p_worse == 1.0
 
 
+@pytest.mark.parametrize(("scorer", "right", "told"), [(None, False, False), ("label", False, True), (None, True, True)])
+def test_flips_are_told_where_success_means_something(scorer: str | None, right: bool, told: bool) -> None:
+    """Loss decides here. An exact match of text without a scorer is luck, and so is a flip of it."""
+    before, after = share(100, 8), share(100, 5, 1)
+    rights = (before, after) if right else (None, None)
+    home = Evidence(arm(before, 8.0, rights[0]), arm(before, 2.0, rights[0]))
+    new = Evidence(arm(before, 8.0, rights[0]), arm(after, 2.0, rights[1]))
+    settings = Settings(resamples=1000, level=0.8)
+    result = judge(home, new, scorer=scorer, same_tokenizer=True, settings=settings)
+    lost, won = (sum(a and not b for a, b in zip(*pair, strict=True)) for pair in ((before, after), (after, before)))
+    assert result.metric == "nll_per_token"
+    served, exact = result.contrasts["exact_match"].served, flip_interval(won, lost, 100, level=0.8)
+    assert (served.low, served.high) == pytest.approx((exact.low, exact.high), abs=1e-12)
+    assert (result.lost_rows, result.won_rows) == ((lost, won) if told else (None, None))
+    assert result.lost_share == (share_interval(lost, 100, level=0.8) if told else None)
+    assert result.flip_p == (pytest.approx(mcnemar(won, lost)) if told else None)
+
+
+def test_losses_between_tokenizers_need_the_length_of_the_answers() -> None:
+    bare = [dataclasses.replace(score, bytes=0) for score in arm(NONE)]
+    with pytest.raises(UsageError, match="how long the answers are"):
+        judge(Evidence(bare, arm(ALL)), Evidence(arm(NONE), arm(ALL)), scorer="exact", same_tokenizer=False)
+    assert (
+        judge(Evidence(bare, arm(ALL)), Evidence(arm(NONE), arm(ALL)), scorer="exact", same_tokenizer=True, settings=QUICK).word == "works"
+    )
+
+
 def test_a_break_decides_without_arms_on_the_new_base() -> None:
     found = [Finding("target_missing", "break", "There is no layer 30."), Finding("shape", "break", "2048 is 576.")]
     bare = cannot_load(found)
     assert bare.word == "cannot load" and "target_missing, shape" in bare.because and bare.contrasts == {}
+    assert (bare.n, bare.groups, bare.absorbed) == (0, None, False)
     home = Evidence(arm(NONE), arm(ALL))
     known = judge(home, None, scorer="exact", same_tokenizer=True, breaks=found, settings=QUICK)
     assert known.word == "cannot load" and known.arms["home_adapter"]["exact_match"] == 1 and "layer 30" in known.because
     idle = judge(Evidence(arm(NONE), arm(NONE)), None, scorer="exact", same_tokenizer=True, breaks=found, settings=QUICK)
     assert idle.word == "no gain at home", "the first line of the rule that matches"
+    assert (known.n, known.groups, known.arms.keys()) == (400, None, {"home", "home_adapter"})
+    halves = judge(
+        Evidence(arm(NONE), arm(ALL), [f"g{i // 2}" for i in range(400)]), None, scorer="exact", same_tokenizer=True, breaks=found
+    )
+    assert halves.groups == 200
     with pytest.raises(UsageError, match="nothing to judge"):
         judge(home, None, scorer="exact", same_tokenizer=True)
 
 
-@pytest.mark.parametrize("wrong", ["rows", "order", "nan", "none", "groups"])
+@pytest.mark.parametrize("wrong", ["rows", "order", "nan", "nan at home", "none", "groups"])
 def test_arms_that_do_not_fit_are_one_clear_error(wrong: str) -> None:
     home, new = Evidence(arm(NONE), arm(ALL)), Evidence(arm(NONE), arm(ALL))
     match wrong:
@@ -235,6 +268,8 @@ def test_arms_that_do_not_fit_are_one_clear_error(wrong: str) -> None:
             new = Evidence(arm(NONE)[::-1], arm(ALL)[::-1])
         case "nan":
             new = Evidence(arm(NONE), arm(ALL, float("nan")))
+        case "nan at home":
+            home = Evidence(arm(NONE, float("inf")), arm(ALL))
         case "none":
             home, new = Evidence([], []), Evidence([], [])
         case "groups":
@@ -242,6 +277,8 @@ def test_arms_that_do_not_fit_are_one_clear_error(wrong: str) -> None:
     with pytest.raises(UsageError) as error:
         judge(home, new, scorer="exact", same_tokenizer=True)
     assert error.value.hint
+    said = {"nan": "The new base with the adapter gives nan as the loss of row r0", "nan at home": "The old base gives inf"}
+    assert said.get(wrong, "") in str(error.value)
 
 
 def test_one_row_is_no_evidence() -> None:
@@ -263,6 +300,8 @@ def test_witnesses_are_flips_first_and_say_both_answers() -> None:
     assert (found[1].prompt, found[1].expected, found[1].home, found[1].new) == ("q1", "a1", "a1", "said 1")
     assert found[2].home is None and found[0].new_nll == 7.0 / 4
     assert witnesses(home, Evidence(home.base, before), rows) == []
+    finer = [dataclasses.replace(score, tokens=8, nll=2 * score.nll) for score in before]
+    assert witnesses(home, Evidence(home.base, finer), rows) == [], "as much per token, in twice the tokens"
 
 
 def check(word: str, p: float | None) -> Check:
@@ -273,6 +312,8 @@ def check(word: str, p: float | None) -> Check:
 def test_many_adapters_on_one_release() -> None:
     checks = [check("lost", 0.001), check("works", 0.8), check("cannot load", None), check("no gain at home", 0.001)]
     assert broken(checks) == [True, False, True, False]
+    assert broken([check("weaker", 0.05)]) == [True] and broken([check("weaker", 0.051)]) == [False] == broken([check("works", None)])
+    assert broken([check("weaker", 0.02), check("works", 0.9)], q=0.03) == [False, False]
     assert safe_for_all([check("works", 1), check("not needed", 1)]) and not safe_for_all(checks) and not safe_for_all([])
     bare = dataclasses.replace(checks[1], verdict=None)
     assert not safe_for_all([bare]), "not tested is not safe"

@@ -151,6 +151,7 @@ def _changed(change: Callable[[Any], Any]) -> dict[str, Any]:
     return {**tensors, name: change(tensors[name])}
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_its_base_is_not_published(base: Base, trained: Path) -> None:
     for breaking, message in BROKEN.values():
         breaking(write_adapter(trained))

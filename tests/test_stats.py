@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap, false_discovery_control
+from scipy.stats import binomtest, bootstrap, false_discovery_control, norm
 
 from workbench.stats import (
     FEW,
@@ -105,12 +105,12 @@ def test_the_interval_of_flips_covers_at_least_95_percent(n: int) -> None:
 
 
 def test_the_interval_of_flips_takes_both_ends_of_each_direction() -> None:
-    up, down = share_interval(9, 50), share_interval(4, 50)
-    interval = flip_interval(9, 4, 50)
-    assert (interval.low, interval.high) == pytest.approx((up[0] - down[1], up[1] - down[0])) and interval.method == "exact"
+    for level in (0.95, 0.5):
+        up, down = share_interval(9, 50, level=level), share_interval(4, 50, level=level)
+        interval = flip_interval(9, 4, 50, level=level)
+        assert (interval.low, interval.high) == pytest.approx((up[0] - down[1], up[1] - down[0])) and interval.method == "exact"
     assert flip_interval(0, 0, 183).high == pytest.approx(0.01996, abs=1e-5), "183 rows without a flip rule out a loss of 2 points"
     assert flip_interval(1, 0, 1).high == 1 and flip_interval(0, 1, 1).low == -1, "no gain above one"
-    assert flip_interval(9, 4, 50, level=0.5).high < interval.high
 
 
 def test_a_sum_of_flips_shares_its_error_among_its_parts() -> None:
@@ -175,6 +175,8 @@ def test_the_level_and_the_seed_are_those_asked_for() -> None:
     wide, narrow = (estimate(metric, level=level).interval for level in (0.95, 0.5))
     assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
     assert estimate(metric, seed=1).interval != estimate(metric, seed=2).interval == estimate(metric, seed=2).interval
+    few = estimate(flips(3, 1, 90), level=0.8).interval
+    assert (few.low, few.high, few.method) == exact(flip_interval(3, 1, 90, level=0.8))
     drawn = estimate(metric, resamples=1000).draws
     assert drawn is not None and len(drawn) == 1000
 
@@ -273,7 +275,14 @@ def test_the_sides_of_an_interval() -> None:
 def test_draws_without_spread_have_bounds_too() -> None:
     flat = np.full(1000, 0.25)
     assert bounds(flat) == bounds(flat, bca=(0.25, np.full(30, 0.25))) == (0.25, 0.25)
-    assert bounds(np.arange(1000.0), bca=(-5.0, np.arange(30.0))) < (5, 5), "a value below all draws: corrected downwards, not NaN"
+
+
+@pytest.mark.parametrize(("value", "below"), [(-5.0, 0.001), (2000.0, 0.999), (500.0, 0.5005), (250.5, 0.251)])
+def test_bias_is_read_from_the_draws_below_the_value_and_never_without_end(value: float, below: float) -> None:
+    """Without skew the quantiles move by twice the bias; an equal draw counts half."""
+    draws = np.arange(1000.0)
+    ends = np.quantile(draws, norm.cdf(2 * norm.ppf(below) + norm.ppf([0.05, 0.95])))
+    assert bounds(draws, bca=(value, np.arange(30.0)), level=0.9) == pytest.approx(tuple(ends))
 
 
 def test_intervals_cover_about_95_percent() -> None:
@@ -306,7 +315,8 @@ def test_p_below_counts_the_draws_and_is_never_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("up", "down", "n", "limit", "below"), [(0, 0, 100, -0.02, False), (1, 3, 100, -0.1, False), (0, 9, 60, -0.05, True)]
+    ("up", "down", "n", "limit", "below"),
+    [(0, 0, 100, -0.02, False), (12, 3, 100, 0.0, False), (1, 3, 100, -0.1, False), (0, 9, 60, -0.05, True)],
 )
 def test_rows_to_clear_is_the_smallest_number_that_does(up: int, down: int, n: int, limit: float, below: bool) -> None:
     needed = rows_to_clear(estimate(flips(up, down, n)), limit, below=below)

@@ -118,8 +118,10 @@ def sort(tensors: Mapping[str, TensorInfo]) -> Contents:
     contents = Contents()
     for name, tensor in tensors.items():
         path, part, _ = Key.of(name)
-        if part in (WHOLE, *COPIES):
+        if part == WHOLE:
             contents.whole[path] = tensor
+        elif part in COPIES:
+            contents.whole.setdefault(path, tensor)
         elif part == OTHER:
             contents.other.setdefault(path, []).append(tensor)
         else:

@@ -117,7 +117,7 @@ def flip_interval(up: float, down: float, n: float, *, units: float | None = Non
     """
     up_low, up_high = share_interval(up, n, units=units, level=level)
     down_low, down_high = share_interval(down, n, units=units, level=level)
-    return Interval((up - down) / n, max(-1.0, up_low - down_high), min(1.0, up_high - down_low), "exact")
+    return Interval((up - down) / n, up_low - down_high, up_high - down_low, "exact")
 
 
 def exact_sum(

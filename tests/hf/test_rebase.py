@@ -130,7 +130,8 @@ def test_another_template_and_stop_token_are_told_and_shown(world: World, tmp_pa
     found = world.bench.rebase.get("orders@1", onto)
     names = {finding.name for finding in found.structure.findings}
     assert any("eos" in name for name in names), names
-    assert "served_otherwise" in {warning.name for warning in found.warnings}
+    told = {warning.name: warning.details for warning in found.warnings}
+    assert found.word == "too close to tell" and 0 < told["served_otherwise"]["lost"] <= told["served_otherwise"]["rows"] == 4
 
 
 def test_what_cannot_be_checked_is_said_before_a_job_starts(world: World, tmp_path: Path) -> None:
@@ -167,6 +168,5 @@ def test_training_anew_on_the_new_base_gives_the_ceiling(world: World, tmp_path:
     world.check(onto, ["letters@1"], retrain=True)
     again = bench.rebase.get("letters@1", onto).retrained
     assert again is not None and again.seconds > 0
-    assert again.headroom.low is not None and again.headroom.high is not None and again.headroom.low <= again.headroom.high
-    if again.recovered is not None and again.recovered_low is not None and again.recovered_high is not None:
-        assert again.recovered_low <= again.recovered <= again.recovered_high
+    assert (again.metric, again.score, again.headroom.value) == ("exact_match", 0.0, 0.0), "six steps teach no answer by heart"
+    assert (again.recovered, again.recovered_low, again.recovered_high) == (None, None, None), "so there is nothing to divide by"

@@ -119,7 +119,7 @@ def test_the_converted_model_answers_like_the_original(converted: Path, pico_bas
     with torch.no_grad():
         original, back = (model(ids).logits for model in models)
     # Q8_0 keeps 8 bits of each weight: close, but not equal
-    assert 0 < float((original - back).abs().max()) < 0.02 * float(original.abs().max())
+    assert 0 < float((original - back).norm()) < 0.05 * float(original.norm())
     assert models[1].generation_config.eos_token_id == models[0].generation_config.eos_token_id
     assert models[1].config.tie_word_embeddings
 

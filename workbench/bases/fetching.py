@@ -12,6 +12,7 @@ from workbench.bases.files import check_folder, copy_base
 from workbench.bases.sources import HOW, Source, Unreachable, check_sha
 from workbench.errors import NotFound, SourceError
 from workbench.files import sha256_of
+from workbench.peft_layout import CONFIG
 
 __all__ = ["fetch"]
 
@@ -51,7 +52,7 @@ def _folder(source: Source, into: Path, say: Say) -> dict[str, Any]:
     say(f"Copying {source.path}")
     if not (source.path / "config.json").is_file():
         check_folder(source.path)  # says what is missing before anything is copied
-    if (source.path / "adapter_config.json").exists():
+    if (source.path / CONFIG).exists():
         say("The adapter beside the weights is left out: a base is its own weights alone.")
     copy_base(source.path, into)
     return {"kind": "folder", "path": str(source.path.resolve())}

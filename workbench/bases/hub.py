@@ -14,6 +14,7 @@ from workbench.bases.sources import Source, Unreachable
 from workbench.bases.tensors import shard_names
 from workbench.errors import IntegrityError, SourceError
 from workbench.files import sha256_of
+from workbench.peft_layout import CONFIG
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -63,7 +64,7 @@ def _download(repo: str, commit: str, siblings: list[RepoSibling], into: Path, s
     files = {name: sibling for name, sibling in there.items() if wanted(name)}
     weights = [name for name in files if name.endswith(".safetensors")]
     if not weights:
-        if "adapter_config.json" in there:
+        if CONFIG in there:
             hint = "Download it and import it: workbench adapter import FOLDER"
             raise SourceError(f"{repo} holds an adapter, not a base.", hint=hint)
         if gguf := sorted(name for name in there if name.endswith(".gguf")):

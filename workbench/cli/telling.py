@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from workbench.blocks import Bars, Block, Cards, Code, Facts, Fold, Items, Line, Link, Paragraph, Strip, Table
-from workbench.cli.output import fields, say, table
+from workbench.cli.output import fields, say, short, table
 from workbench.rebase.telling import Telling
 from workbench.words import Value, Words
 
@@ -44,7 +44,8 @@ def _draw(block: Block, t: Words, full: bool, named: Value | None = None) -> Non
     elif isinstance(block, Cards):
         say(t.say(block.caption or ""))
         for card in block.rows:
-            fields([(f"  {t('answers.question')}", t.say(card.question)), *((f"  {t.say(n)}", t.say(text)) for n, text, _ in card.answers)])
+            pairs = [(t("answers.question"), t.say(card.question)), *((t.say(name), t.say(text)) for name, text, _ in card.answers)]
+            fields((f"  {name}", " ".join(text.split()) if full else short(text, 100)) for name, text in pairs)
     elif isinstance(block, Code):
         say(block.text)
     elif isinstance(block, Fold) and full:
