@@ -182,8 +182,8 @@ class Dispatcher:
 
         `lock` is a handle that holds the lock already. Raises `Conflict` when another dispatcher runs.
         """
-        asked = 1.0  # seconds: somebody may just be asking whether the lock is free
-        handle = processes.try_lock(_lock_file(), seconds=asked) if lock is None else lock
+        patience = 1.0  # seconds: somebody may just be asking whether the lock is free
+        handle = processes.try_lock(_lock_file(), seconds=patience) if lock is None else lock
         if handle is None:
             raise Conflict("Another dispatcher runs for this home.", hint="Jobs are being taken care of; nothing to do.")
         while handle is not None:
@@ -195,7 +195,7 @@ class Dispatcher:
                 os.close(handle)
             # Whoever submitted a job while we held the lock has left it to us: look once more without the lock.
             again = leave_when_idle and not stopping() and _lock_file().exists() and _anything_to_do()
-            handle = processes.try_lock(_lock_file(), seconds=asked) if again else None
+            handle = processes.try_lock(_lock_file(), seconds=patience) if again else None
 
     def _loop(self, handle: int, leave_when_idle: bool, stopping: Callable[[], bool]) -> None:
         idle_since = time.monotonic()
