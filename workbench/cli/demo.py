@@ -8,9 +8,9 @@ import click
 
 from workbench.cli.adapter import print_samples, print_scores
 from workbench.cli.base import fetch
-from workbench.cli.follow import watch
+from workbench.cli.follow import carried_out
 from workbench.cli.groups import bench
-from workbench.cli.output import count, duration, fields, note, say
+from workbench.cli.output import count, duration, fields, say
 from workbench.errors import NotFound
 
 __all__ = ["demo"]
@@ -45,9 +45,7 @@ def demo(ref: str, max_steps: int) -> None:
     say(f"{plan.estimate.steps} steps will take about {duration(plan.estimate.seconds)} here ({plan.estimate.basis}).")
 
     phase("Train, score, publish")
-    job = work.train(plan)
-    note(f"Job {job.id}. Ctrl-C lets go of it; it goes on.")
-    job = watch(job.id)
+    job = carried_out(work.train(plan))
     adapter = work.adapters.get((job.result or {})["adapter"])
     say(f"Published {adapter.ref}.")
 
