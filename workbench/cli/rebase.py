@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from workbench.cli.follow import carried_out
-from workbench.cli.groups import LazyGroup, bench, json_option
+from workbench.cli.groups import CommandGroup, bench, json_option
 from workbench.cli.output import json_answer, note, print_json, say, table
+from workbench.cli.rebase_selftest import selftest
 from workbench.errors import NotFound
 from workbench.rebase.result import DEFAULT_STAGES, STAGES, Settings
 from workbench.rebase.verdicts import ALARMS, VERDICTS, badness
@@ -28,16 +29,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXIT_FAILED = 3  # --fail-on was met; 1 is an error, 2 a wrong call
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_COMMANDS = {
-    "check": ("workbench.cli.rebase:check", "Check one or more adapters on a new base."),
-    "show": ("workbench.cli.rebase:show", "Everything a finished check found."),
-    "matrix": ("workbench.cli.rebase:matrix", "Adapters against bases, from the checks made so far."),
-    "findings": ("workbench.cli.rebase:findings", "Explain the named findings of the first stage."),
-    "selftest": ("workbench.cli.rebase_selftest:selftest", "Try the check on cases whose answer is known, on a real model."),
-}
 
 
-@click.group(cls=LazyGroup, lazy=_COMMANDS)
+@click.group(cls=CommandGroup)
 def rebase() -> None:
     """Does an adapter made for one base still work on another?
 
@@ -50,7 +44,7 @@ def _limit(name: str, text: str) -> Callable[[Command], Command]:
     return click.option(f"--{name}", type=float, metavar="X", help=f"{text} Default: {getattr(Settings, name):.2f}.")
 
 
-@click.command(epilog=f"From good to bad: {', '.join(VERDICTS)}.")
+@rebase.command(short_help="Check one or more adapters on a new base.", epilog=f"From good to bad: {', '.join(VERDICTS)}.")
 @click.argument("adapters", metavar="ADAPTER...", nargs=-1, required=True)
 @click.option("--onto", metavar="BASE", required=True, help="The new base, family@version.")
 @click.option("--stages", metavar="LIST", help=f"Comma-separated: {', '.join(STAGES)}. Default: all but probes.")
@@ -122,7 +116,7 @@ def _write(checks: list[Check], json_file: Path | None, report_file: Path | None
         note(f"Written to {report_file}.")
 
 
-@click.command()
+@rebase.command()
 @click.argument("adapter")
 @click.option("--onto", metavar="BASE", required=True, help="The base it was checked on.")
 @click.option("--report", "report_file", type=_FILE, metavar="FILE", help="Write a page that opens offline.")
@@ -138,7 +132,7 @@ def show(adapter: str, onto: str, report_file: Path | None) -> None:
     _print(check, stale=work.rebase.stale(check), full=True)
 
 
-@click.command()
+@rebase.command()
 @click.argument("adapters", metavar="[ADAPTER]...", nargs=-1)
 @click.option("--check", "run", is_flag=True, help="First check what was not checked yet or has changed since, one job per base.")
 @json_option
@@ -181,7 +175,7 @@ def _check_waiting(work: Workbench, cells: Sequence[Cell]) -> None:
             carried_out(work.rebase.check(waiting, onto=base))
 
 
-@click.command()
+@rebase.command()
 @click.argument("name", required=False)
 @json_option
 def findings(name: str | None) -> None:
@@ -195,3 +189,6 @@ def findings(name: str | None) -> None:
     for key, entry in shown.items():
         say(click.style(f"{key}  ({entry['level']})", bold=True))
         say(f"  {entry['explanation']}\n  {entry['advice']}")
+
+
+rebase.add_command(selftest)
