@@ -12,9 +12,9 @@ from workbench.cli.base import whole_ref
 from workbench.cli.follow import carried_out, print_result
 from workbench.cli.groups import bench, json_option
 from workbench.cli.output import bytes_text, count, duration, json_answer, note, print_json, say, table, wants_json
-from workbench.cli.recipe_options import RecipeCommand, given_values, group_of, recipe_options, surplus
+from workbench.cli.recipe_options import RecipeCommand, given_values, recipe_options, surplus
 from workbench.errors import UsageError
-from workbench.recipe import GROUPS, PRESETS, Recipe
+from workbench.recipe import GROUPS, KEYS, PRESETS
 
 if TYPE_CHECKING:
     from workbench.planning import Plan
@@ -118,8 +118,8 @@ def print_plan(plan: Plan) -> None:
     values = plan.recipe.model_dump(mode="json")
     for group in GROUPS:
         say(f"# {group}")
-        for name, field in Recipe.model_fields.items():
-            if group_of(field) == group:
+        for name, key in KEYS.items():
+            if key.group == group:
                 say(f"{_yaml_line(name, values[name]):<50}  # {plan.origin[name]}")
         say()
     for name, text in _costs(plan):
