@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from workbench.cli.groups import CommandGroup, bench, json_option
-from workbench.cli.output import Ticker, ago, count, fields, json_answer, say, short, table
-from workbench.errors import UsageError
+from workbench.cli.output import Ticker, ago, count, fields, json_answer, note, say, short, table
+from workbench.errors import NotFound, UsageError
 from workbench.records import Base
 
 if TYPE_CHECKING:
     from workbench.bases.catalogue import Entry
 
-__all__ = ["base", "fetch", "whole_ref"]
+__all__ = ["at_hand", "base", "whole_ref"]
 
 _RELEASED = {"yes": "released", "partial": "in part", "no": "not released", "unknown": "not known"}
 
@@ -133,6 +133,15 @@ def fetch(what: str, **how: str | None) -> Base:
         return bench().bases.add(what, on_progress=ticker, **how)
     finally:
         ticker.close()
+
+
+def at_hand(ref: str) -> Base:
+    """A base that is here, or one of the catalogue, fetched now."""
+    try:
+        return bench().bases.get(ref)
+    except NotFound:
+        note(f"Fetching {ref}, once.")
+        return fetch(ref)
 
 
 def whole_ref(text: str) -> str:

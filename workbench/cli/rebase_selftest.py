@@ -7,11 +7,10 @@ from typing import Any
 
 import click
 
-from workbench.cli.base import fetch
+from workbench.cli.base import at_hand
 from workbench.cli.follow import carried_out
 from workbench.cli.groups import bench, json_option
 from workbench.cli.output import duration, json_answer, note, say, table
-from workbench.errors import NotFound
 from workbench.records import Adapter
 
 __all__ = ["selftest"]
@@ -35,10 +34,9 @@ def selftest(ref: str, stranger: str) -> int:
     """
     started = time.monotonic()
     work = bench()
-    _have_base(ref)
     strangers = [] if stranger == "none" else [stranger]
-    for other in strangers:
-        _have_base(other)
+    for needed in (ref, *strangers):
+        at_hand(needed)
     adapter = _trained(ref)
     prepared = time.monotonic() - started
     result = carried_out(work.rebase.selftest(ref, adapter.ref, strangers=strangers)).result or {}
@@ -49,14 +47,6 @@ def selftest(ref: str, stranger: str) -> int:
     say(f"\n{result['passed']} of {len(result['outcomes'])} controls came out as they must, in {took}.")
     say(f"The whole command took {whole}, {duration(prepared)} of it to fetch and train what is needed once.")
     return status
-
-
-def _have_base(ref: str) -> None:
-    try:
-        bench().bases.get(ref)
-    except NotFound:
-        note(f"Fetching {ref}, once.")
-        fetch(ref)
 
 
 def _trained(ref: str) -> Adapter:
