@@ -28,7 +28,8 @@ def stored(connection: Connection) -> str | None:
 
 
 def ensure(engine: Engine) -> None:
-    """Bring the schema to `HEAD`; SQLite files are copied beside themselves first. Raises `DatabaseError` for a newer one."""
+    """Bring the schema to `HEAD`: an empty database at once, an older one by the steps in `migrations/versions`; SQLite files are
+    copied beside themselves first. Raises `DatabaseError` for a newer one."""
     with engine.connect() as connection:
         revision = stored(connection)
     if revision == HEAD:
@@ -40,10 +41,16 @@ def ensure(engine: Engine) -> None:
     from alembic import command
     from sqlalchemy import text
 
+    from workbench.db.tables import metadata
+
     with engine.begin() as connection:  # one transaction: the old schema or the new one, never half
         if engine.dialect.name != "sqlite":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_KEY})
-        if stored(connection) != HEAD:  # another process may have been faster
+        revision = stored(connection)  # another process may have been faster
+        if revision is None:
+            metadata.create_all(connection)
+            command.stamp(alembic_config(connection), HEAD)
+        elif revision != HEAD:
             command.upgrade(alembic_config(connection), HEAD)
 
 

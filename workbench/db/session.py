@@ -127,9 +127,10 @@ def engine() -> Engine:
             opened.engine.dispose()  # somebody put another file in its place
             opened = None
         if opened is None:
-            made = _make_engine(url)
+            file = sqlite_file(url)
+            made = _postgres_engine(url) if file is None else _sqlite_engine(url, file)
             schema.ensure(made)
-            if not in_home(sqlite_file(url)):
+            if not in_home(file):
                 from workbench.db import owner
 
                 with plain_errors():
@@ -177,11 +178,6 @@ def _inode(url: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return None if stat is None else (stat.st_dev, stat.st_ino)
-
-
-def _make_engine(url: str) -> Engine:
-    file = sqlite_file(url)
-    return _postgres_engine(url) if file is None else _sqlite_engine(url, file)
 
 
 def _sqlite_engine(url: str, file: Path) -> Engine:

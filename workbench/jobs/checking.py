@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from workbench.bases.lock import Lock, read_lock
 from workbench.bases.store import Bases
 from workbench.cache import remembered
+from workbench.data.rows import read_jsonl
 from workbench.data.store import Datasets
 from workbench.errors import DataError, JobError, UsageError, WorkbenchError
 from workbench.evidence import Evidence
@@ -185,7 +186,7 @@ def _subject(ref: str, limit: int | None) -> Subject:
     adapter = Registry().get(ref, verify=True)
     test = adapter.path / "evidence" / "test.jsonl"
     evidence = Registry().evidence(adapter.ref) if test.is_file() else None
-    rows = [json.loads(line) for line in test.read_text(encoding="utf-8").split("\n") if line] if evidence else []
+    rows = read_jsonl(test) if evidence else []
     if limit is not None and limit < len(rows):
         rows = [rows[i * len(rows) // limit] for i in range(limit)]
     bases, home = Bases(), None

@@ -182,7 +182,8 @@ class Dispatcher:
 
         `lock` is a handle that holds the lock already. Raises `Conflict` when another dispatcher runs.
         """
-        handle = _take_lock() if lock is None else lock
+        patience = 1.0  # seconds: somebody may just be asking whether the lock is free
+        handle = processes.try_lock(_lock_file(), seconds=patience) if lock is None else lock
         if handle is None:
             raise Conflict("Another dispatcher runs for this home.", hint="Jobs are being taken care of; nothing to do.")
         while handle is not None:
@@ -194,7 +195,7 @@ class Dispatcher:
                 os.close(handle)
             # Whoever submitted a job while we held the lock has left it to us: look once more without the lock.
             again = leave_when_idle and not stopping() and _lock_file().exists() and _anything_to_do()
-            handle = _take_lock() if again else None
+            handle = processes.try_lock(_lock_file(), seconds=patience) if again else None
 
     def _loop(self, handle: int, leave_when_idle: bool, stopping: Callable[[], bool]) -> None:
         idle_since = time.monotonic()
@@ -218,15 +219,6 @@ class Dispatcher:
         if text not in self._said:
             self.say(text)
         self._said = dict.fromkeys([*list(self._said)[-20:], text])
-
-
-def _take_lock() -> int | None:
-    deadline = time.monotonic() + 1.0  # somebody may just be asking whether it is free
-    while (handle := processes.try_lock(_lock_file())) is None:
-        if time.monotonic() > deadline:
-            return None
-        time.sleep(0.05)
-    return handle
 
 
 def _sign(handle: int, kind: str) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -37,15 +38,16 @@ def old(path: Path) -> Path:
 
 def pump(stream: IO[bytes], log: CappedLog) -> None:
     """Copy until the end of the stream, whole lines at a time. A full disk loses output but never blocks the writer."""
-    held = b""
-    while chunk := stream.read1(16384):  # type: ignore[attr-defined]
-        held += chunk
+    held, ended = b"", False
+    while not ended:
+        chunk = stream.read1(16384)  # type: ignore[attr-defined]
+        held, ended = held + chunk, not chunk
         cut = max(held.rfind(b"\n"), held.rfind(b"\r")) + 1
-        if cut == 0 and len(held) > _LONGEST_LINE:
+        if ended or (cut == 0 and len(held) > _LONGEST_LINE):
             cut = len(held)
-        _try(log, held[:cut])
+        with suppress(OSError, ValueError):
+            log.write(held[:cut])
         held = held[cut:]
-    _try(log, held)
 
 
 class Tail:
@@ -70,14 +72,6 @@ class Tail:
         if parts:
             self._inode, _, self._offset = parts[-1]
         return b"".join(data for _, data, _ in parts).decode("utf-8", "replace")
-
-
-def _try(log: CappedLog, data: bytes) -> None:
-    try:
-        if data:
-            log.write(data)
-    except (OSError, ValueError):
-        return
 
 
 def say(text: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from workbench.bases.store import Bases
 from workbench.errors import Conflict
+from workbench.jobs.folder import read_json
 from workbench.jobs.phases import frozen_base
 from workbench.jobs.tasks import Spec, TaskContext
 from workbench.records import AdapterRef, check_dtype
@@ -34,7 +34,8 @@ class MergeSpec(Spec):
             check_dtype(dtype)
         source = adapters.get(adapter)
         target = bases.get(base or source.base)
-        _refuse(out)
+        if out.exists():
+            raise Conflict(f"{out} exists already.", hint="Name a folder that does not.")
         return cls(adapter=source.ref, base=str(target.ref), base_lock_sha256=target.lock_sha256, out=out.resolve(), dtype=dtype)
 
     @property
@@ -47,15 +48,8 @@ class MergeSpec(Spec):
 
         adapter = Registry().get(self.adapter, verify=True)
         base = frozen_base(self.base, self.base_lock_sha256)
-        if not self.out.exists():
+        done = read_json(self.out / "merge.json") or {}
+        if done.get("job") != ctx.job_id:  # not by an earlier attempt: `merge` refuses what anybody else put there
             merge(base.path, adapter.path, self.out, dtype=self.dtype, job=ctx.job_id, report=ctx.report)
-        merged = self.out / "merge.json"
-        done = json.loads(merged.read_text(encoding="utf-8")) if merged.is_file() else {}
-        if done.get("job") != ctx.job_id:
-            _refuse(self.out)
+            done = read_json(self.out / "merge.json") or {}
         return {"out": str(self.out), **done}
-
-
-def _refuse(out: Path) -> None:
-    if out.exists():
-        raise Conflict(f"{out} exists already.", hint="Name a folder that does not.")

@@ -53,16 +53,20 @@ def is_alive(pid: int | None, started: str | None) -> bool:
     return pid is not None and started is not None and start_time(pid) == started
 
 
-def try_lock(path: Path) -> int | None:
-    """Lock the file for as long as this process lives or until the returned handle is closed; None when it is held."""
+def try_lock(path: Path, *, seconds: float = 0.0) -> int | None:
+    """Lock the file for as long as this process lives or until the returned handle is closed; None when it is held for `seconds`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # not inherited by children (PEP 446)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    return handle
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(handle)
+                return None
+        time.sleep(0.05)
 
 
 def is_locked(path: Path) -> bool:
@@ -96,9 +100,8 @@ def leftovers(mark: str, pgid: int | None = None, leader_started: str | None = N
 
     The group counts only if its leader is the recorded process or a marked process is in it.
     """
-    wanted = f"{MARK}={mark}".encode()
     living = [(pid, started) for pid in psutil.pids() if (started := start_time(pid)) is not None]
-    marked = [process for process in living if wanted in _environment(process[0])]
+    marked = [process for process in living if _mark_of(process[0]) == mark]
     if pgid is None:
         return marked
     group = [process for process in living if _group(process[0]) == pgid]
@@ -137,13 +140,11 @@ def kill(pid: int, started: str) -> None:
         return
 
 
-def _environment(pid: int) -> list[bytes]:
+def _mark_of(pid: int) -> str | None:
     try:
-        if _LINUX:
-            return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        return [f"{key}={value}".encode() for key, value in psutil.Process(pid).environ().items()]
+        return psutil.Process(pid).environ().get(MARK)
     except (OSError, psutil.Error):
-        return []
+        return None
 
 
 def _group(pid: int) -> int | None:

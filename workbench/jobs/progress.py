@@ -15,7 +15,7 @@ from workbench.records import Dataset, Progress
 __all__ = ["append", "last", "read", "with_testing"]
 
 _KEYS = {f.name for f in dataclasses.fields(Progress)}
-_TAIL = 16 * 1024  # bytes read from the end at first
+_TAIL = 2 * 1024  # bytes read from the end at first
 
 
 def append(path: Path, progress: Progress) -> None:
@@ -57,22 +57,14 @@ def with_testing(report: Callable[[Progress], None], dataset: Dataset) -> Callab
 
 
 def last(path: Path) -> Progress | None:
-    """The newest whole line, reading (and parsing) from the end only what that takes."""
-    try:
-        with path.open("rb") as file:
-            size, length = file.seek(0, os.SEEK_END), _TAIL
-            while True:
-                file.seek(max(0, size - length))
-                tail = file.read(length)
-                whole = tail[: tail.rfind(b"\n") + 1].splitlines()
-                for line in reversed(whole):  # the first may begin in its middle: no JSON object
-                    if (newest := _parse(line)) is not None:
-                        return newest
-                if length >= size:
-                    return None
-                length *= 8
-    except FileNotFoundError:
-        return None
+    """The newest whole line, read from the end with no more than that takes."""
+    size = path.stat().st_size if path.is_file() else 0
+    length = _TAIL
+    while True:
+        lines, _ = read(path, max(0, size - length))  # the first may begin in its middle: no JSON object, it is skipped
+        if lines or length >= size:
+            return lines[-1] if lines else None
+        length *= 8
 
 
 def _parse(line: bytes) -> Progress | None:

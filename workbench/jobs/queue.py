@@ -62,9 +62,16 @@ def submit(kind: str, spec: dict[str, Any], *, title: str, key: str | None, coun
     """
     if count < 1 or policy not in {"resume", "hold"}:
         raise UsageError("A job takes at least one slot, and its policy is resume or hold.")
+    job_id = "".join(secrets.choice(_ALPHABET) for _ in range(8))
+    values = {"id": job_id, "key": key, "kind": kind, "title": title, "spec": spec, "slots": count, "policy": policy}
+    values |= {"state": JobState.queued.value, "crashes": 0, "max_crashes": max_crashes}
     try:
         with transaction() as connection:
-            return _same_key(connection, key, kind, spec) or _add_job(connection, kind, spec, title, key, count, policy, max_crashes)
+            if known := _same_key(connection, key, kind, spec):
+                return known
+            connection.execute(insert(jobs).values(**values, created_at=now(connection)))
+            _note(connection, job_id, None, "submitted", title)
+            return job_id
     except KeyTaken:  # PostgreSQL: another process used the key a moment ago
         with transaction() as connection:
             known = _same_key(connection, key, kind, spec)
@@ -82,16 +89,6 @@ def _same_key(connection: Connection, key: str | None, kind: str, spec: dict[str
     if (row.kind, row.spec) != (kind, spec):
         raise Conflict(f"The key '{key}' was used for another job, {row.id}.", hint="Use a new key, or leave it out.")
     return str(row.id)
-
-
-def _add_job(connection: Connection, kind: str, spec: Any, title: str, key: str | None, count: int, policy: str, max_crashes: int) -> str:
-    job_id = "".join(secrets.choice(_ALPHABET) for _ in range(8))
-    values = {"id": job_id, "key": key, "kind": kind, "title": title, "spec": spec, "slots": count, "policy": policy}
-    connection.execute(
-        insert(jobs).values(**values, state=JobState.queued.value, crashes=0, max_crashes=max_crashes, created_at=now(connection))
-    )
-    _note(connection, job_id, None, "submitted", title)
-    return job_id
 
 
 def register_slots(host: str, names: Sequence[str]) -> None:
@@ -124,20 +121,14 @@ def claim(host: str, boot_id: str, *, lease: float) -> Claim | None:
         names = tuple(connection.execute(free.with_for_update(skip_locked=True)).scalars())
         if len(names) < job.slots:
             return None
-        return _start_attempt(connection, job, host, boot_id, names, t, t + lease)
-
-
-def _start_attempt(
-    connection: Connection, job: Row[Any], host: str, boot_id: str, names: tuple[str, ...], t: float, lease_until: float
-) -> Claim:
-    n = 1 + (connection.execute(select(func.max(attempts.c.n)).where(attempts.c.job_id == job.id)).scalar_one() or 0)
-    token = secrets.token_hex(16)
-    row = {"job_id": job.id, "n": n, "token": token, "state": "running", "host": host, "boot_id": boot_id}
-    connection.execute(insert(attempts).values(**row, lease_until=lease_until, started_at=t))
-    connection.execute(update(slots).where(slots.c.host == host, slots.c.name.in_(names)).values(token=token))
-    connection.execute(update(jobs).where(jobs.c.id == job.id).values(state=JobState.running.value, not_before=None))
-    _note(connection, job.id, n, "claimed", f"on {platform.node()}, slots {', '.join(names)}")
-    return Claim(job.id, n, token, job.kind, job.spec, names)
+        n = 1 + (connection.execute(select(func.max(attempts.c.n)).where(attempts.c.job_id == job.id)).scalar_one() or 0)
+        token = secrets.token_hex(16)
+        row = {"job_id": job.id, "n": n, "token": token, "state": "running", "host": host, "boot_id": boot_id}
+        connection.execute(insert(attempts).values(**row, lease_until=t + lease, started_at=t))
+        connection.execute(update(slots).where(slots.c.host == host, slots.c.name.in_(names)).values(token=token))
+        connection.execute(update(jobs).where(jobs.c.id == job.id).values(state=JobState.running.value, not_before=None))
+        _note(connection, job.id, n, "claimed", f"on {platform.node()}, slots {', '.join(names)}")
+        return Claim(job.id, n, token, job.kind, job.spec, names)
 
 
 def begin(token: str, *, pid: int, started: str, lease: float) -> bool:

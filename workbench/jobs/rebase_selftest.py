@@ -7,7 +7,6 @@ out, runs the same code as a check does, and is printed beside what came out.
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.bases.lock import Lock, build_lock, read_lock
 from workbench.bases.store import Bases
+from workbench.data.rows import read_jsonl
 from workbench.errors import JobError, UsageError
 from workbench.evidence import Evidence
 from workbench.jobs.checking import require_evidence
@@ -107,9 +107,8 @@ class _Controls:
         set_threads()
         self.ctx, self.base, self.adapter = ctx, base, adapter
         self.lock = Bases().lock(base.ref)
-        lines = (adapter.path / "evidence" / "test.jsonl").read_text(encoding="utf-8").split("\n")
         self.scorer: str | None = adapter.scores.get("scorer")
-        self.test = Test([json.loads(line) for line in lines if line][:ROWS], self.scorer, 256)
+        self.test = Test(read_jsonl(adapter.path / "evidence" / "test.jsonl")[:ROWS], self.scorer, 256)
         self.outcomes: list[Outcome] = []
         self.home = self._score(self._arms(base.path, self.lock), adapter.path)
 

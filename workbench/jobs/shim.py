@@ -78,8 +78,8 @@ class _Shim:
 
     def run(self) -> None:
         """The whole life of the attempt. Raises `Fenced` when it belongs to somebody else."""
-        lock = self._take_lock()
-        if lock is None:
+        # a dispatcher that looks whether we are dead holds it for a moment
+        if processes.try_lock(self.folder / LOCK, seconds=5.0) is None:
             raise Fenced("Another process holds attempt.lock.")
         started = processes.start_time(os.getpid()) or ""
         cancelled = self._insist(
@@ -95,12 +95,6 @@ class _Shim:
         self._insist(lambda: queue.finish(self.token, ending))
         if not self.leaving:
             self._try(lambda: dispatcher.revive(self.timing))
-
-    def _take_lock(self) -> int | None:
-        deadline = time.monotonic() + 5.0  # a dispatcher that looks whether we are dead holds it for a moment
-        while (handle := processes.try_lock(self.folder / LOCK)) is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return handle
 
     def _supervise(self) -> Ending:
         try:

@@ -130,34 +130,39 @@ class Jobs:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         seen: dict[Path, int] = {}
-        next_look = time.monotonic() + 2.0
-        while True:
-            job = self._get_patiently(job_id)
+        for job in self._looks(job_id, poll):
             for attempt in job.attempts if on_progress else ():
                 lines, seen[attempt.path] = progress.read(attempt.path / METRICS, seen.get(attempt.path, 0))
                 for line in lines:
                     on_progress(line)  # type: ignore[misc]
-            if job.state is JobState.succeeded:
-                return job
-            if job.state.final or job.state is JobState.interrupted:
-                raise _failure(job)
-            if deadline is not None and time.monotonic() > deadline:
+            if not _is_over(job) and deadline is not None and time.monotonic() > deadline:
                 raise JobError(f"Job {job.id} is still {job.state.value} after {timeout:g} s.", hint=f"See: workbench jobs show {job.id}")
-            if time.monotonic() >= next_look:  # the dispatcher may have been killed
-                self.ensure_running()
-                next_look = time.monotonic() + 2.0
-            time.sleep(poll)
+        if job.state is not JobState.succeeded:
+            raise _failure(job)
+        return job
 
-    def _get_patiently(self, job_id: str, *, seconds: float = 60.0) -> Job:
-        """`get`, for somebody who has waited for hours: a database that restarts meanwhile is no reason to go."""
-        deadline = time.monotonic() + seconds
+    def _looks(self, job_id: str, poll: float, *, patience: float = 60.0) -> Iterator[Job]:
+        """The job now and every `poll` seconds, for the last time when it has ended or is on hold.
+
+        Whoever has waited for hours does not go because a database restarts: it may be away for `patience` seconds.
+        """
+        answered = looked = time.monotonic()
         while True:
             try:
-                return self.get(job_id)
+                job = self.get(job_id)
             except DatabaseError:
-                if time.monotonic() > deadline:
+                if time.monotonic() - answered > patience:
                     raise
                 time.sleep(1.0)
+                continue
+            yield job
+            if _is_over(job):
+                return
+            answered = time.monotonic()
+            if answered - looked > 2.0:  # the dispatcher may have been killed
+                self.ensure_running()
+                looked = answered
+            time.sleep(poll)
 
     def logs(self, job_id: str) -> str:
         """The output of all attempts that is kept, oldest first; a line names each attempt when there are several."""
@@ -170,18 +175,13 @@ class Jobs:
     def follow(self, job_id: str, *, poll: float = 0.3) -> Iterator[str]:
         """The output so far, then what is added, until the job has ended."""
         tails: dict[Path, log.Tail] = {}
-        while True:
-            job = self.get(job_id)
+        for job in self._looks(job_id, poll):
             for attempt in job.attempts:
                 if attempt.path not in tails:
                     tails[attempt.path] = log.Tail(attempt.path / LOG)
                     yield f"--- attempt {attempt.n} ---\n" if attempt.n > 1 else ""
                 if text := tails[attempt.path].more():
                     yield text
-            if job.state.final or job.state is JobState.interrupted:
-                return
-            self.ensure_running()
-            time.sleep(poll)
 
     def metrics(self, job_id: str) -> Sequence[Progress]:
         """One course of training: an attempt that resumed replaces the lines from its first step on."""
@@ -212,6 +212,10 @@ class Jobs:
 def _check_platform() -> None:
     if sys.platform == "win32":
         raise JobError("Jobs run on Linux and macOS.", hint="On Windows, use the workbench inside WSL 2.")
+
+
+def _is_over(job: Job) -> bool:
+    return job.state.final or job.state is JobState.interrupted
 
 
 def _failure(job: Job) -> JobFailed:

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import shutil
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,38 +87,28 @@ class TrainSpec(Spec):
         trial {"folder": where the result lies}."""
         base = frozen_base(self.recipe.base, self.base_lock_sha256)
         dataset = frozen_dataset(self.recipe.dataset, self.dataset_sha256)
-        return _Training(dataclasses.replace(ctx, report=progress.with_testing(ctx.report, dataset)), self, base, dataset).run()
-
-
-class _Training:
-    """One attempt."""
-
-    def __init__(self, ctx: TaskContext, spec: TrainSpec, base: Base, dataset: Dataset) -> None:
-        self.ctx, self.spec, self.recipe, self.base, self.dataset = ctx, spec, spec.recipe, base, dataset
-
-    def run(self) -> dict[str, Any]:
-        trained = finished(self.ctx, "trained", self._train)
+        ctx = dataclasses.replace(ctx, report=progress.with_testing(ctx.report, dataset))
+        trained = finished(ctx, "trained", lambda out: self._train(ctx, base, out))
         facts = json.loads((trained / _FACTS).read_text(encoding="utf-8"))
-        folder = finished(self.ctx, "scored", partial(self._score, trained))
+        folder = finished(ctx, "scored", lambda out: self._score(ctx, base, dataset, trained, out))
         scores = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         shutil.rmtree(trained / "evidence", ignore_errors=True)
         if scores:
             shutil.copytree(folder / "evidence", trained / "evidence")
-        self.ctx.report(Progress(t=time.time(), phase="publishing"))
-        published = self._publish(trained, scores)
-        self._drop_checkpoints()
+        ctx.report(Progress(t=time.time(), phase="publishing"))
+        published = self._publish(ctx, base, dataset, trained, scores)
+        _drop_checkpoints(ctx)
         return {**published, "scores": scores, "training": facts}
 
-    def _train(self, out: Path) -> None:
+    def _train(self, ctx: TaskContext, base: Base, out: Path) -> None:
         from workbench.hf.train import train
 
-        ctx, recipe, base = self.ctx, self.recipe, self.base
         result = train(
-            recipe,
+            self.recipe,
             base.path,
-            Datasets().rows(recipe.dataset, split="train"),
+            Datasets().rows(self.recipe.dataset, split="train"),
             ctx.folder / "work",
-            start=self._start(),
+            start=self._copied_start(ctx),
             earlier=[folder / "work" for folder in ctx.earlier],
             report=ctx.report,
             stopping=ctx.stopping,
@@ -129,14 +118,14 @@ class _Training:
         )
         shutil.copytree(result.folder, out, dirs_exist_ok=True)
         (out / _FACTS).write_text(json.dumps(result.as_dict(), indent=1), encoding="utf-8")
-        estimate.remember(recipe, base, result.tokens_per_second, result.peak_bytes, job=ctx.job_id)
+        estimate.remember(self.recipe, base, result.tokens_per_second, result.peak_bytes, job=ctx.job_id)
 
-    def _start(self) -> Path | None:
+    def _copied_start(self, ctx: TaskContext) -> Path | None:
         """The folder with the weights to begin with: a copy of those the job was submitted with, so that they cannot change meanwhile."""
-        start = self.spec.start
+        start = self.start
         if start is None:
             return None
-        folder = self.ctx.folder / "start"
+        folder = ctx.folder / "start"
         folder.mkdir(exist_ok=True)
         copy = folder / start.file.name
         try:
@@ -148,58 +137,58 @@ class _Training:
             raise IntegrityError(f"{start.file} has changed since the job was submitted.", hint="Submit the job again.")
         return folder
 
-    def _score(self, trained: Path, out: Path) -> None:
+    def _score(self, ctx: TaskContext, base: Base, dataset: Dataset, trained: Path, out: Path) -> None:
         """The evidence of the run; an empty summary where the dataset has no test part."""
-        if self.dataset.test_rows:
-            score(self.ctx, self.recipe, self.base, self.dataset, trained, out)
+        if dataset.test_rows:
+            score(ctx, self.recipe, base, dataset, trained, out)
         else:
             (out / "summary.json").write_text("{}", encoding="utf-8")
 
-    def _publish(self, trained: Path, scores: dict[str, Any]) -> dict[str, str]:
-        if not self.spec.publish:
+    def _publish(self, ctx: TaskContext, base: Base, dataset: Dataset, trained: Path, scores: dict[str, Any]) -> dict[str, str]:
+        if not self.publish:
             return {"folder": str(trained)}
         if self.recipe.method == "sft":
-            return {"base": self._publish_base(trained, scores)}
+            return {"base": self._publish_base(ctx, base, dataset, trained, scores)}
         adapter = Registry().publish(
             trained,
             name=self.recipe.adapter_name,
-            base=self.base,
-            dataset=self.dataset,
+            base=base,
+            dataset=dataset,
             method=self.recipe.method,
             recipe=self.recipe,
             scores=scores,
-            job_id=self.ctx.job_id,
-            token=self.ctx.token,
+            job_id=ctx.job_id,
+            token=ctx.token,
         )
         return {"adapter": adapter.ref}
 
-    def _publish_base(self, trained: Path, scores: dict[str, Any]) -> str:
+    def _publish_base(self, ctx: TaskContext, base: Base, dataset: Dataset, trained: Path, scores: dict[str, Any]) -> str:
         """Publish fully trained weights as the next version of the base's family; once per job."""
         from workbench.db import fencing
         from workbench.db.session import transaction
 
-        bases, recipe, base = Bases(), self.recipe, self.base
-        mine = [b for b in bases.list() if b.source.get("job_id") == self.ctx.job_id]
-        if mine:
+        bases, recipe = Bases(), self.recipe
+        if mine := [known for known in bases.list() if known.source.get("job_id") == ctx.job_id]:
             return str(mine[0].ref)
         source = {
             "kind": "trained",
-            "job_id": self.ctx.job_id,
-            "dataset": self.dataset.name,
-            "dataset_sha256": self.dataset.sha256,
+            "job_id": ctx.job_id,
+            "dataset": dataset.name,
+            "dataset_sha256": dataset.sha256,
             "recipe": recipe.model_dump(mode="json"),
             "scores": scores,
         }
         ref = BaseRef.parse(recipe.publish_as) if recipe.publish_as else bases.next_version(base.ref.family)
         with transaction() as connection:  # a taken-over attempt must not publish; the base's own lock keeps two from doing it
-            fencing.check(connection, self.ctx.token)
+            fencing.check(connection, ctx.token)
         return str(bases.publish(trained, ref, continues=base.ref, source=source, license=base.license).ref)
 
-    def _drop_checkpoints(self) -> None:
-        """What was published needs no checkpoint any more; with method sft each takes twelve bytes for every weight."""
-        from workbench.hf import checkpoints
 
-        for folder in (self.ctx.folder, *self.ctx.earlier):
-            checkpoints.remove(folder / "work" / "checkpoints")
-            for name in ("work/result", "start"):
-                shutil.rmtree(folder / name, ignore_errors=True)
+def _drop_checkpoints(ctx: TaskContext) -> None:
+    """What was published needs no checkpoint any more; with method sft each takes twelve bytes for every weight."""
+    from workbench.hf import checkpoints
+
+    for folder in (ctx.folder, *ctx.earlier):
+        checkpoints.remove(folder / "work" / "checkpoints")
+        for name in ("work/result", "start"):
+            shutil.rmtree(folder / name, ignore_errors=True)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-from workbench.db.tables import metadata
-
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
     render_as_batch=True,  # SQLite cannot alter a column in place
     transactional_ddl=True,
 )

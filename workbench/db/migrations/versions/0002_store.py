@@ -7,8 +7,6 @@ from alembic import op
 
 revision = "0002"
 down_revision = "0001"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -19,7 +17,3 @@ def upgrade() -> None:
         sa.Column("home", sa.Text, nullable=False),
         sa.Column("host", sa.Text, nullable=False),
     )
-
-
-def downgrade() -> None:
-    op.drop_table("store")
