@@ -23,7 +23,7 @@ from pydantic_core import PydanticCustomError
 from workbench.errors import RecipeError, UsageError
 from workbench.records import MAX_LENGTH, BaseRef, check_name
 
-__all__ = ["GROUPS", "PRESETS", "RECIPE", "Preset", "Recipe", "Resolved", "Shape", "group_of", "read_yaml", "resolve", "shape_of", "typed"]
+__all__ = ["GROUPS", "KEYS", "Key", "PRESETS", "RECIPE", "Preset", "Recipe", "Resolved", "read_yaml", "resolve", "typed"]
 
 _SHORT = reprlib.Repr()  # YAML's aliases can make a value of a few lines endless when written out
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
@@ -255,29 +255,32 @@ class Recipe(BaseModel):
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a field takes: a value of `kind`, one of `choices` where there are any, or `several` of them."""
+class Key:
+    """What a key of the recipe takes: text, number, flag (yes/no), mapping, list, choice (one of `choices`) or choices (any of them)."""
 
-    kind: type
-    choices: tuple[str, ...]
-    several: bool
-    optional: bool  # None is a value
+    name: str
+    group: str  # one of `GROUPS`
+    kind: str
+    choices: tuple[str, ...] = ()
+    whole: bool = False  # numbers without a fraction
+    optional: bool = False  # None is a value: the workbench decides
+
+    @classmethod
+    def of(cls, name: str, field: FieldInfo) -> Key:
+        group = str(field.json_schema_extra["group"]) if isinstance(field.json_schema_extra, dict) else GROUPS[0]
+        union = get_origin(field.annotation) in (Union, types.UnionType)
+        parts = get_args(field.annotation) if union else (field.annotation,)
+        optional, taken = type(None) in parts, next(part for part in parts if part is not type(None))
+        if get_origin(taken) is tuple:
+            choices = get_args(get_args(taken)[0])
+            return cls(name, group, "choices" if choices else "list", choices)
+        if get_origin(taken) is Literal:
+            return cls(name, group, "choice", get_args(taken), optional=optional)
+        kind = {int: "number", float: "number", bool: "flag", dict: "mapping"}.get(get_origin(taken) or taken, "text")
+        return cls(name, group, kind, whole=taken is int, optional=optional)
 
 
-def shape_of(field: FieldInfo) -> Shape:
-    """For whoever makes a control of a field: an option of the shell, a part of a form, a line of the docs."""
-    parts = get_args(field.annotation) if get_origin(field.annotation) in (Union, types.UnionType) else (field.annotation,)
-    kind: Any = next(part for part in parts if part is not type(None))
-    several = get_origin(kind) is tuple
-    item = get_args(kind)[0] if several else kind
-    choices = get_args(item) if get_origin(item) is Literal else ()
-    return Shape(str if choices else get_origin(item) or item, choices, several, type(None) in parts)
-
-
-def group_of(field: FieldInfo) -> str:
-    """The heading a field stands under, one of `GROUPS`."""
-    extra = field.json_schema_extra
-    return str(extra["group"]) if isinstance(extra, dict) else GROUPS[0]
+KEYS = {name: Key.of(name, field) for name, field in Recipe.model_fields.items()}  # in the model's order
 
 
 def typed(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from pydantic.fields import FieldInfo
 
-from workbench.recipe import Recipe, group_of, shape_of, typed
+from workbench.recipe import KEYS, Key, Recipe, typed
 
 __all__ = ["RecipeCommand", "default_text", "given_values", "kind_of", "recipe_options"]
 
@@ -44,17 +44,18 @@ _ELSEWHERE = {
 class _Value(click.ParamType):  # type: ignore[type-arg]  # older clicks have no parameter there
     """Takes the text as it is: the recipe model judges all values at once. `none` unsets what a preset or file set."""
 
-    def __init__(self, field: FieldInfo) -> None:
-        self.name = kind_of(field)
-        self.shape = shape_of(field)
+    def __init__(self, key: Key) -> None:
+        self.name = kind_of(key)
+        self.listed = key.kind in {"list", "choices"}
+        self.optional = key.optional
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         return self.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if self.shape.several:
+        if self.listed:
             return [part.strip() for part in value.split(",") if part.strip() and part.strip().lower() != "none"]
-        return _NONE if self.shape.optional and value.lower() == "none" else value
+        return _NONE if self.optional and value.lower() == "none" else value
 
 
 _NONE = object()  # "given as nothing", which click's None ("not given") cannot say
@@ -63,12 +64,12 @@ _NONE = object()  # "given as nothing", which click's None ("not given") cannot 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add one option per field of the recipe, in the model's order, under the field's own name."""
     for name, field in reversed(Recipe.model_fields.items()):
-        flag = shape_of(field).kind is bool
+        flag = KEYS[name].kind == "flag"
         option = click.option(
             f"--{name}/--no_{name}" if flag else f"--{name}",
             name,
             default=None,
-            type=None if flag else _Value(field),
+            type=None if flag else _Value(KEYS[name]),
             help=f"{field.description}{_default_note(field)}",
         )
         command = option(command)
@@ -81,12 +82,13 @@ def given_values(values: dict[str, Any]) -> dict[str, Any]:
     return {name: None if value is _NONE else value for name, value in given.items()}
 
 
-def kind_of(field: FieldInfo) -> str:
-    """A field's type in words: `INT`, `lora|qlora|sft`, `NAME,NAME`."""
-    shape = shape_of(field)
-    if shape.choices:
-        return "|".join(shape.choices) + (",…" if shape.several else "")
-    return "NAME,NAME" if shape.several else {int: "INT", float: "NUMBER", bool: "yes/no", dict: "JSON"}.get(shape.kind, "TEXT")
+def kind_of(key: Key) -> str:
+    """What a key takes, in words: `INT`, `lora|qlora|sft`, `NAME,NAME`."""
+    if key.choices:
+        return "|".join(key.choices) + (",…" if key.kind == "choices" else "")
+    if key.kind == "number":
+        return "INT" if key.whole else "NUMBER"
+    return {"flag": "yes/no", "mapping": "JSON", "list": "NAME,NAME"}.get(key.kind, "TEXT")
 
 
 def default_text(field: FieldInfo) -> str:
@@ -102,7 +104,7 @@ class RecipeCommand(click.Command):
         sections = {"Command": own}
         for param in self.params:
             if param.name in Recipe.model_fields:
-                heading = f"Recipe: {group_of(Recipe.model_fields[param.name])}"
+                heading = f"Recipe: {KEYS[param.name].group}"
                 sections.setdefault(heading, []).append(param)  # type: ignore[arg-type]
         helps = self.get_help_option(ctx)
         sections["Command"] += [helps] if helps and helps not in own else []

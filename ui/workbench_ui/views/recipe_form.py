@@ -8,17 +8,14 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-from pydantic.fields import FieldInfo
-
-from workbench.recipe import PRESETS, Recipe, group_of, shape_of, typed
+from workbench.recipe import KEYS, PRESETS, Key, Recipe, typed
 from workbench.words import Words
 
 __all__ = [
     "FIELDS",
-    "Field",
     "changed",
     "command_line",
     "from_form",
@@ -32,34 +29,18 @@ ON_THE_PAGE = ("base", "dataset", "name")  # asked for in plain words above the 
 AUTO = "auto"  # a choice that stands for None: the workbench decides
 
 
-@dataclass(frozen=True)
-class Field:
-    """One control. `kind` is number, text, list, flag (yes/no), choice (one of `choices`) or choices (any of them)."""
-
-    name: str
-    group: str
-    kind: str
-    choices: tuple[str, ...] = ()
-    whole: bool = False  # numbers without a fraction
-    optional: bool = False  # None is a value: the workbench decides
-
-
-def _field(name: str, info: FieldInfo) -> Field:
-    group, shape = group_of(info), shape_of(info)
-    if shape.kind is bool and shape.optional:
-        return Field(name, group, "choice", (AUTO, "true", "false"), optional=True)
-    if shape.several:
-        kind = "choices" if shape.choices else "list"
-    else:
-        kind = "choice" if shape.choices else {bool: "flag", int: "number", float: "number"}.get(shape.kind, "text")
-    return Field(name, group, kind, shape.choices, whole=shape.kind is int, optional=shape.optional)
+def _field(key: Key) -> Key:
+    """A key as a control: a mapping is written as text, and a yes or no that may be left open is a choice."""
+    if key.kind == "flag" and key.optional:
+        return replace(key, kind="choice", choices=(AUTO, "true", "false"))
+    return replace(key, kind="text") if key.kind == "mapping" else key
 
 
 # By name, in the model's order; what is asked for elsewhere on the page is left out.
-FIELDS = {name: _field(name, info) for name, info in Recipe.model_fields.items() if name not in ON_THE_PAGE}
+FIELDS = {name: _field(key) for name, key in KEYS.items() if name not in ON_THE_PAGE}
 
 
-def to_form(field: Field, value: Any) -> Any:
+def to_form(field: Key, value: Any) -> Any:
     """A recipe's value as the control shows it."""
     if field.kind == "list":
         return ", ".join(value)
@@ -72,7 +53,7 @@ def to_form(field: Field, value: Any) -> Any:
     return value
 
 
-def from_form(field: Field, raw: Any) -> Any:
+def from_form(field: Key, raw: Any) -> Any:
     """What the control holds as a recipe's value. Nonsense is passed on: the recipe model names it with all other problems."""
     if field.kind == "list":
         return [part.strip() for part in str(raw or "").split(",") if part.strip()]
@@ -106,7 +87,7 @@ def nearest_preset(recipe: Mapping[str, Any]) -> str:
     return min(PRESETS, key=lambda preset: sum(recipe.get(name, value) != value for name, value in preset_values(preset).items()))
 
 
-def help_text(field: Field, t: Words) -> str:
+def help_text(field: Key, t: Words) -> str:
     """The model's own description; another language may have its own words for it under `field.<name>`."""
     return t.table.get(f"field.{field.name}") or str(Recipe.model_fields[field.name].description)
 
