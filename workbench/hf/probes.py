@@ -132,7 +132,7 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 def _padded(rows: Sequence[list[int]], device: torch.device) -> torch.Tensor:
     """[rows, longest], padded on the right, where causal attention never looks."""
-    return pad([(row, row) for row in rows], device=device, whole=True)["input_ids"]
+    return pad([(row, row) for row in rows], device=device, whole=True).input_ids
 
 
 @torch.inference_mode()

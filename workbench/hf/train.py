@@ -210,7 +210,6 @@ class _Run:
             eval_dataset=held if data.held else None,
             processing_class=self.tokenizer,
             data_collator=Collator(pad_token_id=self.tokenizer.pad_token_id),
-            callbacks=[checkpoints.CommitCheckpoints(self.of)],
             packs=self.packs,
             random=self.random,
             tokens_at_once=self.tokens_at_once,

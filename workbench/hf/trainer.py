@@ -177,6 +177,10 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> Shuffled:
         return self._order
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        checkpoints.commit(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", of=self.of)
+
     def _load_best_model(self) -> None:
         if self.state.best_global_step == self.state.global_step:
             return  # the weights in memory are the best
