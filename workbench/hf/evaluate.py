@@ -193,7 +193,7 @@ class Evaluator:
         answer = [i for i, label in enumerate(one.labels) if label != IGNORED and i >= one.answer_start]
         if not answer:
             return None
-        return TestItem(str(row["id"]), one.input_ids[: answer[-1] + 1], answer[0], one.cut, question_of(row), answer_of(row))
+        return TestItem(str(row["id"]), one.input_ids[: answer[-1] + 1], answer[0], one.length.cut, question_of(row), answer_of(row))
 
     def arm(self, test: TestSet, adapter: Path | None = None, *, ask: Ask | None = None, serve: int = 0) -> ArmScores:
         """Score every item of `test` under one arm, in order. Same machine, same input: same scores, bit for bit.
