@@ -64,7 +64,7 @@ def test_scores_equal_a_plain_pass_with_and_without_the_shared_start(base: Path,
     assert 10 < exact < 40, "the tiny adapter must get some rows right and some wrong"
     for share in (True, False):
         if not share:
-            monkeypatch.setattr("workbench.hf.evaluate.common_prefix", lambda rows, limit: 0)
+            monkeypatch.setattr("workbench.hf.scoring.common_prefix", lambda rows, limit: 0)
         found = evaluate(base, adapter, ROWS, max_length=512, dtype=torch.float32)
         assert (found.report["shared_prefix_tokens"] > 0) is share
         assert_same(found.base, plain[0])
@@ -258,7 +258,7 @@ def test_other_families_share_starts_and_go_on_from_prompts_alike(
     options = {"max_length": 512, "dtype": torch.float32, "scorer": "numeric"}
     shared = evaluate(folder, None, ROWS[:16], **options)
     monkeypatch.setattr(scoring, "plain_cache", lambda cache: False)
-    monkeypatch.setattr("workbench.hf.evaluate.common_prefix", lambda rows, limit: 0)
+    monkeypatch.setattr("workbench.hf.scoring.common_prefix", lambda rows, limit: 0)
     plain = evaluate(folder, None, ROWS[:16], **options)
     assert shared.report["shared_prefix_tokens"] > 9
     assert shared.base == [dataclasses.replace(score, nll=pytest.approx(score.nll, abs=1e-4)) for score in plain.base]

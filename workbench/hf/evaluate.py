@@ -21,7 +21,6 @@ from workbench.data.rows import answer_of, question_of
 from workbench.errors import DataError, JobError
 from workbench.evidence import Evidence
 from workbench.hf.load import compute_dtype, device, load_adapter, load_base, load_tokenizer
-from workbench.hf.prefix import common_prefix
 from workbench.hf.probes import passages_nll
 from workbench.hf.render import IGNORED, render
 from workbench.hf.scoring import Arm, TestItem, TestSet, spread
@@ -183,9 +182,7 @@ class Evaluator:
         if not items:
             lost = f"None of the {len(rows)} test rows has an answer within {limit} tokens."
             raise DataError(lost if rows else "There are no test rows to score.", hint="Raise max_length, or give the dataset a test part.")
-        prompts = min(item.start for item in items) - 1  # the prompt's last token predicts the answer's first: never shared
-        shared = common_prefix([item.ids for item in items], prompts)
-        return TestSet(items, test.scorer, shared, skipped, groups if any(groups) else None)
+        return TestSet(items, test.scorer, skipped, groups if any(groups) else None)
 
     def _item(self, row: dict[str, Any], max_length: int) -> TestItem | None:
         """The row without what follows its last answer; None when nothing of that answer is left."""

@@ -136,10 +136,7 @@ def pack(rows: Sequence[Row], *, device: torch.device, share: bool = True, whole
         follows += [*labels[prefix + 1 :], IGNORED][:own]
         gather.append([start + (i if i < own else 0) for i in range(longest)])
         scatter += range(n * longest, n * longest + own)
-
-    def tensor(values: Any) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=device)
-
+    tensor = partial(torch.tensor, dtype=torch.long, device=device)
     stands_for = tensor([[len(rows)] * prefix + [1] * len(scatter)])
     return Batch(tensor([ids]), stands_for, tensor([follows]), tensor([positions]), Layout(prefix, tensor(gather), tensor(scatter)))
 
@@ -151,7 +148,8 @@ def pad(rows: Sequence[Row], *, device: torch.device, whole: bool = False) -> Ba
     ids = [row_ids[:own] + [0] * (width - own) for own, (row_ids, _) in zip(fed, rows, strict=True)]
     mask = [[1] * own + [0] * (width - own) for own in fed]
     follows = [([*labels[1:], IGNORED][:own]) + [IGNORED] * (width - own) for own, (_, labels) in zip(fed, rows, strict=True)]
-    return Batch(*(torch.tensor(values, dtype=torch.long, device=device) for values in (ids, mask, follows)))
+    tensor = partial(torch.tensor, dtype=torch.long, device=device)
+    return Batch(tensor(ids), tensor(mask), tensor(follows))
 
 
 def scored(model: Any, batch: Batch, *, tiles: bool = False, balance: bool = False) -> tuple[Tensor, Tensor | None]:
