@@ -74,10 +74,10 @@ class Finding:
 class RowLength:
     """What the real tokenizer and template make of one row; counted in tokens."""
 
-    total: int
-    supervised: int
-    cut: bool
-    answer_lost: bool
+    total: int  # before cutting
+    supervised: int  # learned, after it
+    cut: bool  # tokens were dropped at the end
+    answer_lost: bool  # no token of the last answer is left
     ends: bool = True  # an answer is learned up to its end-of-turn token
     altered: bool = False  # the template drops white space around an answer
     tools_lost: bool = False  # the row offers tools, and the template does not show them

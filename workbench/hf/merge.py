@@ -9,12 +9,11 @@ weights it is another model: the report says how different.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +66,6 @@ class MergeReport:
     adapter: LogitGap  # bare base -> base + adapter: what the adapter does, to compare with
     as_trained: LogitGap | None  # 4-bit base + adapter -> the merged files, where it was trained so
 
-    def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
 
 def merge(
     base: Path,
@@ -116,7 +112,7 @@ def merge(
             as_trained=compare_logits(trained, after) if trained is not None else None,
         )
         _check(done)
-        (staged / "merge.json").write_text(json.dumps({"job": job, **done.as_dict()}, indent=1), encoding="utf-8")
+        (staged / "merge.json").write_text(json.dumps({"job": job, **asdict(done)}, indent=1), encoding="utf-8")
         staged.rename(out)
     tell("Merged", 3)
     return done
