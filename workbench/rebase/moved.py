@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from workbench.blocks import Block, Facts, Fold, Paragraph, Section, Strip, Table
+from workbench.rebase.factors import Sums, total
 from workbench.rebase.result import ModuleDrift, Weights
 from workbench.words import Number, Several, Value, phrase
 
@@ -60,8 +61,7 @@ def pooled(modules: Iterable[ModuleDrift]) -> float:
     """Relative drift of modules taken together: |D| / |W_A| over all of their entries, as the drift of the whole check is. Checks made
     before each module's |W_A| was kept count every module alike."""
     listed = [(module.drift, module.weight or 1.0) for module in modules]
-    whole = sum(weight**2 for _, weight in listed)
-    return math.sqrt(sum((drift * weight) ** 2 for drift, weight in listed) / whole) if whole else 0.0
+    return total(Sums(weight=weight**2, drift=(drift * weight) ** 2) for drift, weight in listed).relative
 
 
 def _by(modules: Iterable[ModuleDrift], key: Callable[[ModuleDrift], Key | None]) -> dict[Key, list[ModuleDrift]]:
