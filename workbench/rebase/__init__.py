@@ -1,6 +1,6 @@
 """Does an adapter made for base A still work on base B? Four stages, cheap first.
 
-    structure.py   0  what configurations, tokenizers.py, templates.py and PEFT methods.py say, as named findings.py; milliseconds
+    structure.py   0  what configurations, tokenizers.py, templates.py and PEFT methods (adapter.py) say, as named findings.py; milliseconds
     weights.py     1  how far the weights moved as the adapter sees it (factors.py), what kind of change.py it is,
                       lineage.py: whose child B is
     (hf/probes.py) 2  what both models do on unlabelled prompts
