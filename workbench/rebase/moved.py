@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from workbench.blocks import Block, Facts, Fold, Paragraph, Section, Strip, Table
+from workbench.blocks import Block, Facts, Fold, Link, Paragraph, Section, Strip, Table
 from workbench.rebase.factors import Sums, total
 from workbench.rebase.result import ModuleDrift, Weights
 from workbench.words import Number, Several, Value, phrase
 
-__all__ = ["LAB", "moved", "pooled", "sentence"]
+__all__ = ["LAB", "facts", "known", "moved", "pooled", "sentence"]
 
 # What the lineage lab says of drift as a warning (docs/lab.md, "Which signal foretells it?"): moves of adapters to other bases, and
 # Spearman's rho of the drift with the success that was kept, with its 95 % interval. It ranks bases; no limit of it decides.
@@ -19,6 +19,15 @@ LAB = {"moves": 120, "rho": -0.90, "low": -0.92, "high": -0.83}
 _RANKED = frozenset({"continuation", "independent"})  # the changes that the lab's moves were
 _WORST = 10
 Key = TypeVar("Key", str, int)
+
+
+def facts(rows: Iterable[tuple[str, Value | Link | None]]) -> Facts:
+    """By their keys; what is not known is left out."""
+    return Facts(tuple((phrase(key), value) for key, value in rows if value is not None))
+
+
+def known(value: float | None, how: str) -> Value | None:
+    return None if value is None else Number(value, how)
 
 
 def moved(weights: Weights) -> Section:
@@ -103,23 +112,13 @@ def _shade(drift: float | None, most: float) -> tuple[float, Value] | None:
 
 
 def _figures(weights: Weights) -> Facts:
-    rows: list[tuple[str, Value | None]] = [
-        *(
-            (f"rebase.drift.{name}", None if value is None else Number(value, how))
-            for name, value, how in (
-                ("input", weights.input, "drift"),
-                ("output", weights.output, "drift"),
-                ("alignment", weights.alignment, "direction"),
-                ("embeddings", weights.embeddings, "drift"),
-                ("norms", weights.norms, "drift"),
-            )
-        ),
-        ("rebase.drift.worst", Several(tuple(map(_layer, weights.worst))) if weights.worst else None),
-    ]
+    shown = {"input": "drift", "output": "drift", "alignment": "direction", "embeddings": "drift", "norms": "drift"}
+    rows: list[tuple[str, Value | None]] = [(f"rebase.drift.{name}", known(getattr(weights, name), how)) for name, how in shown.items()]
+    rows.append(("rebase.drift.worst", Several(tuple(map(_layer, weights.worst))) if weights.worst else None))
     if weights.lineage is not None and weights.lineage.reading != "not looked at":
         reading = phrase(f"rebase.lineage.{weights.lineage.reading}", share=Number(weights.lineage.identity, "share"))
         rows.append(("rebase.drift.lineage", reading))
-    return Facts(tuple((phrase(key), value) for key, value in rows if value is not None))
+    return facts(rows)
 
 
 def _layer(name: str) -> Value:
