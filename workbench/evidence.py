@@ -200,8 +200,6 @@ def summary(
     scorer: str | None = None,
     *,
     groups: Sequence[str | None] | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
 ) -> Summary:
     """Compare the arms. `groups[i]` names rows that belong together (one document, one template) and are resampled as one.
 
@@ -210,7 +208,7 @@ def summary(
     arms = [base, adapter]
     check_paired(arms, groups)
     metrics, unit = metrics_of(arms), stats.units_of(len(base), groups)
-    compared = stats.compare(metrics, {"gain": {(0, 1): 1.0}}, unit, resamples=resamples, seed=seed)
+    compared = stats.compare(metrics, {"gain": {(0, 1): 1.0}}, unit)
     gains = {name: estimates["gain"] for name, estimates in compared.items()}
     return Summary(
         n=len(base),
@@ -220,8 +218,6 @@ def summary(
         adapter=_arm(adapter, "right" in metrics),
         gain={name: gain.interval for name, gain in gains.items()},
         flips={name: Flips(*gain.flips, stats.mcnemar(*gain.flips)) for name, gain in gains.items() if gain.flips is not None},
-        resamples=resamples,
-        seed=seed,
     )
 
 

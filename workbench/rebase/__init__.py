@@ -10,7 +10,7 @@
     result.py         the records of a check, and its JSON
     store.py          checks on disk, and what they share
     verdicts.py       the words, each with its tone, its mark and its place from good to bad
-    telling.py        a check as sections of plain values (figures.py, moved.py); release.py: many adapters on one base
+    telling.py        a check as sections of plain values (moved.py); release.py: many adapters on one base
     report.py         the telling as markup, for the page and for the report that opens offline
     recoordinate.py   the same model in other coordinates (writing.py), for the self-test
 

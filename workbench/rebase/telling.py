@@ -15,10 +15,10 @@ from workbench.blocks import Bar, Bars, Block, Card, Cards, Code, Fold, Item, It
 from workbench.evidence import SUCCESS
 from workbench.rebase import verdicts
 from workbench.rebase.contrasts import ARMS
-from workbench.rebase.figures import because, questions, share_interval
 from workbench.rebase.findings import CATALOGUE, explained
 from workbench.rebase.moved import facts, known, moved
 from workbench.rebase.result import Check, Contrasts, Finding, Health, Probes, Retrained, Verdict, Witness
+from workbench.rebase.verdict import because, questions, share_interval
 from workbench.rebase.verdicts import STATES, State
 from workbench.words import Name, Number, Several, Value, counted, lasting, phrase
 from workbench.worth import difference, score
