@@ -16,7 +16,7 @@ from typing import Any
 
 from workbench import stats
 from workbench.errors import IntegrityError, UsageError
-from workbench.records import ItemScore, as_json
+from workbench.records import ItemScore, as_json, from_json
 from workbench.stats import LEVEL, RESAMPLES, SEED, Interval, Metric
 
 __all__ = [
@@ -89,16 +89,8 @@ class Summary:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Summary:
         """The inverse of `as_dict`; keys that this version does not know are left out."""
-        known = _known(cls, data)
-        known["base"], known["adapter"] = (Arm(**_known(Arm, data[arm])) for arm in ("base", "adapter"))
-        known["gain"] = {key: Interval(**_known(Interval, value)) for key, value in data["gain"].items()}
-        known["flips"] = {key: Flips(**_known(Flips, value)) for key, value in data["flips"].items()}
-        return cls(**known)
-
-
-def _known(cls: type[Any], data: dict[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in dataclasses.fields(cls)}
-    return {key: value for key, value in data.items() if key in names}
+        summary: Summary = from_json(cls, data)
+        return summary
 
 
 # ---------------------------------------------------------------- files
@@ -142,7 +134,7 @@ _RESTORE = "The file was changed after it was published; import the adapter agai
 
 
 def _item(row_id: str, data: dict[str, Any]) -> ItemScore:
-    score = ItemScore(id=row_id, **_known(ItemScore, data))
+    score: ItemScore = from_json(ItemScore, {**data, "id": row_id})
     if not (math.isfinite(score.nll) and score.tokens > 0 and score.bytes >= 0 and isinstance(score.exact, bool)):
         raise ValueError(f"impossible values {data}")
     return score
