@@ -222,12 +222,8 @@ def _norms(lock: Lock) -> set[str]:
 
 
 def _numbers(home: Lock, new: Lock) -> list[Finding]:
-    findings = []
-    if home.dtype != new.dtype:
-        findings.append(found("dtype_changed", was=home.dtype, now=new.dtype))
-    if home.quantization != new.quantization:
-        findings.append(found("quantization_changed", was=home.quantization, now=new.quantization))
-    return findings
+    pairs = {"dtype_changed": (home.dtype, new.dtype), "quantization_changed": (home.quantization, new.quantization)}
+    return [found(name, was=before, now=after) for name, (before, after) in pairs.items() if before != after]
 
 
 def _license(home_folder: Path | None, new_folder: Path) -> list[Finding]:

@@ -27,7 +27,6 @@ _CUTTING = {
     "files": ("merges_changed", "files"),
 }
 _LISTED = 50  # tokens in the details
-_GONE = "The home base is no longer here, and the adapter keeps no copy of its tokenizer."
 
 
 def same_tokenizer(home: Lock, new: Lock) -> bool:
@@ -43,11 +42,15 @@ class Loaded:
         self.home_folder, self.new_folder = home_folder, new_folder
         self.same = same_tokenizer(home, new)
 
+    def folders(self) -> tuple[Path, Path]:
+        """(home's, new's). Raises `IntegrityError` when home's is gone."""
+        if self.home_folder is None:
+            raise IntegrityError("The home base is no longer here, and the adapter keeps no copy of its tokenizer.")
+        return self.home_folder, self.new_folder
+
     def pair(self) -> tuple[Tokenizer, Tokenizer]:
         """(home's, new's). Raises `IntegrityError` when one is missing or cannot be read."""
-        if self.home_folder is None:
-            raise IntegrityError(_GONE)
-        files = [folder / "tokenizer.json" for folder in (self.home_folder, self.new_folder)]
+        files = [folder / "tokenizer.json" for folder in self.folders()]
         for file in files:
             if not file.is_file():
                 raise IntegrityError(f"{file} is missing.", hint="Add the base again from a source that has it.")
@@ -74,9 +77,9 @@ def compare_tokenizers(home: Lock, new: Lock, loaded: Loaded, texts: Sequence[st
     """Everything that differs between two tokenizers; `texts` measure how much that matters."""
     findings = [*_special_ids(home, new), *_generation(home, new)]
     rows = (effective(home).get("vocab_size"), effective(new).get("vocab_size"))
+    if home.tokenizer.get("decoder_sha256") != new.tokenizer.get("decoder_sha256"):
+        findings.append(found("decoder_changed", "text", *(["only"] if loaded.same else [])))
     if loaded.same:
-        if home.tokenizer.get("decoder_sha256") != new.tokenizer.get("decoder_sha256"):
-            findings.append(found("decoder_changed", "text", "only"))
         if rows[0] != rows[1]:
             findings.append(found("vocabulary_rows_changed", was=rows[0], now=rows[1]))
         return findings
@@ -87,8 +90,6 @@ def compare_tokenizers(home: Lock, new: Lock, loaded: Loaded, texts: Sequence[st
     for key, (name, said) in _CUTTING.items():
         if home.tokenizer.get(key) != new.tokenizer.get(key) and not (key != "files" and "files" in {*home.tokenizer, *new.tokenizer}):
             findings.append(found(name, said, measured, **cut))
-    if home.tokenizer.get("decoder_sha256") != new.tokenizer.get("decoder_sha256"):
-        findings.append(found("decoder_changed"))
     before, after = home.tokenizer.get("type", "files"), new.tokenizer.get("type", "files")
     if before != after:
         findings.append(found("tokenizer_type_changed", "text", measured, was=before, now=after, **cut))
@@ -104,9 +105,8 @@ def _vocabulary(home: Lock, new: Lock, loaded: Loaded, cut: dict[str, Any], unre
         return [] if same_added else [found("added_tokens_changed", **cut)]
     had, has = (lock.tokenizer.get("vocab_size") for lock in (home, new))
     try:
-        if loaded.home_folder is None:
-            raise IntegrityError(_GONE)
-        old, now = token_ids(loaded.home_folder), token_ids(loaded.new_folder)
+        folders = loaded.folders()
+        old, now = map(token_ids, folders)
         if old is None or now is None:
             raise IntegrityError("One of the two bases has no tokenizer.json.")
     except IntegrityError as error:
@@ -115,7 +115,7 @@ def _vocabulary(home: Lock, new: Lock, loaded: Loaded, cut: dict[str, Any], unre
     moved = {token: [n, now[token]] for token, n in old.items() if token in now and now[token] != n}
     gone = {token: n for token, n in old.items() if token not in now}
     added = {token: n for token, n in now.items() if token not in old}
-    renamed = _renamed(gone, added, loaded.home_folder, loaded.new_folder)
+    renamed = _renamed(gone, added, *folders)
     gone = {token: n for token, n in gone.items() if token not in renamed}
     added = {token: n for token, n in added.items() if token not in renamed.values()}
     findings = []

@@ -20,7 +20,7 @@ from workbench.evidence import SUCCESS, Evidence
 from workbench.rebase.contrasts import ARMS, Table, tabulate
 from workbench.rebase.findings import explained
 from workbench.rebase.result import Check, Finding, Settings, Verdict, Witness
-from workbench.rebase.rule import Decision, decide, epsilon, rows_needed, success_metric
+from workbench.rebase.rule import Decision, decide, epsilon, leading, rows_needed
 from workbench.rebase.verdicts import PASSING
 from workbench.records import ItemScore
 from workbench.words import Engine, Number, Several, Value, counted, phrase, words
@@ -52,7 +52,7 @@ def judge(
     table = tabulate(home, new, same_tokenizer=same_tokenizer, settings=settings)
     contrasts = table.contrasts
     decision = decide(contrasts, settings)
-    success = success_metric(contrasts)
+    success = leading(SUCCESS, contrasts)
     won = lost = None
     # for text without a scorer an exact match is luck, and a flip of it means nothing
     if success is not None and (success == "right" or scorer is not None or decision.metric == success):
