@@ -14,6 +14,7 @@ from tests.hf.tiny_adapter import tiny_adapter
 from tests.test_cli import ok
 from tests.tiny_base import make_tiny_base
 from workbench.errors import DataError, NotFound, UsageError
+from workbench.evidence import read_scores
 from workbench.hf.evaluate import Evaluator, Test, evaluate
 from workbench.rebase import verdict
 from workbench.rebase.recoordinate import Coordinates
@@ -36,7 +37,7 @@ def test_the_same_weights_change_nothing_to_the_last_bit(world: World) -> None:
     assert result["checks"] == [{"adapter": "orders@1", "word": found.word}] and not result["failed"]
     assert found.weights is not None and found.weights.change == "identical"
     assert found.verdict is not None and found.verdict.lost_rows == 0 == found.verdict.won_rows
-    new = Checks().scores("orders@1", again)
+    new = read_scores(Checks().folder("orders@1", again) / "scores.jsonl")
     assert [s.nll for s in new.base] == [s.nll for s in home.base]
     assert [s.nll for s in new.adapter] == [s.nll for s in home.adapter]
     assert found.word == "too close to tell" and (found.verdict.rows_needed or 0) >= 183, "48 rows without a flip prove no two points"
@@ -112,7 +113,7 @@ def test_several_adapters_share_one_load_and_the_bare_pass(world: World, tmp_pat
     assert [one["adapter"] for one in result["checks"]] == ["orders@1", "more@1"]
     first, other = (world.bench.rebase.get(ref, onto) for ref in ("orders@1", "more@1"))
     assert first.how["base"] == other.how["base"], "one pass, with its seconds, serves both"
-    scores = [Checks().scores(ref, onto) for ref in (first.adapter, other.adapter)]
+    scores = [read_scores(Checks().folder(ref, onto) / "scores.jsonl") for ref in (first.adapter, other.adapter)]
     assert scores[0].base == scores[1].base and scores[0].adapter != scores[1].adapter
     world.check(onto)
     assert world.bench.rebase.get("orders@1", onto).how["base"]["cached"] is True

@@ -19,11 +19,11 @@ from tests.ui.test_views import parse, text
 from workbench.ancestry import bases_in_order, retrained_from
 from workbench.blocks import Section
 from workbench.rebase import moved, report
-from workbench.rebase.figures import share_interval
 from workbench.rebase.findings import described
 from workbench.rebase.release import Cell, moving
 from workbench.rebase.result import Check, Finding, Structure
 from workbench.rebase.telling import figures, tell
+from workbench.rebase.verdict import share_interval
 from workbench.rebase.verdicts import STATES, VERDICTS
 from workbench.records import BaseRef, JobState, Progress
 from workbench.stats import Interval

@@ -16,11 +16,10 @@ from pathlib import Path
 from workbench.bases.layout import Layout
 from workbench.bases.lock import Lock
 from workbench.bases.stream import distance, in_file_order
-from workbench.bases.tensors import FLOAT_DTYPES, TensorInfo, folder_tensors
+from workbench.bases.tensors import TensorInfo, comparable, folder_tensors
 from workbench.rebase import change, lineage
-from workbench.rebase.drift import Sums, module_drift, pair_sums, total, unmoved
-from workbench.rebase.factors import Module, modules
-from workbench.rebase.result import Lineage, Weights
+from workbench.rebase.factors import Module, Sums, modules, pair_sums, total, unmoved
+from workbench.rebase.result import Lineage, ModuleDrift, Weights
 from workbench.rebase.roles import OUTPUTS, embeddings, group_of
 
 __all__ = ["examine"]
@@ -114,20 +113,16 @@ class _Pair:
 
 def _record(pair: _Pair, kind: str, relatives: Lineage | None, gathered: _Gathered, *, error: float | None = None) -> Weights:
     unlike = relatives is not None and relatives.reading == "not looked at" and kind in {"continuation", "unknown"}
-    everything = total(gathered.modules.values())
+    each = [(module, gathered.modules[module.name]) for module in pair.adapted]
     return Weights(
         change=kind,
         exact=error is None,
         error=error,
-        drift=everything.relative,
-        ratio=everything.ratio,
-        input=everything.input,
-        output=everything.output,
-        alignment=everything.alignment,
+        **total(gathered.modules.values()).figures,
         embeddings=gathered.drift_of("embeddings"),
         norms=gathered.drift_of("norms"),
         lineage=relatives,
-        modules=tuple(module_drift(m, gathered.modules[m.name]) for m in pair.adapted),
+        modules=tuple(ModuleDrift(m.name, m.group, m.layer, weight=sums.weight**0.5, **sums.figures) for m, sums in each),
         worst=_worst(pair.adapted, gathered),
         notes=(*(("order_unknown",) if unlike else ()), *pair.notes),
         bytes_read=gathered.bytes_read,
@@ -166,7 +161,9 @@ def _read(pair: _Pair, first: dict[str, TensorInfo], second: dict[str, TensorInf
     for module in pair.adapted:
         by_tensor.setdefault(_tensor(module, pair.home), []).append(module)
     changed, gathered = set(pair.moved), _Gathered()
-    wanted = [n for n in first if n in by_tensor or (group_of(n) in {"embeddings", "norms"} and _readable(n, first, second))]
+    wanted = [
+        n for n in first if n in by_tensor or (group_of(n) in {"embeddings", "norms"} and n in second and comparable(first[n], second[n]))
+    ]
     for place, name in enumerate(in_file_order(wanted, first)):
         if place % 50 == 0:
             say(f"Weights: tensor {place + 1} of {len(wanted)}")
@@ -180,10 +177,6 @@ def _read(pair: _Pair, first: dict[str, TensorInfo], second: dict[str, TensorInf
         if name in changed:
             gathered.bytes_read += sum(info.nbytes for info in both)
     return gathered
-
-
-def _readable(name: str, first: dict[str, TensorInfo], second: dict[str, TensorInfo]) -> bool:
-    return name in second and first[name].shape == second[name].shape and {first[name].dtype, second[name].dtype} <= FLOAT_DTYPES
 
 
 def _kind(relatives: Lineage, pair: _Pair, first: dict[str, TensorInfo], second: dict[str, TensorInfo], gathered: _Gathered) -> str:
