@@ -39,6 +39,7 @@ SHELL_ONLY = {
     "rebase/recoordinate.py": "workbench rebase selftest",
     "rebase/writing.py": "workbench rebase selftest",
     "jobs/rebase_selftest.py": "workbench rebase selftest",
+    "ui/app.py": "the shell that starts the server",
 }
 # Of these a page shows the errors and nothing else: what a check found is told from its numbers, not from its sentences.
 ERRORS_ONLY = (
