@@ -27,7 +27,7 @@ from workbench.rebase import lineage, weights
 from workbench.rebase.ceiling import recovered
 from workbench.rebase.result import Check, Settings, Structure
 from workbench.rebase.structure import examine
-from workbench.rebase.verdict import judge
+from workbench.rebase.verdict import cannot_load, judge
 
 __all__ = ["SCORER", "Cell", "make_cells"]
 
@@ -156,7 +156,10 @@ def _check(bench: Bench, scores: Named, signals: Path, name: str, source: str, t
 
     home, new, settings = evidence(source, source), evidence(target, source), Settings()
     known = Check.from_dict(json.loads((signals / f"{target}.json").read_text(encoding="utf-8")))
-    verdict = judge(home, new, scorer=SCORER, same_tokenizer=True, breaks=known.structure.breaks, settings=settings)
+    if breaks := known.structure.breaks:
+        verdict = cannot_load(breaks, home, settings=settings)
+    else:
+        verdict = judge(home, new, scorer=SCORER, same_tokenizer=True, settings=settings)
     ceiling = recovered(new, evidence(target, target), "right", seconds=bench.adapters[target, name].seconds, settings=settings)
     return replace(known, verdict=verdict, retrained=ceiling)
 

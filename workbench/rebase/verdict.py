@@ -15,7 +15,6 @@ from typing import Any
 
 from workbench import stats
 from workbench.data.rows import answer_of, question_of
-from workbench.errors import UsageError
 from workbench.evidence import SUCCESS, Evidence
 from workbench.rebase.contrasts import ARMS, Table, tabulate
 from workbench.rebase.findings import explained
@@ -33,22 +32,17 @@ _DEFAULT = Settings()
 
 def judge(
     home: Evidence,
-    new: Evidence | None,
+    new: Evidence,
     *,
     scorer: str | None,
     same_tokenizer: bool,
-    breaks: Sequence[Finding] = (),
     settings: Settings = _DEFAULT,
 ) -> Verdict:
     """The verdict over one frozen test set. `home` holds A and A with the adapter, `new` B and B with it, the same rows in the
-    same order; rows of one group (`home.groups`) are resampled together. `new` may be None only where a break stands.
+    same order; rows of one group (`home.groups`) are resampled together.
 
     Raises `UsageError` for arms that do not fit together, for no rows at all, and for losses that are not numbers.
     """
-    if breaks:
-        return cannot_load(breaks, home, settings=settings)
-    if new is None:
-        raise UsageError("The new base was not scored, so there is nothing to judge.", hint="Run the check with stage 3 (behaviour).")
     table = tabulate(home, new, same_tokenizer=same_tokenizer, settings=settings)
     contrasts = table.contrasts
     decision = decide(contrasts, settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -42,15 +42,12 @@ class _Gathered:
         return total(sums).relative if sums else None
 
 
-def examine(
-    adapter: Path, home: Lock, new: Lock, *, home_folder: Path | None, new_folder: Path, report: Callable[[str], None] | None = None
-) -> Weights:
+def examine(adapter: Path, home: Lock, new: Lock, *, home_folder: Path | None, new_folder: Path) -> Weights:
     """Compare the weights of base `new` with those the adapter was trained on. `home_folder` None: A is gone, its lock speaks.
 
     Raises `IntegrityError` naming a tensor of B (or a factor) that is not finite, and for an adapter without LoRA factors.
     """
     started = time.perf_counter()
-    say = report or (lambda text: None)
     pair = _Pair.of(adapter, home, new)
     if not pair.adapted or not all(_fits(module, pair.home, pair.new) for module in pair.adapted):
         kind = "other_shape" if pair.adapted else "identical" if pair.same else "unknown"
@@ -60,10 +57,9 @@ def examine(
         record = _record(pair, _kind_from_locks(pair), None, gathered, error=_error(gathered))
     else:
         first, second = pair.tensors(home_folder, new_folder)
-        gathered = _read(pair, first, second, say)
+        gathered = _read(pair, first, second)
         kind, relatives = "identical", None
         if not pair.same:
-            say("Weights: comparing neurons")
             relatives = _relatives(home_folder, new_folder, home.weights_sha256, new.weights_sha256)
             kind = _kind(relatives, pair, first, second, gathered)
         record = _record(pair, kind, relatives, gathered)
@@ -155,7 +151,7 @@ def _fits(module: Module, home: Lock, new: Lock) -> bool:
     )
 
 
-def _read(pair: _Pair, first: dict[str, TensorInfo], second: dict[str, TensorInfo], say: Callable[[str], None]) -> _Gathered:
+def _read(pair: _Pair, first: dict[str, TensorInfo], second: dict[str, TensorInfo]) -> _Gathered:
     """One pass over both bases, in the order of the files; tensors whose bytes did not change are not read."""
     by_tensor: dict[str, list[Module]] = {}
     for module in pair.adapted:
@@ -164,9 +160,7 @@ def _read(pair: _Pair, first: dict[str, TensorInfo], second: dict[str, TensorInf
     wanted = [
         n for n in first if n in by_tensor or (group_of(n) in {"embeddings", "norms"} and n in second and comparable(first[n], second[n]))
     ]
-    for place, name in enumerate(in_file_order(wanted, first)):
-        if place % 50 == 0:
-            say(f"Weights: tensor {place + 1} of {len(wanted)}")
+    for name in in_file_order(wanted, first):
         size, both = pair.home.tensors[name].norm or 0.0, (first[name], second[name])
         for module in by_tensor.get(name, ()):
             factors = module.read()
