@@ -83,13 +83,13 @@ def test_every_sentence_holds_all_scores_n_and_an_interval(word: str) -> None:
 def test_sentences_where_parts_are_missing() -> None:
     assert "the test cannot tell. About " in sentence(check(WORDS["too close to tell"]))
     home = Evidence(arm(0, 3.0), arm(400))
-    stopped = judge(home, None, scorer="exact", same_tokenizer=True, breaks=[BREAK])
+    stopped = cannot_load([BREAK], home)
     text = sentence(check(stopped, structure=Structure((BREAK,))))
     assert "cannot be used on small@2." in text and "There is no layer 30." in text and "100% with the adapter, 0% without" in text
     assert "no layer 30" in sentence(check(cannot_load([BREAK]), structure=Structure((BREAK,))))
     assert "no layer 30" in sentence(check(None, structure=Structure((BREAK,))))
     assert "Only a test can tell." in sentence(check(None))
-    idle = judge(Evidence(arm(9, 3.0), arm(9, 3.0)), None, scorer="exact", same_tokenizer=True, breaks=[BREAK])
+    idle = cannot_load([BREAK], Evidence(arm(9, 3.0), arm(9, 3.0)))
     assert "nothing to carry over" in sentence(check(idle, structure=Structure((BREAK,)))) and "2.2%" in idle.because
 
 

@@ -245,17 +245,13 @@ def test_a_break_decides_without_arms_on_the_new_base() -> None:
     assert bare.word == "cannot load" and "target_missing, shape" in bare.because and bare.contrasts == {}
     assert (bare.n, bare.groups, bare.absorbed) == (0, None, False)
     home = Evidence(arm(NONE), arm(ALL))
-    known = judge(home, None, scorer="exact", same_tokenizer=True, breaks=found, settings=QUICK)
+    known = cannot_load(found, home, settings=QUICK)
     assert known.word == "cannot load" and known.arms["home_adapter"]["exact_match"] == 1 and "layer 30" in known.because
-    idle = judge(Evidence(arm(NONE), arm(NONE)), None, scorer="exact", same_tokenizer=True, breaks=found, settings=QUICK)
+    idle = cannot_load(found, Evidence(arm(NONE), arm(NONE)), settings=QUICK)
     assert idle.word == "no gain at home", "the first line of the rule that matches"
     assert (known.n, known.groups, known.arms.keys()) == (400, None, {"home", "home_adapter"})
-    halves = judge(
-        Evidence(arm(NONE), arm(ALL), [f"g{i // 2}" for i in range(400)]), None, scorer="exact", same_tokenizer=True, breaks=found
-    )
+    halves = cannot_load(found, Evidence(arm(NONE), arm(ALL), [f"g{i // 2}" for i in range(400)]))
     assert halves.groups == 200
-    with pytest.raises(UsageError, match="nothing to judge"):
-        judge(home, None, scorer="exact", same_tokenizer=True)
 
 
 @pytest.mark.parametrize("wrong", ["rows", "order", "nan", "nan at home", "none", "groups"])

@@ -16,7 +16,7 @@ from typing import Any
 
 from workbench import stats
 from workbench.errors import IntegrityError, UsageError
-from workbench.records import ItemScore, as_json
+from workbench.records import ItemScore, as_json, from_json
 from workbench.stats import LEVEL, RESAMPLES, SEED, Interval, Metric
 
 __all__ = [
@@ -89,16 +89,8 @@ class Summary:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Summary:
         """The inverse of `as_dict`; keys that this version does not know are left out."""
-        known = _known(cls, data)
-        known["base"], known["adapter"] = (Arm(**_known(Arm, data[arm])) for arm in ("base", "adapter"))
-        known["gain"] = {key: Interval(**_known(Interval, value)) for key, value in data["gain"].items()}
-        known["flips"] = {key: Flips(**_known(Flips, value)) for key, value in data["flips"].items()}
-        return cls(**known)
-
-
-def _known(cls: type[Any], data: dict[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in dataclasses.fields(cls)}
-    return {key: value for key, value in data.items() if key in names}
+        summary: Summary = from_json(cls, data)
+        return summary
 
 
 # ---------------------------------------------------------------- files
@@ -142,7 +134,7 @@ _RESTORE = "The file was changed after it was published; import the adapter agai
 
 
 def _item(row_id: str, data: dict[str, Any]) -> ItemScore:
-    score = ItemScore(id=row_id, **_known(ItemScore, data))
+    score: ItemScore = from_json(ItemScore, {**data, "id": row_id})
     if not (math.isfinite(score.nll) and score.tokens > 0 and score.bytes >= 0 and isinstance(score.exact, bool)):
         raise ValueError(f"impossible values {data}")
     return score
@@ -200,8 +192,6 @@ def summary(
     scorer: str | None = None,
     *,
     groups: Sequence[str | None] | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
 ) -> Summary:
     """Compare the arms. `groups[i]` names rows that belong together (one document, one template) and are resampled as one.
 
@@ -210,7 +200,7 @@ def summary(
     arms = [base, adapter]
     check_paired(arms, groups)
     metrics, unit = metrics_of(arms), stats.units_of(len(base), groups)
-    compared = stats.compare(metrics, {"gain": {(0, 1): 1.0}}, unit, resamples=resamples, seed=seed)
+    compared = stats.compare(metrics, {"gain": {(0, 1): 1.0}}, unit)
     gains = {name: estimates["gain"] for name, estimates in compared.items()}
     return Summary(
         n=len(base),
@@ -220,8 +210,6 @@ def summary(
         adapter=_arm(adapter, "right" in metrics),
         gain={name: gain.interval for name, gain in gains.items()},
         flips={name: Flips(*gain.flips, stats.mcnemar(*gain.flips)) for name, gain in gains.items() if gain.flips is not None},
-        resamples=resamples,
-        seed=seed,
     )
 
 

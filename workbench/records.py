@@ -10,9 +10,12 @@ import dataclasses
 import html
 import math
 import re
+import types
+import typing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ __all__ = [
     "as_json",
     "check_dtype",
     "check_name",
+    "from_json",
 ]
 
 MAX_LENGTH = 1024  # tokens; a longer row is cut, unless a recipe says otherwise
@@ -318,3 +322,26 @@ def as_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [as_json(v) for v in value]
     return value
+
+
+@cache
+def _types(kind: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def from_json(kind: Any, data: Any) -> Any:
+    """Build a record of numbers and texts from what `as_json` made of it, by the types of its fields; keys that it does not know are
+    left out. Raises `KeyError`, `TypeError` or `AttributeError` for what is none."""
+    if data is None:
+        return None
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return from_json(next(a for a in arguments if a is not type(None)), data)
+    if origin is tuple:
+        return tuple(from_json(arguments[0], value) for value in data)
+    if origin is dict:
+        return {key: from_json(arguments[1], value) for key, value in data.items()}
+    if dataclasses.is_dataclass(kind):
+        known = [f.name for f in dataclasses.fields(kind) if f.name in data]
+        return typing.cast(Any, kind)(**{name: from_json(_types(typing.cast(Any, kind))[name], data[name]) for name in known})
+    return data

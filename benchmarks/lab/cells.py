@@ -22,12 +22,12 @@ from workbench.bases.lock import LOCK_FILE, Lock, read_lock
 from workbench.evidence import Evidence, read_scores, write_scores
 from workbench.files import sha256_of
 from workbench.hf import probes
-from workbench.hf.arms import NewBase, Test
+from workbench.hf.evaluate import Evaluator, Test
 from workbench.rebase import lineage, weights
 from workbench.rebase.ceiling import recovered
 from workbench.rebase.result import Check, Settings, Structure
 from workbench.rebase.structure import examine
-from workbench.rebase.verdict import judge
+from workbench.rebase.verdict import cannot_load, judge
 
 __all__ = ["SCORER", "Cell", "make_cells"]
 
@@ -97,7 +97,7 @@ def _scores(bench: Bench, task: str, base: str) -> Piece:
     key = {"base": bench.bases[base].digest, "adapters": {f"{name}-{source}": one.digest for (name, source), one in chosen.items()}}
 
     def make(out: Path) -> None:
-        arms, test = NewBase(bench.bases[base].path, "", keep=False), Test(bench.rows[task], SCORER, MAX_LENGTH, bf16=False)
+        arms, test = Evaluator(bench.bases[base].path), Test(bench.rows[task], SCORER, MAX_LENGTH, torch.float32)
         evidence = [arms.score(test, one.path, serve=0) for one in chosen.values()]
         for (name, source), scored in zip(chosen, evidence, strict=True):
             write_scores(out / f"{name}-{source}.jsonl", scored)
@@ -156,7 +156,10 @@ def _check(bench: Bench, scores: Named, signals: Path, name: str, source: str, t
 
     home, new, settings = evidence(source, source), evidence(target, source), Settings()
     known = Check.from_dict(json.loads((signals / f"{target}.json").read_text(encoding="utf-8")))
-    verdict = judge(home, new, scorer=SCORER, same_tokenizer=True, breaks=known.structure.breaks, settings=settings)
+    if breaks := known.structure.breaks:
+        verdict = cannot_load(breaks, home, settings=settings)
+    else:
+        verdict = judge(home, new, scorer=SCORER, same_tokenizer=True, settings=settings)
     ceiling = recovered(new, evidence(target, target), "right", seconds=bench.adapters[target, name].seconds, settings=settings)
     return replace(known, verdict=verdict, retrained=ceiling)
 

@@ -14,8 +14,8 @@ from tests.hf.tiny_adapter import tiny_adapter
 from tests.test_cli import ok
 from tests.tiny_base import make_tiny_base
 from workbench.errors import DataError, NotFound, UsageError
-from workbench.hf.arms import NewBase, Test
-from workbench.hf.evaluate import evaluate
+from workbench.evidence import read_scores
+from workbench.hf.evaluate import Evaluator, Test, evaluate
 from workbench.rebase import verdict
 from workbench.rebase.recoordinate import Coordinates
 from workbench.rebase.store import Checks
@@ -37,7 +37,7 @@ def test_the_same_weights_change_nothing_to_the_last_bit(world: World) -> None:
     assert result["checks"] == [{"adapter": "orders@1", "word": found.word}] and not result["failed"]
     assert found.weights is not None and found.weights.change == "identical"
     assert found.verdict is not None and found.verdict.lost_rows == 0 == found.verdict.won_rows
-    new = Checks().scores("orders@1", again)
+    new = read_scores(Checks().folder("orders@1", again) / "scores.jsonl")
     assert [s.nll for s in new.base] == [s.nll for s in home.base]
     assert [s.nll for s in new.adapter] == [s.nll for s in home.adapter]
     assert found.word == "too close to tell" and (found.verdict.rows_needed or 0) >= 183, "48 rows without a flip prove no two points"
@@ -60,8 +60,8 @@ def test_permuted_coordinates_lose_the_copy_and_not_the_adapter_that_moved_along
 
     home = world.bench.adapters.evidence("orders@1")
     rebased = where.write_adapter(world.adapter.path, tmp_path / "rebased")
-    test = Test([{**row, "split": "test"} for row in ROWS], None, 256, bf16=False)
-    new = NewBase(world.bench.bases.get(moved).path, "x", keep=False).score(test, rebased)
+    test = Test([{**row, "split": "test"} for row in ROWS], None, 256, dtype=torch.float32)
+    new = Evaluator(world.bench.bases.get(moved).path).score(test, rebased)
     judged = verdict.judge(home, new, scorer=None, same_tokenizer=True)
     assert judged.lost_rows == 0 and judged.word == "too close to tell", "with more rows it would be 'works'"
     assert max(abs(a.nll - b.nll) for a, b in zip(home.adapter, new.adapter, strict=True)) < 1e-2
@@ -82,8 +82,8 @@ def test_a_ladder_of_roundings_is_named_and_gets_worse(world: World, tmp_path: P
 def test_a_random_adapter_of_the_same_size_never_works(world: World, tmp_path: Path) -> None:
     home = world.bench.adapters.evidence("orders@1")
     placebo = controls.random_adapter(world.adapter.path, tmp_path / "placebo", seed=1)
-    test = Test([{**row, "split": "test"} for row in ROWS], None, 256, bf16=False)
-    new = NewBase(world.base.path, "x", keep=False).score(test, placebo)
+    test = Test([{**row, "split": "test"} for row in ROWS], None, 256, dtype=torch.float32)
+    new = Evaluator(world.base.path).score(test, placebo)
     assert verdict.judge(home, new, scorer=None, same_tokenizer=True).word in ("lost", "does harm")
 
 
@@ -113,7 +113,7 @@ def test_several_adapters_share_one_load_and_the_bare_pass(world: World, tmp_pat
     assert [one["adapter"] for one in result["checks"]] == ["orders@1", "more@1"]
     first, other = (world.bench.rebase.get(ref, onto) for ref in ("orders@1", "more@1"))
     assert first.how["base"] == other.how["base"], "one pass, with its seconds, serves both"
-    scores = [Checks().scores(ref, onto) for ref in (first.adapter, other.adapter)]
+    scores = [read_scores(Checks().folder(ref, onto) / "scores.jsonl") for ref in (first.adapter, other.adapter)]
     assert scores[0].base == scores[1].base and scores[0].adapter != scores[1].adapter
     world.check(onto)
     assert world.bench.rebase.get("orders@1", onto).how["base"]["cached"] is True

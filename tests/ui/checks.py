@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 from tests.ui.samples import NOW
-from workbench.rebase.figures import because
 from workbench.rebase.findings import found
 from workbench.rebase.result import (
     Check,
@@ -22,6 +21,7 @@ from workbench.rebase.result import (
     Weights,
     Witness,
 )  # fmt: skip
+from workbench.rebase.verdict import because
 from workbench.stats import Interval
 from workbench.words import words
 

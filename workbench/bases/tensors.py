@@ -28,6 +28,7 @@ __all__ = [
     "DTYPE_NAMES",
     "FLOAT_DTYPES",
     "TensorInfo",
+    "comparable",
     "floats",
     "folder_tensors",
     "not_finite",
@@ -182,6 +183,11 @@ def folder_tensors(folder: Path) -> dict[str, TensorInfo]:
                 raise IntegrityError(f"Tensor {name} is in {tensors[name].file.name} and again in {file.name}.")
             tensors[name] = info
     return tensors
+
+
+def comparable(a: TensorInfo, b: TensorInfo) -> bool:
+    """Whether two tensors can be subtracted: of one shape, and floats."""
+    return a.shape == b.shape and {a.dtype, b.dtype} <= FLOAT_DTYPES
 
 
 def not_finite(info: TensorInfo) -> IntegrityError:

@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.bases.lock import Lock
 from workbench.bases.sketch import drift
+from workbench.rebase.factors import Sums, total
 from workbench.rebase.result import Finding
 from workbench.rebase.roles import GROUPS, group_of, layer_of
 from workbench.rebase.structure import between
@@ -104,9 +105,5 @@ def compare(a: Lock, b: Lock, first: Base, second: Base) -> BaseDiff:
 
 def _drift(groups: dict[str, list[str]], distance: dict[str, float], norms: dict[str, float]) -> tuple[Drift, ...]:
     """How far each group of tensors moved; groups without any are left out."""
-    drifts = []
-    for group, names in groups.items():
-        size = sum(norms[n] ** 2 for n in names)
-        moved = sum(distance.get(n, 0.0) ** 2 for n in names)
-        drifts += [Drift(group, len(names), (moved / size) ** 0.5 if size else 0.0)] if names else []
-    return tuple(drifts)
+    sums = {n: Sums(weight=norm**2, drift=distance.get(n, 0.0) ** 2) for n, norm in norms.items()}
+    return tuple(Drift(group, len(names), total(sums[n] for n in names).relative) for group, names in groups.items() if names)

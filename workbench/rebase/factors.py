@@ -1,18 +1,23 @@
-"""The update of a LoRA adapter, module by module, without ever building it: dW = scale * B A as the two factors and small products.
+"""The update of a LoRA adapter, module by module, and how far the base moved under it.
 
-How the factors are named, shaped and scaled is in `peft_layout`.
+The update is never built: dW = scale * B A is kept as the two factors and small products. How they are named, shaped and scaled is in
+`peft_layout`. What the base did is summed up in one pass over both bases' weights.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.bases.files import read_json
+from workbench.bases.stream import pairs, refuse_not_finite
 from workbench.bases.tensors import TensorInfo
 from workbench.errors import IntegrityError
 from workbench.peft_layout import CONFIG, EMBEDDING_A, Scaling, of_expert, sort, targeted
+from workbench.rebase.roles import group_of, layer_of
 from workbench.rebase.writing import adapter_tensors, load
 
 if TYPE_CHECKING:
@@ -21,9 +26,7 @@ if TYPE_CHECKING:
 
     from workbench.bases.layout import Layout, Part
 
-from workbench.rebase.roles import group_of, layer_of
-
-__all__ = ["Factors", "Module", "modules", "product_norm"]
+__all__ = ["Factors", "Module", "Sums", "modules", "pair_sums", "product_norm", "total", "unmoved"]
 
 
 @dataclass(frozen=True)
@@ -129,3 +132,90 @@ def _basis(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     kept = squares > 1e-10 * max(float(squares[-1]), 1e-60)
     basis: npt.NDArray[np.float32] = np.ascontiguousarray(wide @ (vectors[:, kept] / np.sqrt(squares[kept])), np.float32)
     return basis
+
+
+# ---------------------------------------------------------------- what the base did
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums of squares, with D = W_B - W_A, dW the update, Q the directions its factors span. They add up over modules."""
+
+    weight: float = 0.0  # |W_A|^2
+    drift: float = 0.0  # |D|^2
+    update: float | None = 0.0  # |dW|^2
+    weight_in: float | None = 0.0  # |W_A Q_A|^2
+    drift_in: float | None = 0.0
+    weight_out: float | None = 0.0  # |Q_B^T W_A|^2
+    drift_out: float | None = 0.0
+    along: float | None = 0.0  # <D, dW>
+
+    @property
+    def relative(self) -> float:
+        return _root(self.drift, self.weight) or 0.0
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What the records say of it: `result.Weights` of all modules, `result.ModuleDrift` of one."""
+        alignment = None
+        if self.along is not None and self.update and self.drift:  # else one of the two is zero and has no direction
+            alignment = float(self.along / (self.drift * self.update) ** 0.5)
+        return {
+            "drift": self.relative,
+            "ratio": _root(self.drift, self.update),
+            "input": _root(self.drift_in, self.weight_in),
+            "output": _root(self.drift_out, self.weight_out),
+            "alignment": alignment,
+        }
+
+
+def _root(part: float | None, whole: float | None) -> float | None:
+    return float((part / whole) ** 0.5) if part is not None and whole else None
+
+
+def total(sums: Iterable[Sums]) -> Sums:
+    """All modules together; what one of them does not know, the total does not know."""
+    every = list(sums)
+    added: dict[str, Any] = {}
+    for field in dataclasses.fields(Sums):
+        values = [getattr(s, field.name) for s in every]
+        added[field.name] = None if None in values else sum(values)
+    return Sums(**added)
+
+
+def unmoved(factors_norm: float, weight_norm: float) -> Sums:
+    """A module whose bytes did not change: nothing is read."""
+    size = weight_norm**2  # stands for every share of the weights as well: zero divided by it stays zero
+    return Sums(weight=size, update=factors_norm**2, weight_in=size, weight_out=size)
+
+
+def pair_sums(before: TensorInfo, after: TensorInfo, factors: Factors) -> Sums:
+    """Read one weight matrix of both bases, piece by piece. Raises `IntegrityError` naming a tensor that is not finite."""
+    import numpy as np
+
+    weight = drift = weight_in = drift_in = 0.0
+    rank, columns = factors.left_basis.shape[1], before.shape[1]
+    seen: npt.NDArray[np.float32] = np.zeros((2, rank, columns), np.float32)  # Q_B^T W_A and Q_B^T D
+    at = 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for x, y in pairs(before, after):
+            np.subtract(y, x, out=y)
+            weight += _square(x)
+            drift += _square(y)
+            left = factors.left_basis[at : at + len(x)].T
+            seen[0] += left @ x
+            seen[1] += left @ y
+            weight_in += _square(x @ factors.right_basis)
+            drift_in += _square(y @ factors.right_basis)
+            at += len(x)
+    if not (np.isfinite(drift) and np.isfinite(weight)):
+        refuse_not_finite(before, after)
+    along = float(np.sum((factors.back.T @ seen[1]) * factors.right, dtype=np.float64))
+    return Sums(weight, drift, factors.norm**2, weight_in, drift_in, _square(seen[0]), _square(seen[1]), along)
+
+
+def _square(values: npt.NDArray[np.float32]) -> float:
+    import numpy as np
+
+    flat = values.reshape(-1)
+    return float(np.dot(flat, flat))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from workbench.bases.lock import token_ids
-from workbench.bases.tensors import FLOAT_DTYPES, TensorInfo, floats, folder_tensors, not_finite, raw_pieces
+from workbench.bases.tensors import FLOAT_DTYPES, TensorInfo, comparable, floats, folder_tensors, not_finite, raw_pieces
 from workbench.rebase.result import Lineage
 from workbench.rebase.roles import Family, Place, embeddings, family_of
 
@@ -107,7 +107,7 @@ def _layers(first: Mapping[int, _Layer], second: Mapping[int, _Layer], width: in
     """Evenly spaced layers that both models hold in equal shapes."""
     numbers = sorted(
         n for n, layer in first.items()
-        if layer.keys() == second.get(n, {}).keys() and all(_comparable(layer[k][0], second[n][k][0]) for k in layer)
+        if layer.keys() == second.get(n, {}).keys() and all(comparable(layer[k][0], second[n][k][0]) for k in layer)
         and _whole(layer, width) and _whole(second[n], width)
     )  # fmt: skip
     wanted = min(_LAYERS, len(numbers))
@@ -118,10 +118,6 @@ def _whole(layer: _Layer, width: int) -> bool:
     """Whether its neurons can be seen twice, in a residual stream of that width."""
     sets = _neurons(layer, 0)
     return len(sets) == 2 and all(len(of.places) == len(sets[0].places) > 0 and of.info.shape[of.rows] == width for of in sets)
-
-
-def _comparable(a: TensorInfo, b: TensorInfo) -> bool:
-    return a.shape == b.shape and {a.dtype, b.dtype} <= FLOAT_DTYPES
 
 
 def _embeddings(first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo]) -> tuple[TensorInfo, TensorInfo] | None:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from workbench.blocks import Block, Facts, Fold, Paragraph, Section, Strip, Table
+from workbench.blocks import Block, Facts, Fold, Link, Paragraph, Section, Strip, Table
+from workbench.rebase.factors import Sums, total
 from workbench.rebase.result import ModuleDrift, Weights
 from workbench.words import Number, Several, Value, phrase
 
-__all__ = ["LAB", "moved", "pooled", "sentence"]
+__all__ = ["LAB", "facts", "known", "moved", "pooled", "sentence"]
 
 # What the lineage lab says of drift as a warning (docs/lab.md, "Which signal foretells it?"): moves of adapters to other bases, and
 # Spearman's rho of the drift with the success that was kept, with its 95 % interval. It ranks bases; no limit of it decides.
@@ -18,6 +19,15 @@ LAB = {"moves": 120, "rho": -0.90, "low": -0.92, "high": -0.83}
 _RANKED = frozenset({"continuation", "independent"})  # the changes that the lab's moves were
 _WORST = 10
 Key = TypeVar("Key", str, int)
+
+
+def facts(rows: Iterable[tuple[str, Value | Link | None]]) -> Facts:
+    """By their keys; what is not known is left out."""
+    return Facts(tuple((phrase(key), value) for key, value in rows if value is not None))
+
+
+def known(value: float | None, how: str) -> Value | None:
+    return None if value is None else Number(value, how)
 
 
 def moved(weights: Weights) -> Section:
@@ -60,8 +70,7 @@ def pooled(modules: Iterable[ModuleDrift]) -> float:
     """Relative drift of modules taken together: |D| / |W_A| over all of their entries, as the drift of the whole check is. Checks made
     before each module's |W_A| was kept count every module alike."""
     listed = [(module.drift, module.weight or 1.0) for module in modules]
-    whole = sum(weight**2 for _, weight in listed)
-    return math.sqrt(sum((drift * weight) ** 2 for drift, weight in listed) / whole) if whole else 0.0
+    return total(Sums(weight=weight**2, drift=(drift * weight) ** 2) for drift, weight in listed).relative
 
 
 def _by(modules: Iterable[ModuleDrift], key: Callable[[ModuleDrift], Key | None]) -> dict[Key, list[ModuleDrift]]:
@@ -103,23 +112,13 @@ def _shade(drift: float | None, most: float) -> tuple[float, Value] | None:
 
 
 def _figures(weights: Weights) -> Facts:
-    rows: list[tuple[str, Value | None]] = [
-        *(
-            (f"rebase.drift.{name}", None if value is None else Number(value, how))
-            for name, value, how in (
-                ("input", weights.input, "drift"),
-                ("output", weights.output, "drift"),
-                ("alignment", weights.alignment, "direction"),
-                ("embeddings", weights.embeddings, "drift"),
-                ("norms", weights.norms, "drift"),
-            )
-        ),
-        ("rebase.drift.worst", Several(tuple(map(_layer, weights.worst))) if weights.worst else None),
-    ]
+    shown = {"input": "drift", "output": "drift", "alignment": "direction", "embeddings": "drift", "norms": "drift"}
+    rows: list[tuple[str, Value | None]] = [(f"rebase.drift.{name}", known(getattr(weights, name), how)) for name, how in shown.items()]
+    rows.append(("rebase.drift.worst", Several(tuple(map(_layer, weights.worst))) if weights.worst else None))
     if weights.lineage is not None and weights.lineage.reading != "not looked at":
         reading = phrase(f"rebase.lineage.{weights.lineage.reading}", share=Number(weights.lineage.identity, "share"))
         rows.append(("rebase.drift.lineage", reading))
-    return Facts(tuple((phrase(key), value) for key, value in rows if value is not None))
+    return facts(rows)
 
 
 def _layer(name: str) -> Value:

@@ -85,12 +85,12 @@ _QUERY_HEADS = ("num_attention_heads", "n_head", "num_heads")
 _WIDTH = ("hidden_size", "n_embd", "n_embed")
 
 
+@dataclass(frozen=True)
 class Coordinates:
     """One seeded choice of new coordinates for the model in a folder."""
 
-    def __init__(self, family: Family, moves: dict[_Axis, Move]) -> None:
-        self.family = family
-        self.moves = moves
+    family: Family
+    moves: dict[_Axis, Move]
 
     @classmethod
     def draw(cls, folder: Path, seed: int) -> Coordinates:

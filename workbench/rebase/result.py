@@ -11,12 +11,11 @@ The four arms have these names everywhere: "home" is the bare base A, "home_adap
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.errors import UsageError
-from workbench.records import as_json
+from workbench.records import as_json, from_json
 from workbench.stats import LEVEL, RESAMPLES, SEED, Interval
 
 __all__ = [
@@ -292,27 +291,9 @@ class Check:
             raise ValueError(f"it has schema {data['schema']!r}; this version reads 1 to {SCHEMA}")
         # schema 1 kept warnings as sentences
         warnings = [{"name": "", "level": "risk", "text": told} if isinstance(told, str) else told for told in data.get("warnings", ())]
-        check: Check = _read(cls, {**data, "schema": SCHEMA, "warnings": warnings})
+        verdict = data.get("verdict")
+        if verdict is not None:
+            named = {m: {_LETTERS.get(name, name): c for name, c in of.items()} for m, of in verdict["contrasts"].items()}
+            verdict = {**verdict, "contrasts": named}
+        check: Check = from_json(cls, {**data, "schema": SCHEMA, "warnings": warnings, "verdict": verdict})
         return check
-
-
-def _read(kind: Any, data: Any) -> Any:
-    """Build a record from JSON by the types of its fields."""
-    import types
-    import typing
-
-    if data is None:
-        return None
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return _read(next(a for a in arguments if a is not type(None)), data)
-    if origin is tuple:
-        return tuple(_read(arguments[0], value) for value in data)
-    if origin is dict:
-        return {key: _read(arguments[1], value) for key, value in data.items()}
-    if kind is Contrasts:
-        data = {_LETTERS.get(name, name): interval for name, interval in data.items()}
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        return typing.cast(Any, kind)(**{f.name: _read(hints[f.name], data[f.name]) for f in dataclasses.fields(kind) if f.name in data})
-    return data

@@ -14,7 +14,7 @@ Three of its conditions are there because a simulation showed what happens witho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from workbench.evidence import SUCCESS
@@ -27,9 +27,9 @@ __all__ = [
     "Decision",
     "decide",
     "epsilon",
+    "leading",
     "points",
     "rows_needed",
-    "success_metric",
 ]
 
 _COSTS = ("nll_per_token", "bits_per_byte")
@@ -54,17 +54,14 @@ def epsilon(metric: str, settings: Settings) -> float:
     return settings.epsilon if metric in SUCCESS else settings.epsilon_nll
 
 
-def success_metric(contrasts: Mapping[str, Contrasts]) -> str | None:
-    return next((name for name in SUCCESS if name in contrasts), None)
-
-
-def _cost_metric(contrasts: Mapping[str, Contrasts]) -> str | None:
-    return next((name for name in _COSTS if name in contrasts), None)
+def leading(metrics: Sequence[str], contrasts: Mapping[str, Contrasts]) -> str | None:
+    """The first of those that was compared."""
+    return next((name for name in metrics if name in contrasts), None)
 
 
 def decide(contrasts: Mapping[str, Contrasts], settings: Settings, *, breaks: bool = False) -> Decision:
     """The first line that matches. Unknown ends of intervals (one row) match nothing."""
-    success, cost = success_metric(contrasts), _cost_metric(contrasts)
+    success, cost = leading(SUCCESS, contrasts), leading(_COSTS, contrasts)
     metric = next((name for name in (success, cost) if name and contrasts[name].gain.least > epsilon(name, settings)), None)
     if metric is None:
         return Decision("no gain at home", success or cost or "", "gain")
@@ -99,7 +96,7 @@ def rows_needed(table: Table, settings: Settings) -> int | None:
     where no number of rows tells."""
     contrasts = table.contrasts
     truth = decide(points(contrasts), settings)
-    metric, cost = truth.metric, _cost_metric(contrasts) or truth.metric
+    metric, cost = truth.metric, leading(_COSTS, contrasts) or truth.metric
     limit = epsilon(metric, settings)
     left = max(limit, _LEFT * contrasts[metric].gain.value)
     wanted = {  # word -> [(metric, difference, what to clear, whether from below)]

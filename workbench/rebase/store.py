@@ -14,7 +14,7 @@ from pathlib import Path
 
 from workbench import paths
 from workbench.errors import IntegrityError, NotFound
-from workbench.evidence import Evidence, read_scores, write_scores
+from workbench.evidence import Evidence, write_scores
 from workbench.files import atomic_write
 from workbench.rebase.result import Check
 from workbench.records import AdapterRef, BaseRef
@@ -28,13 +28,9 @@ Found = list[Check]  # `list` is a method below
 class Checks:
     """The checks of one home folder."""
 
-    @property
-    def root(self) -> Path:
-        return paths.checks_dir()
-
     def list(self) -> Found:
         """The newest check of every adapter on every base, by adapter and base."""
-        read = map(_read, sorted(self.root.glob(f"*/v*/*/{_CHECK}")))
+        read = map(_read, sorted(paths.checks_dir().glob(f"*/v*/*/{_CHECK}")))
         return [check for check in read if check is not None]
 
     def find(self, adapter: str, base: str | BaseRef) -> Check | None:
@@ -49,19 +45,12 @@ class Checks:
             raise NotFound(f"{adapter} was not checked on {base} yet.", hint=f"Check it: workbench rebase check {adapter} --onto {base}")
         return check
 
-    def scores(self, adapter: str, base: str | BaseRef) -> Evidence:
-        """The scores of B and B + adapter row by row. Raises `NotFound` for a check without a verdict by test rows."""
-        file = self.folder(adapter, base) / _SCORES
-        if not file.is_file():
-            raise NotFound(f"The check of {adapter} on {base} scored no test rows.", hint="Check it with the stage 'behaviour'.")
-        return read_scores(file)
-
     def folder(self, adapter: str, base: str | BaseRef) -> Path:
         """Where a check stands. Both names are parsed again: they become a path here."""
         ref, onto = AdapterRef.parse(adapter), BaseRef.parse(base)
         if ref.version is None:
             raise NotFound(f"{adapter} names no version.", hint=f"Write {ref.name}@1, or whichever version you mean.")
-        return self.root / ref.name / f"v{ref.version}" / str(onto)
+        return paths.checks_dir() / ref.name / f"v{ref.version}" / str(onto)
 
     def save(self, check: Check, scores: Evidence | None) -> Path:
         """Put a check in place of the one before. Whole or not at all: a reader sees the old one or the new one."""

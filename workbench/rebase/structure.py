@@ -16,9 +16,8 @@ from workbench.bases.lock import Lock, read_lock
 from workbench.errors import IntegrityError
 from workbench.foreign import GIB, Limits
 from workbench.peft_layout import Shape
-from workbench.rebase.adapter import Adapted, base_shapes, read_adapter
+from workbench.rebase.adapter import Adapted, base_shapes, compare_methods, read_adapter
 from workbench.rebase.findings import found, ordered
-from workbench.rebase.methods import compare_methods
 from workbench.rebase.result import Finding, Structure
 from workbench.rebase.roles import group_of, layer_of
 from workbench.rebase.templates import compare_templates
@@ -26,17 +25,12 @@ from workbench.rebase.tokenizers import Loaded, compare_tokenizers
 
 __all__ = ["between", "examine"]
 
-# Kinds of settings with one finding each, `<kind>_changed`.
+# Kinds of settings with one finding each, `<kind>_changed` unless it is named here.
 _SETTINGS = (
     "activation", "bias", "qk_norm", "rope", "window", "context", "norm_eps", "softcap", "multiplier", "routing", "other",
 )  # fmt: skip
-_SIZES = {
-    "hidden_size": "hidden_size_changed",
-    "layers": "layer_count_changed",
-    "heads": "heads_changed",
-    "intermediate_size": "intermediate_size_changed",
-    "experts": "experts_changed",
-}
+_SIZES = ("hidden_size", "layers", "heads", "intermediate_size", "experts")
+_NAMES = {"other": "config_changed", "layers": "layer_count_changed"}
 _SECONDS = 30  # for tokenizers and templates, many times what honest ones take
 
 
@@ -176,14 +170,10 @@ def _settings(adapted: Adapted | None, home: Lock, new: Lock, *, fits: bool) -> 
     for key, pair in changed(home, new).items():
         kinds.setdefault(kind_of(key), {})[key] = pair
     findings = []
-    for kind in _SETTINGS:
-        if kind in kinds:
-            findings.append(found("config_changed" if kind == "other" else f"{kind}_changed", **_details(kinds[kind])))
-    for kind, name in _SIZES.items():
-        if kind in kinds:
-            values = kinds[kind]
-            milder = kind != "hidden_size" and not _affected(kind, adapted, values)
-            findings.append(found(name, milder=milder, **_details(values)))
+    for kind, values in kinds.items():
+        if kind in {*_SETTINGS, *_SIZES}:
+            milder = kind in _SIZES and kind != "hidden_size" and not _affected(kind, adapted, values)
+            findings.append(found(_NAMES.get(kind, f"{kind}_changed"), milder=milder, **_details(values)))
     if "identity" in kinds:
         before, after = (f"{lock.model_type} ({', '.join(lock.architectures) or '?'})" for lock in (home, new))
         findings.append(found("architecture_changed", milder=fits, was=before, now=after, **_details(kinds["identity"])))
@@ -232,12 +222,8 @@ def _norms(lock: Lock) -> set[str]:
 
 
 def _numbers(home: Lock, new: Lock) -> list[Finding]:
-    findings = []
-    if home.dtype != new.dtype:
-        findings.append(found("dtype_changed", was=home.dtype, now=new.dtype))
-    if home.quantization != new.quantization:
-        findings.append(found("quantization_changed", was=home.quantization, now=new.quantization))
-    return findings
+    pairs = {"dtype_changed": (home.dtype, new.dtype), "quantization_changed": (home.quantization, new.quantization)}
+    return [found(name, was=before, now=after) for name, (before, after) in pairs.items() if before != after]
 
 
 def _license(home_folder: Path | None, new_folder: Path) -> list[Finding]:

@@ -7,18 +7,18 @@ computes nothing: a number that is not here is on no face (tests/test_faces.py).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from workbench.blocks import Bar, Bars, Block, Card, Cards, Code, Facts, Fold, Item, Items, Line, Link, Paragraph, Section, Table
+from workbench.blocks import Bar, Bars, Block, Card, Cards, Code, Fold, Item, Items, Line, Link, Paragraph, Section, Table
 from workbench.evidence import SUCCESS
 from workbench.rebase import verdicts
 from workbench.rebase.contrasts import ARMS
-from workbench.rebase.figures import because, questions, share_interval
 from workbench.rebase.findings import CATALOGUE, explained
-from workbench.rebase.moved import moved
+from workbench.rebase.moved import facts, known, moved
 from workbench.rebase.result import Check, Contrasts, Finding, Health, Probes, Retrained, Verdict, Witness
+from workbench.rebase.verdict import because, questions, share_interval
 from workbench.rebase.verdicts import STATES, State
 from workbench.words import Name, Number, Several, Value, counted, lasting, phrase
 from workbench.worth import difference, score
@@ -245,32 +245,23 @@ def _findings(check: Check) -> Section:
 # ---------------------------------------------------------------- probes, health, the ceiling
 
 
-def _facts(rows: Iterable[tuple[str, Value | Link | None]]) -> Facts:
-    """By the ends of their keys; what is not known is left out."""
-    return Facts(tuple((phrase(key), value) for key, value in rows if value is not None))
-
-
-def _number(value: float | None, how: str) -> Value | None:
-    return None if value is None else Number(value, how)
-
-
 def _probes(probes: Probes) -> Section:
     dose = tuple(phrase("rebase.probes.at", alpha=alpha, nats=Number(nats, "nats")) for alpha, nats in probes.dose.items())
     rows: list[tuple[str, Value | None]] = [
         ("rebase.probes.prompts", Number(probes.prompts)),
         ("rebase.probes.cka", Number(probes.cka_mean, "nats")),
-        ("rebase.probes.agreement", _number(probes.top1_agreement, "share")),
-        ("rebase.probes.jsd", _number(probes.jsd, "nats")),
-        ("rebase.probes.correlation", _number(probes.effect_correlation, "direction")),
-        ("rebase.probes.slope", _number(probes.effect_slope, "figure")),
-        ("rebase.probes.ratio", _number(probes.effect_ratio, "figure")),
+        ("rebase.probes.agreement", known(probes.top1_agreement, "share")),
+        ("rebase.probes.jsd", known(probes.jsd, "nats")),
+        ("rebase.probes.correlation", known(probes.effect_correlation, "direction")),
+        ("rebase.probes.slope", known(probes.effect_slope, "figure")),
+        ("rebase.probes.ratio", known(probes.effect_ratio, "figure")),
         ("rebase.probes.dose", Several(dose) if dose else None),
         (
             "rebase.probes.best",
             None if probes.best_dose is None else phrase("rebase.probes.alpha", alpha=Number(probes.best_dose, "plain")),
         ),
     ]
-    return Section("probes", phrase("rebase.probes"), (_facts(rows), Paragraph(phrase("rebase.probes.how"), quiet=True)))
+    return Section("probes", phrase("rebase.probes"), (facts(rows), Paragraph(phrase("rebase.probes.how"), quiet=True)))
 
 
 def _health(health: Health, check: Check) -> Section:
@@ -326,11 +317,11 @@ def _sure(check: Check) -> Section:
         rows: list[tuple[str, Value | None]] = [
             ("rebase.sure.rows", questions(verdict)),
             ("rebase.sure.needed", Number(verdict.rows_needed) if verdict.rows_needed else None),
-            ("rebase.sure.p_worse", _number(verdict.p_worse, "p")),
+            ("rebase.sure.p_worse", known(verdict.p_worse, "p")),
             ("rebase.sure.limits", limits),
             ("rebase.sure.intervals", intervals),
         ]
-        blocks.append(_facts(rows))
+        blocks.append(facts(rows))
         if verdict.n < _FEW and verdict.metric in SUCCESS:
             blocks.append(Paragraph(phrase("rebase.sure.few", n=Number(_FEW)), quiet=True))
     return Section("sure", phrase("rebase.sure"), tuple(blocks))
@@ -350,4 +341,4 @@ def _how(check: Check) -> Section:
         ("rebase.how.when", check.created_at[:16].replace("T", " ") or None),
     ]
     more = (Fold(phrase("rebase.how.more"), (Code(json.dumps(check.how, indent=1), phrase("rebase.how.more")),)),) if check.how else ()
-    return Section("how", phrase("rebase.how"), (_facts(rows), *more))
+    return Section("how", phrase("rebase.how"), (facts(rows), *more))

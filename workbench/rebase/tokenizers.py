@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,6 @@ _CUTTING = {
     "files": ("merges_changed", "files"),
 }
 _LISTED = 50  # tokens in the details
-_GONE = "The home base is no longer here, and the adapter keeps no copy of its tokenizer."
 
 
 def same_tokenizer(home: Lock, new: Lock) -> bool:
@@ -44,11 +42,15 @@ class Loaded:
         self.home_folder, self.new_folder = home_folder, new_folder
         self.same = same_tokenizer(home, new)
 
+    def folders(self) -> tuple[Path, Path]:
+        """(home's, new's). Raises `IntegrityError` when home's is gone."""
+        if self.home_folder is None:
+            raise IntegrityError("The home base is no longer here, and the adapter keeps no copy of its tokenizer.")
+        return self.home_folder, self.new_folder
+
     def pair(self) -> tuple[Tokenizer, Tokenizer]:
         """(home's, new's). Raises `IntegrityError` when one is missing or cannot be read."""
-        if self.home_folder is None:
-            raise IntegrityError(_GONE)
-        files = [folder / "tokenizer.json" for folder in (self.home_folder, self.new_folder)]
+        files = [folder / "tokenizer.json" for folder in self.folders()]
         for file in files:
             if not file.is_file():
                 raise IntegrityError(f"{file} is missing.", hint="Add the base again from a source that has it.")
@@ -75,9 +77,9 @@ def compare_tokenizers(home: Lock, new: Lock, loaded: Loaded, texts: Sequence[st
     """Everything that differs between two tokenizers; `texts` measure how much that matters."""
     findings = [*_special_ids(home, new), *_generation(home, new)]
     rows = (effective(home).get("vocab_size"), effective(new).get("vocab_size"))
+    if home.tokenizer.get("decoder_sha256") != new.tokenizer.get("decoder_sha256"):
+        findings.append(found("decoder_changed", "text", *(["only"] if loaded.same else [])))
     if loaded.same:
-        if home.tokenizer.get("decoder_sha256") != new.tokenizer.get("decoder_sha256"):
-            findings.append(found("decoder_changed", "text", "only"))
         if rows[0] != rows[1]:
             findings.append(found("vocabulary_rows_changed", was=rows[0], now=rows[1]))
         return findings
@@ -88,8 +90,6 @@ def compare_tokenizers(home: Lock, new: Lock, loaded: Loaded, texts: Sequence[st
     for key, (name, said) in _CUTTING.items():
         if home.tokenizer.get(key) != new.tokenizer.get(key) and not (key != "files" and "files" in {*home.tokenizer, *new.tokenizer}):
             findings.append(found(name, said, measured, **cut))
-    if home.tokenizer.get("decoder_sha256") != new.tokenizer.get("decoder_sha256"):
-        findings.append(found("decoder_changed"))
     before, after = home.tokenizer.get("type", "files"), new.tokenizer.get("type", "files")
     if before != after:
         findings.append(found("tokenizer_type_changed", "text", measured, was=before, now=after, **cut))
@@ -105,56 +105,39 @@ def _vocabulary(home: Lock, new: Lock, loaded: Loaded, cut: dict[str, Any], unre
         return [] if same_added else [found("added_tokens_changed", **cut)]
     had, has = (lock.tokenizer.get("vocab_size") for lock in (home, new))
     try:
-        if loaded.home_folder is None:
-            raise IntegrityError(_GONE)
-        known = _compared(loaded.home_folder, loaded.new_folder)
-        if known is None:
+        folders = loaded.folders()
+        old, now = map(token_ids, folders)
+        if old is None or now is None:
             raise IntegrityError("One of the two bases has no tokenizer.json.")
-        renamed = _renamed(known, loaded.home_folder, loaded.new_folder)
     except IntegrityError as error:
         unread.append(error.message)
         return []
-    gone = {token: n for token, n in known.gone.items() if token not in renamed}
-    added = {token: n for token, n in known.added.items() if token not in renamed.values()}
+    moved = {token: [n, now[token]] for token, n in old.items() if token in now and now[token] != n}
+    gone = {token: n for token, n in old.items() if token not in now}
+    added = {token: n for token, n in now.items() if token not in old}
+    renamed = _renamed(gone, added, *folders)
+    gone = {token: n for token, n in gone.items() if token not in renamed}
+    added = {token: n for token, n in added.items() if token not in renamed.values()}
     findings = []
-    if known.moved:
-        listed = {token: list(ids) for token, ids in list(known.moved.items())[:_LISTED]}
-        findings.append(found("token_id_moved", "text", "vocabulary", count=len(known.moved), tokens=listed, had=had, has=has, **cut))
-    for name, tokens in (("token_gone", gone), ("tokens_added", added)):
+    for name, tokens in (("token_id_moved", moved), ("token_gone", gone), ("tokens_added", added)):
         if tokens:
-            some = dict(list(tokens.items())[:_LISTED])
-            findings.append(found(name, "text", "vocabulary", count=len(tokens), tokens=some, had=had, has=has, **cut))
+            findings.append(found(name, "text", "vocabulary", count=len(tokens), tokens=_some(tokens), had=had, has=has, **cut))
     if renamed:
-        findings.append(found("tokens_renamed", count=len(renamed), tokens=dict(list(renamed.items())[:_LISTED])))
+        findings.append(found("tokens_renamed", count=len(renamed), tokens=_some(renamed)))
     return findings
 
 
-@dataclass(frozen=True)
-class _Vocabulary:
-    """How the tokens of two bases differ."""
-
-    moved: dict[str, tuple[int, int]]  # token -> (id before, id after)
-    gone: dict[str, int]
-    added: dict[str, int]
+def _some(tokens: Mapping[str, object]) -> dict[str, object]:
+    return dict(list(tokens.items())[:_LISTED])
 
 
-def _compared(first: Path, second: Path) -> _Vocabulary | None:
-    """The token ids of two base folders; None where one has no tokenizer.json. Raises `IntegrityError` for a broken one."""
-    old, new = token_ids(first), token_ids(second)
-    if old is None or new is None:
-        return None
-    moved = {token: (n, new[token]) for token, n in old.items() if token in new and new[token] != n}
-    gone = {token: n for token, n in old.items() if token not in new}
-    return _Vocabulary(moved, gone, {token: n for token, n in new.items() if token not in old})
-
-
-def _renamed(known: _Vocabulary, home_folder: Path, new_folder: Path) -> dict[str, str]:
+def _renamed(gone: dict[str, int], added: dict[str, int], home_folder: Path, new_folder: Path) -> dict[str, str]:
     """Added tokens of the old base whose id carries an added token of another name in the new one: old -> new."""
-    if not known.gone or not known.added:
+    if not gone or not added:
         return {}
     old, new = _added_tokens(home_folder), _added_tokens(new_folder)
-    by_id = {n: token for token, n in known.added.items() if token in new}
-    return {token: by_id[n] for token, n in known.gone.items() if token in old and n in by_id}
+    by_id = {n: token for token, n in added.items() if token in new}
+    return {token: by_id[n] for token, n in gone.items() if token in old and n in by_id}
 
 
 def _added_tokens(folder: Path) -> set[str]:

@@ -2,6 +2,7 @@
 
 judge                   from row scores
 cannot_load             a break, nothing to score
+because                 why, as a value to be said
 witnesses               the rows that tell it
 broken, safe_for_all    many adapters on one release
 """
@@ -14,66 +15,58 @@ from typing import Any
 
 from workbench import stats
 from workbench.data.rows import answer_of, question_of
-from workbench.errors import UsageError
-from workbench.evidence import Evidence
-from workbench.rebase.contrasts import ARMS, tabulate
-from workbench.rebase.figures import because
+from workbench.evidence import SUCCESS, Evidence
+from workbench.rebase.contrasts import ARMS, Table, tabulate
+from workbench.rebase.findings import explained
 from workbench.rebase.result import Check, Finding, Settings, Verdict, Witness
-from workbench.rebase.rule import decide, epsilon, rows_needed, success_metric
+from workbench.rebase.rule import Decision, decide, epsilon, leading, rows_needed
 from workbench.rebase.verdicts import PASSING
 from workbench.records import ItemScore
-from workbench.words import words
+from workbench.words import Engine, Number, Several, Value, counted, phrase, words
+from workbench.worth import difference, score, unit
 
-__all__ = ["broken", "cannot_load", "judge", "safe_for_all", "witnesses"]
+__all__ = ["because", "broken", "cannot_load", "judge", "questions", "safe_for_all", "share_interval", "witnesses"]
 
 _DEFAULT = Settings()
 
 
 def judge(
     home: Evidence,
-    new: Evidence | None,
+    new: Evidence,
     *,
     scorer: str | None,
     same_tokenizer: bool,
-    breaks: Sequence[Finding] = (),
     settings: Settings = _DEFAULT,
 ) -> Verdict:
     """The verdict over one frozen test set. `home` holds A and A with the adapter, `new` B and B with it, the same rows in the
-    same order; rows of one group (`home.groups`) are resampled together. `new` may be None only where a break stands.
+    same order; rows of one group (`home.groups`) are resampled together.
 
     Raises `UsageError` for arms that do not fit together, for no rows at all, and for losses that are not numbers.
     """
-    if breaks:
-        return cannot_load(breaks, home, settings=settings)
-    if new is None:
-        raise UsageError("The new base was not scored, so there is nothing to judge.", hint="Run the check with stage 3 (behaviour).")
     table = tabulate(home, new, same_tokenizer=same_tokenizer, settings=settings)
     contrasts = table.contrasts
     decision = decide(contrasts, settings)
-    success = success_metric(contrasts)
+    success = leading(SUCCESS, contrasts)
     won = lost = None
     # for text without a scorer an exact match is luck, and a flip of it means nothing
     if success is not None and (success == "right" or scorer is not None or decision.metric == success):
         won, lost = table.estimates[success]["served"].flips or (None, None)
-    judged = Verdict(
-        word=decision.word,
-        absorbed=decision.absorbed,
-        metric=decision.metric,
-        because="",
-        n=table.n,
-        groups=table.units if table.grouped else None,
-        arms=table.arms,
-        contrasts=contrasts,
-        lost_rows=lost,
-        won_rows=won,
-        lost_share=None if lost is None else stats.share_interval(lost, table.n, units=table.units, level=settings.level),
-        flip_p=None if lost is None or won is None else stats.mcnemar(won, lost),
-        p_worse=stats.p_below(table.estimates[decision.metric]["served"], -epsilon(decision.metric, settings)),
-        rows_needed=rows_needed(table, settings) if decision.word == "too close to tell" else None,
-        settings=settings,
-        line=decision.line,
-    )
-    return _explained(judged)
+    measured = {
+        "contrasts": contrasts,
+        "lost_rows": lost,
+        "won_rows": won,
+        "lost_share": None if lost is None else stats.share_interval(lost, table.n, units=table.units, level=settings.level),
+        "flip_p": None if lost is None or won is None else stats.mcnemar(won, lost),
+        "p_worse": stats.p_below(table.estimates[decision.metric]["served"], -epsilon(decision.metric, settings)),
+        "rows_needed": rows_needed(table, settings) if decision.word == "too close to tell" else None,
+    }
+    return _explained(_decided(decision, table, settings, **measured))
+
+
+def _decided(decision: Decision, table: Table, settings: Settings, **measured: Any) -> Verdict:
+    """The rule's decision with what it rests on."""
+    of, groups = dataclasses.asdict(decision), table.units if table.grouped else None
+    return Verdict(**{**of, "because": "", "n": table.n, "groups": groups, "arms": table.arms, "settings": settings, **measured})
 
 
 def _explained(verdict: Verdict, breaks: Sequence[Finding] = ()) -> Verdict:
@@ -90,20 +83,58 @@ def cannot_load(breaks: Sequence[Finding], home: Evidence | None = None, *, sett
     table = tabulate(home, Evidence(home.base, home.adapter), same_tokenizer=True, settings=settings)
     decision = decide(table.contrasts, settings, breaks=True)
     arms = {arm: table.arms[arm] for arm in ARMS[:2]}
-    judged = Verdict(
-        word=decision.word,
-        absorbed=False,
-        metric=decision.metric,
-        because="",
-        n=table.n,
-        groups=table.units if table.grouped else None,
-        arms=arms,
-        contrasts={},
-        settings=settings,
-        line=decision.line,
-        home_gain=table.contrasts[decision.metric].gain,
-    )
-    return _explained(judged, breaks)
+    home_gain = table.contrasts[decision.metric].gain
+    return _explained(_decided(decision, table, settings, arms=arms, contrasts={}, home_gain=home_gain), breaks)
+
+
+# ---------------------------------------------------------------- in words, but in no language: `Words.say` makes a sentence of it
+
+
+def share_interval(share: float, verdict: Verdict) -> tuple[float, float]:
+    """The interval of one arm's share of right answers by itself. Rows of a group count as copies, as everywhere."""
+    return stats.share_interval(share * verdict.n, verdict.n, units=verdict.groups, level=verdict.settings.level)
+
+
+def questions(verdict: Verdict) -> Value:
+    """`200 test questions`, and in how many groups where rows come in groups."""
+    told = counted("score.questions", verdict.n)
+    return told if verdict.groups is None else phrase("rebase.in_groups", questions=told, n=Number(verdict.groups))
+
+
+def because(verdict: Verdict, breaks: Sequence[Finding] = ()) -> Value:
+    """The line of the rule that matched, with raw scores and intervals. Checks made before the line was kept have only its English."""
+    if not verdict.line:
+        return Engine(verdict.because)
+    metric, contrasts = verdict.metric, verdict.contrasts.get(verdict.metric)
+    scores = {arm: score(metric, verdict.arms[arm][metric]) for arm in ARMS if arm in verdict.arms}
+    values: dict[str, Value] = {
+        "questions": questions(verdict),
+        "limit": phrase(unit(metric), value=Number(epsilon(metric, verdict.settings), "limit" if metric in SUCCESS else "plain")),
+        "at_home": phrase("rebase.because.at_home", **scores) if scores else "",
+        "there": phrase("rebase.because.there", **scores) if "new_adapter" in scores else "",
+    }
+    if contrasts is not None:
+        values |= {name: difference(metric, getattr(contrasts, name)) for name in ("gain", "transfer", "served", "alone")}
+    elif verdict.home_gain is not None:
+        values["gain"] = difference(metric, verdict.home_gain)
+    if verdict.line == "unharmed":
+        judged = {name: c for name, c in verdict.contrasts.items() if name != "exact_match" or "right" not in verdict.contrasts}
+        values["harms"] = Several(tuple(difference(name, c.transfer) for name, c in judged.items()), "list.semicolon")
+    parts: list[Value] = [phrase(f"rebase.because.{verdict.line}", **values)] if scores else []
+    if verdict.line == "served":
+        parts.append(phrase(f"rebase.because.{_kept(verdict)}", **values))
+    if breaks:
+        parts.append(phrase("rebase.because.cannot_load", names=Several(tuple(finding.name for finding in breaks))))
+        parts += map(explained, breaks)
+    return Several(tuple(parts), "list.sentence")
+
+
+def _kept(verdict: Verdict) -> str:
+    """Whether the new base knew part of the gain already: shown, ruled out, or open."""
+    if verdict.absorbed:
+        return "absorbed"
+    kept = verdict.contrasts[verdict.metric].kept
+    return "kept" if kept.above_zero else "kept_unsure"
 
 
 # ---------------------------------------------------------------- rows that tell it

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,11 +16,10 @@ from pathlib import Path
 from workbench.bases.layout import Layout
 from workbench.bases.lock import Lock
 from workbench.bases.stream import distance, in_file_order
-from workbench.bases.tensors import FLOAT_DTYPES, TensorInfo, folder_tensors
+from workbench.bases.tensors import TensorInfo, comparable, folder_tensors
 from workbench.rebase import change, lineage
-from workbench.rebase.drift import Sums, module_drift, pair_sums, total, unmoved
-from workbench.rebase.factors import Module, modules
-from workbench.rebase.result import Lineage, Weights
+from workbench.rebase.factors import Module, Sums, modules, pair_sums, total, unmoved
+from workbench.rebase.result import Lineage, ModuleDrift, Weights
 from workbench.rebase.roles import OUTPUTS, embeddings, group_of
 
 __all__ = ["examine"]
@@ -43,15 +42,12 @@ class _Gathered:
         return total(sums).relative if sums else None
 
 
-def examine(
-    adapter: Path, home: Lock, new: Lock, *, home_folder: Path | None, new_folder: Path, report: Callable[[str], None] | None = None
-) -> Weights:
+def examine(adapter: Path, home: Lock, new: Lock, *, home_folder: Path | None, new_folder: Path) -> Weights:
     """Compare the weights of base `new` with those the adapter was trained on. `home_folder` None: A is gone, its lock speaks.
 
     Raises `IntegrityError` naming a tensor of B (or a factor) that is not finite, and for an adapter without LoRA factors.
     """
     started = time.perf_counter()
-    say = report or (lambda text: None)
     pair = _Pair.of(adapter, home, new)
     if not pair.adapted or not all(_fits(module, pair.home, pair.new) for module in pair.adapted):
         kind = "other_shape" if pair.adapted else "identical" if pair.same else "unknown"
@@ -61,10 +57,9 @@ def examine(
         record = _record(pair, _kind_from_locks(pair), None, gathered, error=_error(gathered))
     else:
         first, second = pair.tensors(home_folder, new_folder)
-        gathered = _read(pair, first, second, say)
+        gathered = _read(pair, first, second)
         kind, relatives = "identical", None
         if not pair.same:
-            say("Weights: comparing neurons")
             relatives = _relatives(home_folder, new_folder, home.weights_sha256, new.weights_sha256)
             kind = _kind(relatives, pair, first, second, gathered)
         record = _record(pair, kind, relatives, gathered)
@@ -114,20 +109,16 @@ class _Pair:
 
 def _record(pair: _Pair, kind: str, relatives: Lineage | None, gathered: _Gathered, *, error: float | None = None) -> Weights:
     unlike = relatives is not None and relatives.reading == "not looked at" and kind in {"continuation", "unknown"}
-    everything = total(gathered.modules.values())
+    each = [(module, gathered.modules[module.name]) for module in pair.adapted]
     return Weights(
         change=kind,
         exact=error is None,
         error=error,
-        drift=everything.relative,
-        ratio=everything.ratio,
-        input=everything.input,
-        output=everything.output,
-        alignment=everything.alignment,
+        **total(gathered.modules.values()).figures,
         embeddings=gathered.drift_of("embeddings"),
         norms=gathered.drift_of("norms"),
         lineage=relatives,
-        modules=tuple(module_drift(m, gathered.modules[m.name]) for m in pair.adapted),
+        modules=tuple(ModuleDrift(m.name, m.group, m.layer, weight=sums.weight**0.5, **sums.figures) for m, sums in each),
         worst=_worst(pair.adapted, gathered),
         notes=(*(("order_unknown",) if unlike else ()), *pair.notes),
         bytes_read=gathered.bytes_read,
@@ -160,16 +151,16 @@ def _fits(module: Module, home: Lock, new: Lock) -> bool:
     )
 
 
-def _read(pair: _Pair, first: dict[str, TensorInfo], second: dict[str, TensorInfo], say: Callable[[str], None]) -> _Gathered:
+def _read(pair: _Pair, first: dict[str, TensorInfo], second: dict[str, TensorInfo]) -> _Gathered:
     """One pass over both bases, in the order of the files; tensors whose bytes did not change are not read."""
     by_tensor: dict[str, list[Module]] = {}
     for module in pair.adapted:
         by_tensor.setdefault(_tensor(module, pair.home), []).append(module)
     changed, gathered = set(pair.moved), _Gathered()
-    wanted = [n for n in first if n in by_tensor or (group_of(n) in {"embeddings", "norms"} and _readable(n, first, second))]
-    for place, name in enumerate(in_file_order(wanted, first)):
-        if place % 50 == 0:
-            say(f"Weights: tensor {place + 1} of {len(wanted)}")
+    wanted = [
+        n for n in first if n in by_tensor or (group_of(n) in {"embeddings", "norms"} and n in second and comparable(first[n], second[n]))
+    ]
+    for name in in_file_order(wanted, first):
         size, both = pair.home.tensors[name].norm or 0.0, (first[name], second[name])
         for module in by_tensor.get(name, ()):
             factors = module.read()
@@ -180,10 +171,6 @@ def _read(pair: _Pair, first: dict[str, TensorInfo], second: dict[str, TensorInf
         if name in changed:
             gathered.bytes_read += sum(info.nbytes for info in both)
     return gathered
-
-
-def _readable(name: str, first: dict[str, TensorInfo], second: dict[str, TensorInfo]) -> bool:
-    return name in second and first[name].shape == second[name].shape and {first[name].dtype, second[name].dtype} <= FLOAT_DTYPES
 
 
 def _kind(relatives: Lineage, pair: _Pair, first: dict[str, TensorInfo], second: dict[str, TensorInfo], gathered: _Gathered) -> str:

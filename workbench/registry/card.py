@@ -38,7 +38,8 @@ def render(facts: Facts, checked: Checked) -> str:
     from workbench.worth import gain_rows, headline
 
     base, catalogue = facts.base, Catalogue.load()
-    entry = catalogue.find(base.ref) or (catalogue.find(base.continues) if base.continues else None)  # or of the base that it continues
+    entries = (catalogue.entries.get(ref) for ref in (base.ref, base.continues) if ref)  # of the base, else of the one that it continues
+    entry = next(filter(None, entries), None)
     scores, t = Summary.from_dict(facts.scores) if facts.scores else None, table("en")
     config, change, repository = checked.config, checked.change, _repository(base, entry)
     words = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
