@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from workbench.errors import IntegrityError
@@ -178,23 +178,15 @@ class Scaling:
         return cls(**plain, rank_pattern=patterns[0], alpha_pattern=patterns[1])
 
     def rank_of(self, module: str) -> int:
-        return _first(self._ranks, module, self.r)
+        return _first(self.rank_pattern, module, self.r)
 
     def alpha_of(self, module: str) -> float:
-        return _first(self._alphas, module, self.lora_alpha)
+        return _first(self.alpha_pattern, module, self.lora_alpha)
 
     def scale_of(self, module: str) -> float:
         """What B A of `module` is multiplied with: alpha / r, with rsLoRA alpha / sqrt(r) (arXiv 2312.03732)."""
         rank = self.rank_of(module)
         return self.alpha_of(module) / (rank**0.5 if self.use_rslora else rank)
-
-    @cached_property
-    def _ranks(self) -> list[tuple[re.Pattern[str], int]]:
-        return _compiled(self.rank_pattern)
-
-    @cached_property
-    def _alphas(self) -> list[tuple[re.Pattern[str], float]]:
-        return _compiled(self.alpha_pattern)
 
 
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
@@ -208,14 +200,15 @@ def plain_name(key: str) -> str:
     return anywhere[1] if anywhere else key
 
 
-def _compiled(given: Mapping[str, Number]) -> list[tuple[re.Pattern[str], Number]]:
+@lru_cache(maxsize=100_000)
+def _compiled(name: str) -> re.Pattern[str]:
     """As `peft.utils.other.get_pattern_key` does, where a dot in a name stands for any character. Names hold nothing else that a
     regular expression repeats, so each match takes linear time."""
-    return [(re.compile(rf"(.*\.)?({name})$"), value) for name, value in given.items()]
+    return re.compile(rf"(.*\.)?({name})$")
 
 
-def _first(patterns: Iterable[tuple[re.Pattern[str], Number]], module: str, default: Number) -> Number:
-    return next((value for pattern, value in patterns if pattern.match(module)), default)
+def _first(pattern: Mapping[str, Number], module: str, default: Number) -> Number:
+    return next((value for name, value in pattern.items() if _compiled(name).match(module)), default)
 
 
 # ---------------------------------------------------------------- targets

@@ -28,24 +28,26 @@ MAX_TOTAL = 4 * 1024**3  # bytes, unpacked
 MAX_RATIO = 30  # LoRA weights hardly compress; text does about tenfold
 FREE_RATIO = 1024 * 1024  # bytes of a member below which the ratio is not looked at
 _PIECE = 1024 * 1024
+Sort = Callable[[list[str]], tuple[Mapping[str, str], list[str]]]
 
 
-def unpack(file: Path, into: Path, choose: Callable[[list[str]], Mapping[str, str]], limits: Mapping[str, int]) -> None:
-    """Write members of the zip `file` into the existing folder `into`.
+def unpack(file: Path, into: Path, sort: Sort, limits: Mapping[str, int]) -> list[str]:
+    """Write members of the zip `file` into the existing folder `into`; returns the names of those that stay behind.
 
-    `choose` gets the names of all members and returns {member: plain file name to give it}; it may raise. `limits` holds the
-    most bytes that each of those files may have. Raises `ImportRefused`; the caller removes `into` then.
+    `sort` gets the names of all members and returns {member: plain file name to give it} and the rest; it may raise. `limits` holds
+    the most bytes that each of those files may have. Raises `ImportRefused`; the caller removes `into` then.
     """
     with _opened(file) as archive:
         members = {info.orig_filename: _check_member(info) for info in archive.infolist()}
         if len(members) != len(archive.infolist()):
             raise ImportRefused(f"{file.name} holds two members of one name.", hint="Pack the folder again with an ordinary zip tool.")
-        chosen = choose([name for name in members if not name.endswith("/")])
+        chosen, left = sort([name for name in members if not name.endswith("/")])
         total = 0
         for name, target in chosen.items():
             assert Path(target).name == target
             with archive.open(members[name]) as source:
                 total += _copy(source, into / target, members[name], min(limits[target], MAX_TOTAL - total))
+        return left
 
 
 @contextmanager

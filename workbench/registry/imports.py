@@ -122,7 +122,7 @@ def _drop_copies(draft: Path, declared: Declared, lock: Lock) -> None:
         write_tensors({name: replace(info, file=draft / "all") for name, info in kept.items()}, draft / WEIGHTS, exact)
         (draft / "all").unlink()
     if saved != (declared.modules_to_save or []):
-        config = strict_json((draft / CONFIG).read_bytes(), CONFIG, max_bytes=MAX_BYTES)
+        config = strict_json((draft / CONFIG).read_bytes(), CONFIG)
         (draft / CONFIG).write_text(json.dumps(config | {"modules_to_save": saved}), encoding="utf-8")
 
 
@@ -131,20 +131,11 @@ def _drop_copies(draft: Path, declared: Declared, lock: Lock) -> None:
 
 def _collect(path: Path, draft: Path) -> list[str]:
     """Copy the files that matter into `draft`; returns the names of those that stay behind. Raises `ImportRefused`."""
-    left: list[str] = []
-
-    def choose(names: list[str]) -> dict[str, str]:
-        chosen, others = _sort(names)
-        left.extend(others)
-        return chosen
-
     if path.is_dir():
-        _copy_folder(path, draft, choose)
-    elif path.is_file() and path.suffix.lower() == ".zip":
-        archive.unpack(path, draft, choose, READ)
-    else:
-        raise ImportRefused(f"{path.name} is neither a folder nor a .zip.", hint="Give the folder that PEFT saved, or a zip of it.")
-    return sorted(left)
+        return sorted(_copy_folder(path, draft))
+    if path.is_file() and path.suffix.lower() == ".zip":
+        return sorted(archive.unpack(path, draft, _sort, READ))
+    raise ImportRefused(f"{path.name} is neither a folder nor a .zip.", hint="Give the folder that PEFT saved, or a zip of it.")
 
 
 def _sort(names: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -185,7 +176,7 @@ def _unwanted(name: str) -> ImportRefused:
     return ImportRefused(f"{ascii(name)} {why}.", hint=what)
 
 
-def _copy_folder(path: Path, draft: Path, choose: Any) -> None:
+def _copy_folder(path: Path, draft: Path) -> list[str]:
     names = []
     for entry in sorted(path.iterdir()):
         if entry.is_dir() and not entry.is_symlink():
@@ -195,9 +186,11 @@ def _copy_folder(path: Path, draft: Path, choose: Any) -> None:
                 )
         else:
             names.append(entry.name)
-    for name, target in choose(names).items():
+    chosen, left = _sort(names)
+    for name, target in chosen.items():
         with open_regular(_real_file(path, name), most=READ[target], error=ImportRefused) as source, (draft / target).open("xb") as out:
             shutil.copyfileobj(source, out)
+    return left
 
 
 def _real_file(folder: Path, name: str) -> Path:
@@ -262,7 +255,7 @@ def _own_lock(draft: Path) -> dict[str, Any] | None:
     if not (draft / LOCK).is_file():
         return None
     data = (draft / LOCK).read_bytes()
-    lock = strict_json(data, LOCK, max_bytes=READ[LOCK])
+    lock = strict_json(data, LOCK)
     if not isinstance(lock, dict) or not isinstance(lock.get("tokenizer"), dict) or not isinstance(lock.get("weights_sha256"), str):
         raise ImportRefused(f"{LOCK} is not a lock of the workbench.", hint="Leave it out and name the base with --base.")
     return {"sha256": hashlib.sha256(data).hexdigest(), "weights": lock["weights_sha256"], "vocab": lock["tokenizer"].get("vocab_sha256")}
@@ -288,7 +281,7 @@ def _check_tokenizer(draft: Path, base: Base) -> list[str]:
 
 
 def _vocabulary(file: Path) -> dict[str, int]:
-    data = strict_json(file.read_bytes(), _TOKENIZER, max_bytes=READ[_TOKENIZER])
+    data = strict_json(file.read_bytes(), _TOKENIZER)
     try:
         vocab = data["model"]["vocab"]
         ids = dict(vocab) if isinstance(vocab, dict) else {entry[0]: n for n, entry in enumerate(vocab)}
@@ -304,7 +297,7 @@ def _take_template(draft: Path, lock: Lock) -> list[str]:
     """Keep the chat template it was trained with as chat_template.jinja; it may stand in tokenizer_config.json instead."""
     file = draft / TEMPLATE
     if not file.is_file() and (draft / _TOKENIZER_CONFIG).is_file():
-        config = strict_json((draft / _TOKENIZER_CONFIG).read_bytes(), _TOKENIZER_CONFIG, max_bytes=READ[_TOKENIZER_CONFIG])
+        config = strict_json((draft / _TOKENIZER_CONFIG).read_bytes(), _TOKENIZER_CONFIG)
         template = config.get("chat_template") if isinstance(config, dict) else None
         if isinstance(template, list):
             template = next((t.get("template") for t in template if isinstance(t, dict) and t.get("name") == "default"), None)

@@ -11,12 +11,12 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from workbench.errors import ImportRefused
-from workbench.peft_layout import COUPLED, Scaling, plain_name
+from workbench.peft_layout import CONFIG, COUPLED, Scaling, plain_name
 
 __all__ = ["Declared", "parse", "strict_json"]
 
@@ -30,6 +30,12 @@ Pattern = Annotated[str, StringConstraints(max_length=8192)]  # never evaluated
 Rank = Annotated[int, Field(ge=1, le=4096)]
 Alpha = Annotated[float, Field(gt=0, le=1_000_000)]
 Index = Annotated[int, Field(ge=0, lt=100_000_000)]
+
+
+# Keys that must be off, each with the values that say so: kinds of LoRA whose weights mean something else.
+_OFF: dict[str, tuple[bool | None, ...]] = {"use_qalora": (None, False), "use_bdlora": (None, False)} | dict.fromkeys(
+    ("layer_replication", "alora_invocation_tokens", "arrow_config", "kasa_config", "velora_config", "monteclora_config"), (None,)
+)
 
 
 class Declared(BaseModel):
@@ -76,20 +82,6 @@ class Declared(BaseModel):
     runtime_config: dict[str, Any] | None = None
     qalora_group_size: int | None = None
     peft_version: Text | None = None
-
-    # must be off: kinds of LoRA whose weights mean something else
-    layer_replication: None = None
-    alora_invocation_tokens: None = None
-    arrow_config: None = None
-    use_qalora: Literal[False] | None = None
-    use_bdlora: Literal[False] | None = None
-    kasa_config: None = None
-    velora_config: None = None
-    monteclora_config: None = None
-
-    OFF: ClassVar[frozenset[str]] = frozenset(
-        "layer_replication alora_invocation_tokens arrow_config use_qalora use_bdlora kasa_config velora_config monteclora_config".split()
-    )
 
     @field_validator("rank_pattern", "alpha_pattern", mode="before")
     @classmethod
@@ -156,7 +148,10 @@ def _by_name(values: Mapping[str, T], default: T) -> dict[str, T]:
 
 def parse(data: bytes) -> Declared:
     """Read an adapter_config.json from outside. Raises `ImportRefused` listing every rule it breaks."""
-    values = strict_json(data, "adapter_config.json", max_bytes=MAX_BYTES)
+    if len(data) > MAX_BYTES:
+        hint = "A few kilobytes are usual; check where it comes from."
+        raise ImportRefused(f"{CONFIG} is larger than {MAX_BYTES:,} bytes.", hint=hint)
+    values = strict_json(data, CONFIG)
     if not isinstance(values, dict):
         raise ImportRefused("adapter_config.json is not a JSON object.", hint="Save the adapter again with PEFT's save_pretrained.")
     kind = values.get("peft_type")
@@ -165,7 +160,7 @@ def parse(data: bytes) -> Declared:
             f"This is no LoRA adapter: peft_type is {_short(kind)}.", hint="Only LoRA adapters (also rsLoRA and DoRA) can be imported."
         )
     # A key that a later PEFT added and left empty says nothing; with a value it could change what the weights mean.
-    known = {key: value for key, value in values.items() if key in Declared.model_fields or value is not None}
+    known = {key: value for key, value in values.items() if key in Declared.model_fields or not _says_nothing(key, value)}
     try:
         return Declared.model_validate(known)
     except ValidationError as error:
@@ -177,10 +172,12 @@ def parse(data: bytes) -> Declared:
         ) from None
 
 
-def strict_json(data: bytes, name: str, *, max_bytes: int) -> Any:
+def _says_nothing(key: str, value: Any) -> bool:
+    return any(value is off for off in _OFF.get(key, (None,)))
+
+
+def strict_json(data: bytes, name: str) -> Any:
     """JSON in UTF-8 with every key once, finite numbers and bounded nesting. Raises `ImportRefused`."""
-    if len(data) > max_bytes:
-        raise ImportRefused(f"{name} is larger than {max_bytes:,} bytes.", hint="A few kilobytes are usual; check where it comes from.")
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=_every_key_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -212,10 +209,10 @@ def _no_constant(text: str) -> float:
 def _plain(error: Any, values: dict[str, Any]) -> str:
     key = str(error["loc"][0])
     given = _short(values.get(key))
+    if key in _OFF:
+        return f"{key}: a kind of LoRA that this workbench does not know (found {given})."
     if error["type"] == "extra_forbidden":
         return f"{_short(key)}: no PEFT version up to 0.21 writes this key (found {given})."
-    if key in Declared.OFF:
-        return f"{key}: a kind of LoRA that this workbench does not know (found {given})."
     if key == "bias":
         return f"bias: {given} replaces biases of the base; only 'none' can be imported."
     if key == "task_type":

@@ -78,10 +78,6 @@ def listed(name: str | None, *, trashed: bool) -> list[Row]:
 
 def record(row: Row, aliases: Mapping[str, Sequence[str]], root: Path | None = None) -> Adapter:
     """`root` is `paths.adapters_dir()`, for who makes many records: finding it takes longer than all else here."""
-
-    def value(key: str) -> Any:
-        return reading.from_json(row[key]) if isinstance(row[key], str) else row[key]
-
     created = when(row["created_at"])
     assert created is not None
     return Adapter(
@@ -96,9 +92,9 @@ def record(row: Row, aliases: Mapping[str, Sequence[str]], root: Path | None = N
         manifest_sha256=row["manifest_sha256"],
         created_at=created,
         aliases=tuple(aliases.get(ref_of(row), ())),
-        parents=tuple(value("parents")),
+        parents=tuple(reading.from_json(row["parents"])),
         job_id=row["job_id"],
-        scores=value("scores"),
+        scores=reading.from_json(row["scores"]),
         trashed_at=when(row["trashed_at"]),
     )
 

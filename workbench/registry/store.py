@@ -267,12 +267,11 @@ def _enter(about: Mapping[str, Any], sha256: str, *, token: str | None, draft: P
             if token is not None:
                 fencing.check(connection, token)
             done = _published_by(connection, about["job_id"], name)
-            if done is not None:
-                return rows.record(done, rows.aliases_by_version())
-            created = now(connection) if draft else datetime.fromisoformat(about["created_at"]).timestamp()
-            row = {key: about[key] for key in _COLUMNS} | {"manifest_sha256": sha256, "created_at": created, "trashed_at": None}
-            connection.execute(insert(adapter_versions).values(**row))  # whoever inserts first owns the number
-            if draft is not None:
+            if done is None:
+                created = now(connection) if draft else datetime.fromisoformat(about["created_at"]).timestamp()
+                row = {key: about[key] for key in _COLUMNS} | {"manifest_sha256": sha256, "created_at": created}
+                connection.execute(insert(adapter_versions).values(**row))  # whoever inserts first owns the number
+            if done is None and draft is not None:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 if place.exists():
                     raise _Taken
@@ -280,27 +279,26 @@ def _enter(about: Mapping[str, Any], sha256: str, *, token: str | None, draft: P
                 moved = True
                 flush(place.parent)
                 flush(place.parent.parent)
-        return rows.record(row, {})
     except Duplicate:
         raise _Taken from None
     except BaseException:
         if moved and draft is not None:
             _take_back(place, draft, name, version)
         raise
+    return rows.record(rows.find(AdapterRef(name, done or version)), rows.aliases_by_version())
 
 
 _COLUMNS = ("name", "version", "base", "base_lock_sha256", "dataset", "dataset_sha256", "method", "job_id", "parents", "scores")
 
 
-def _published_by(connection: Connection, job_id: str | None, name: str) -> rows.Row | None:
+def _published_by(connection: Connection, job_id: str | None, name: str) -> int | None:
     from sqlalchemy import select
 
     from workbench.db.tables import adapter_versions as t
 
     if job_id is None:
         return None
-    row = connection.execute(select(t).where((t.c.job_id == job_id) & (t.c.name == name))).mappings().first()
-    return dict(row) if row else None
+    return connection.execute(select(t.c.version).where((t.c.job_id == job_id) & (t.c.name == name))).scalars().first()
 
 
 def _take_back(place: Path, draft: Path, name: str, version: int) -> None:
