@@ -15,9 +15,11 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from workbench.data.checks import check  # noqa: E402
+from workbench.data.prepare import write_rows  # noqa: E402
 from workbench.data.similar import Likeness, normalise  # noqa: E402
 from workbench.data.split import split_rows  # noqa: E402
-from workbench.data.store import write_folder  # noqa: E402
+from workbench.data.store import publish  # noqa: E402
+from workbench.files import room  # noqa: E402
 
 HERE = Path(__file__).resolve().parent.parent / "datasets"
 
@@ -132,7 +134,8 @@ def bundle(name: str, rows: list[dict[str, object]], card: str, *, scorer: str |
     meta = {"name": name, "bundled": True, "scorer": scorer, "source": source, "report": report.as_dict(), "added_at": None}
     folder = root / name
     shutil.rmtree(folder, ignore_errors=True)
-    write_folder(folder, whole, meta, card)
+    with room(root) as stage:
+        publish(stage, folder, meta, write_rows(whole, stage / "data.jsonl"), card)
 
 
 def main(root: Path = HERE) -> None:

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.check_docs import check_page, check_schema
 from benchmarks.python_docs import python_page
 from workbench.cli import root
-from workbench.cli.recipe_options import default_text, group_of, kind_of
+from workbench.cli.recipe_options import default_text, kind_of
 from workbench.rebase.findings import CATALOGUE, LEVELS, described
-from workbench.recipe import GROUPS, PRESETS, Recipe
+from workbench.recipe import GROUPS, KEYS, PRESETS, Recipe
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _MADE = "<!-- Made by benchmarks/make_docs.py: do not edit. -->"
@@ -78,9 +78,9 @@ def recipe_page() -> str:
     for group in GROUPS:
         rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
         for name, field in Recipe.model_fields.items():
-            if group_of(field) == group:
+            if KEYS[name].group == group:
                 default = "**required**" if field.is_required() else f"`{default_text(field)}`" if default_text(field) else ""
-                kind = kind_of(field).replace("|", "\\|")
+                kind = kind_of(KEYS[name]).replace("|", "\\|")
                 rows.append(f"| `{name}` | {kind} | {default} | {str(field.description).replace('|', chr(92) + '|')} |")
         parts.append(f"## {group}\n\n" + "\n".join(rows))
     presets = ["| preset | when | values |", "|---|---|---|"]

@@ -27,7 +27,7 @@ from workbench.evidence import Evidence
 from workbench.rebase import structure, verdict, weights
 
 if TYPE_CHECKING:
-    from workbench.hf.arms import Test
+    from workbench.hf.evaluate import Test
 
 
 def forget(files: list[Path]) -> None:
@@ -88,14 +88,14 @@ def check(arguments: argparse.Namespace) -> None:
     import torch
 
     from workbench import Workbench
-    from workbench.hf.arms import Test
+    from workbench.hf.evaluate import Test
 
     bench = Workbench()
     adapter, base = bench.adapters.get(arguments.adapter), bench.bases.get(arguments.onto)
     home = bench.bases.get(adapter.base)
     lines = (adapter.path / "evidence" / "test.jsonl").read_text(encoding="utf-8").split("\n")
     rows = [json.loads(line) for line in lines if line][: arguments.rows]
-    test = Test(rows, adapter.scores.get("scorer"), 1024, bf16=False)
+    test = Test(rows, adapter.scores.get("scorer"), 1024, torch.float32)
     locks = bench.bases.lock(home.ref), bench.bases.lock(base.ref)
     stored = bench.adapters.evidence(adapter.ref)
     at_home = Evidence(stored.base[: len(rows)], stored.adapter[: len(rows)])
@@ -133,9 +133,9 @@ def check(arguments: argparse.Namespace) -> None:
 
 def ours(adapter: Path, home: Path, base: Path, locks: tuple[Lock, Lock], test: Test, at_home: Evidence, many: int) -> list[float]:
     """Structure, weights, both new arms and the verdict for `many` adapters; the summed losses of B and B + adapter."""
-    from workbench.hf.arms import NewBase
+    from workbench.hf.evaluate import Evaluator
 
-    arms = NewBase(base, locks[1].sha256, keep=False)
+    arms = Evaluator(base)
     found: Evidence | None = None
     for _ in range(many):
         structure.examine(adapter, *locks, home_folder=home, new_folder=base)

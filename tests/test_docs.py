@@ -40,7 +40,7 @@ def test_every_listing_and_show_command_prints_json() -> None:
 def test_every_recipe_key_is_an_option_and_the_other_way_round() -> None:
     options = {p.name for p in COMMANDS["workbench train"].command.params}
     assert set(Recipe.model_fields) <= options
-    own = {"words", "config", "preset", "presets", "dry_run", "no_publish", "export", "detach", "key", "as_json"}
+    own = {"words", "config", "preset", "presets", "dry_run", "no_publish", "export", "detach", "key"}
     assert options - set(Recipe.model_fields) == own
 
 

@@ -35,7 +35,7 @@ def test_value_records_and_errors_come_back() -> None:
 
 def test_progress_is_passed_on() -> None:
     heard: list[str] = []
-    assert Limits("a file").listen(heard.append).run(_talk) == 3
+    assert Limits("a file", on_progress=heard.append).run(_talk) == 3
     assert heard == ["one", "two"]
 
 

@@ -61,34 +61,22 @@ class Limits:
     preload: Sequence[str] = ()  # modules imported once for all calls, before the child is made and limited
     error: type[WorkbenchError] = DataError
     hint: str = "If the file is what you expect, give it in smaller parts."
+    on_progress: Callable[[str], None] | None = None  # hears what the child says by `say` while it works
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`function(*args, **kwargs)`, computed in a child. Raises what it raises, and `error` when a limit is reached."""
-        return self.listen(lambda text: None).run(function, *args, **kwargs)
-
-    def listen(self, on_progress: Callable[[str], None]) -> _Call:
-        """The same, with `run` passing on what the child says by `say` while it works."""
-        return _Call(self, on_progress)
-
-
-@dataclass(frozen=True)
-class _Call:
-    limits: Limits
-    on_progress: Callable[[str], None]
-
-    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        request = pickle.dumps((function, args, kwargs, self.limits, dict(paths.foreign_environment()), os.getcwd()))
-        replies = _server.call(request, self.limits)
-        with contextlib.closing(replies):
-            while True:
-                kind, value = _read_frame(replies)
-                if kind == "say":
+        limits = dataclasses.replace(self, on_progress=None)  # which stays here
+        request = pickle.dumps((function, args, kwargs, limits, dict(paths.foreign_environment()), os.getcwd()))
+        with contextlib.closing(_server.call(request, self)) as replies:
+            kind, value = _read_frame(replies)
+            while kind == "say":
+                if self.on_progress is not None:
                     self.on_progress(value)
-                elif kind == "value":
-                    result: T = value
-                    return result
-                else:
-                    raise self._error(kind, value)
+                kind, value = _read_frame(replies)
+        if kind != "value":
+            raise self._error(kind, value)
+        result: T = value
+        return result
 
     def _error(self, kind: str, value: Any) -> Exception:
         if kind == "raised":
@@ -98,18 +86,17 @@ class _Call:
                 made.problems = problems
             return made if isinstance(made, WorkbenchError) else RuntimeError(str(value))
         if kind == "bug":
-            return RuntimeError(f"reading {self.limits.what} failed\n{value}")
-        limits, used = self.limits, {signal.SIGALRM: "seconds", signal.SIGXCPU: "cpu"}.get(value)
-        if used:
-            seconds = limits.seconds if used == "seconds" or limits.cpu is None else limits.cpu
-            return limits.error(f"{limits.what} was given up: it took more than {seconds:g} seconds to read.", hint=limits.hint)
+            return RuntimeError(f"reading {self.what} failed\n{value}")
+        if value in {signal.SIGALRM, signal.SIGXCPU}:
+            seconds = self.seconds if value == signal.SIGALRM or self.cpu is None else self.cpu
+            return self.error(f"{self.what} was given up: it took more than {seconds:g} seconds to read.", hint=self.hint)
         crashed = value in {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGTRAP}  # some libraries do so for want of memory
         if kind == "memory" or crashed or value == signal.SIGKILL:
             maybe = "it crashes its reader, or " * crashed
-            return limits.error(
-                f"{limits.what} was given up: {maybe}reading it takes more than {limits.memory / GIB:.1f} GB of memory.", hint=limits.hint
+            return self.error(
+                f"{self.what} was given up: {maybe}reading it takes more than {self.memory / GIB:.1f} GB of memory.", hint=self.hint
             )
-        return limits.error(f"{limits.what} cannot be read: its reader ended without a word (status {value}).", hint=limits.hint)
+        return self.error(f"{self.what} cannot be read: its reader ended without a word (status {value}).", hint=self.hint)
 
 
 def inside() -> bool:

@@ -9,18 +9,21 @@ from __future__ import annotations
 import json
 import math
 import reprlib
+import types
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from workbench.errors import RecipeError, UsageError
 from workbench.records import MAX_LENGTH, BaseRef, check_name
 
-__all__ = ["GROUPS", "PRESETS", "RECIPE", "Preset", "Recipe", "Resolved", "read_yaml", "resolve"]
+__all__ = ["GROUPS", "KEYS", "Key", "PRESETS", "RECIPE", "Preset", "Recipe", "Resolved", "read_yaml", "resolve", "typed"]
 
 _SHORT = reprlib.Repr()  # YAML's aliases can make a value of a few lines endless when written out
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
@@ -249,6 +252,46 @@ class Recipe(BaseModel):
     def to_yaml(self) -> str:
         """The whole recipe, every key written out, in the order of the docs table."""
         return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a key of the recipe takes: text, number, flag (yes/no), mapping, list, choice (one of `choices`) or choices (any of them)."""
+
+    name: str
+    group: str  # one of `GROUPS`
+    kind: str
+    choices: tuple[str, ...] = ()
+    whole: bool = False  # numbers without a fraction
+    optional: bool = False  # None is a value: the workbench decides
+
+    @classmethod
+    def of(cls, name: str, field: FieldInfo) -> Key:
+        group = str(field.json_schema_extra["group"]) if isinstance(field.json_schema_extra, dict) else GROUPS[0]
+        union = get_origin(field.annotation) in (Union, types.UnionType)
+        parts = get_args(field.annotation) if union else (field.annotation,)
+        optional, taken = type(None) in parts, next(part for part in parts if part is not type(None))
+        if get_origin(taken) is tuple:
+            choices = get_args(get_args(taken)[0])
+            return cls(name, group, "choices" if choices else "list", choices)
+        if get_origin(taken) is Literal:
+            return cls(name, group, "choice", get_args(taken), optional=optional)
+        kind = {int: "number", float: "number", bool: "flag", dict: "mapping"}.get(get_origin(taken) or taken, "text")
+        return cls(name, group, kind, whole=taken is int, optional=optional)
+
+
+KEYS = {name: Key.of(name, field) for name, field in Recipe.model_fields.items()}  # in the model's order
+
+
+def typed(value: Any) -> str:
+    """A field's value as it is typed on the command line."""
+    if value is None:
+        return "none"
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        return str(value).removesuffix(".0")
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 class _Loader(yaml.SafeLoader):

@@ -22,7 +22,7 @@ from workbench.bases.lock import LOCK_FILE, Lock, read_lock
 from workbench.evidence import Evidence, read_scores, write_scores
 from workbench.files import sha256_of
 from workbench.hf import probes
-from workbench.hf.arms import NewBase, Test
+from workbench.hf.evaluate import Evaluator, Test
 from workbench.rebase import lineage, weights
 from workbench.rebase.contrasts import recovered
 from workbench.rebase.result import Check, Settings, Structure
@@ -97,7 +97,7 @@ def _scores(bench: Bench, task: str, base: str) -> Piece:
     key = {"base": bench.bases[base].digest, "adapters": {f"{name}-{source}": one.digest for (name, source), one in chosen.items()}}
 
     def make(out: Path) -> None:
-        arms, test = NewBase(bench.bases[base].path, "", keep=False), Test(bench.rows[task], SCORER, MAX_LENGTH, bf16=False)
+        arms, test = Evaluator(bench.bases[base].path), Test(bench.rows[task], SCORER, MAX_LENGTH, torch.float32)
         evidence = [arms.score(test, one.path, serve=0) for one in chosen.values()]
         for (name, source), scored in zip(chosen, evidence, strict=True):
             write_scores(out / f"{name}-{source}.jsonl", scored)

@@ -71,7 +71,7 @@ def test_the_way_of_an_adapter(pico: str, letters: str, tmp_path: Path) -> None:
     assert set(found) == {"adapter", "samples", "lineage"} and set(found["lineage"]) == shapes["lineage"]
     assert found["samples"] and set(found["samples"][0]) == shapes["sample"]
     shown = ok("adapter", "show", letters)
-    assert "95 % INTERVAL" in shown.out and "expected" in shown.out
+    assert "95% interval" in shown.out and "expected" in shown.out
 
     assert "letters@champion is now letters@1." in ok("adapter", "alias", "letters@1", "champion").out
     assert cli("adapter", "alias", "letters@1", "champion", "--expect", "7").status == 1
@@ -137,7 +137,7 @@ def test_demo_shows_what_was_learned(pico: str) -> None:
         "400 kept for the test",
         "Published order-codes@1.",
         "4/4 Base against adapter",
-        "95 % INTERVAL",
+        "95% interval",
         "What next:",
     ):
         assert text in done.out

@@ -16,8 +16,7 @@ from tests.tiny_base import make_tiny_base
 from workbench.data.scorers import score as is_right
 from workbench.errors import DataError, IntegrityError, JobError
 from workbench.evidence import summary
-from workbench.hf.arms import NewBase, Test
-from workbench.hf.evaluate import Evaluator, evaluate
+from workbench.hf.evaluate import Evaluator, Test, evaluate
 from workbench.hf.generate import answer
 from workbench.hf.load import load_adapter, load_base, load_tokenizer
 from workbench.hf.render import render
@@ -65,7 +64,7 @@ def test_scores_equal_a_plain_pass_with_and_without_the_shared_start(base: Path,
     assert 10 < exact < 40, "the tiny adapter must get some rows right and some wrong"
     for share in (True, False):
         if not share:
-            monkeypatch.setattr("workbench.hf.evaluate.common_prefix", lambda rows, limit: 0)
+            monkeypatch.setattr("workbench.hf.scoring.common_prefix", lambda rows, limit: 0)
         found = evaluate(base, adapter, ROWS, max_length=512, dtype=torch.float32)
         assert (found.report["shared_prefix_tokens"] > 0) is share
         assert_same(found.base, plain[0])
@@ -144,7 +143,7 @@ def test_several_adapters_share_one_load_and_one_bare_pass(base: Path, adapter: 
     monkeypatch.setattr(module, "load_base", counted)
     other = tiny_adapter(base, steps=3, seed=1)
     lines: list[Progress] = []
-    arms, test = NewBase(base, "", arms=4, keep=False, report=lines.append), Test(ROWS, None, 512, bf16=False)
+    arms, test = Evaluator(base, arms=4, report=lines.append), Test(ROWS, None, 512, torch.float32)
     scored = [arms.score(test, one) for one in (adapter, other, adapter)]
     assert loads == [base]
     assert scored[0].base is scored[1].base and scored[0].adapter == scored[2].adapter
@@ -156,15 +155,15 @@ def test_several_adapters_share_one_load_and_one_bare_pass(base: Path, adapter: 
 
 def test_an_adapter_that_changes_the_base_leaves_no_trace(base: Path, adapter: Path, tmp_path: Path) -> None:
     pissa = tiny_adapter(base, steps=1, init_lora_weights="pissa")
-    evaluator = Evaluator(base, max_length=512, dtype=torch.float32)
-    test = evaluator.prepare(ROWS[:8])
-    before = evaluator.score(test).scores
-    evaluator.score(test, pissa)
-    evaluator.score(test, adapter)
-    assert evaluator.score(test).scores == before
+    evaluator = Evaluator(base)
+    test = evaluator.prepare(Test(ROWS[:8], None, 512, torch.float32))
+    before = evaluator.arm(test).scores
+    evaluator.arm(test, pissa)
+    evaluator.arm(test, adapter)
+    assert evaluator.arm(test).scores == before
     with pytest.raises(IntegrityError):
-        evaluator.score(test, tmp_path)
-    assert evaluator.score(test).scores == before
+        evaluator.arm(test, tmp_path)
+    assert evaluator.arm(test).scores == before
 
 
 def test_full_weights_are_an_arm_by_themselves(base: Path, tmp_path: Path) -> None:
@@ -259,7 +258,7 @@ def test_other_families_share_starts_and_go_on_from_prompts_alike(
     options = {"max_length": 512, "dtype": torch.float32, "scorer": "numeric"}
     shared = evaluate(folder, None, ROWS[:16], **options)
     monkeypatch.setattr(scoring, "plain_cache", lambda cache: False)
-    monkeypatch.setattr("workbench.hf.evaluate.common_prefix", lambda rows, limit: 0)
+    monkeypatch.setattr("workbench.hf.scoring.common_prefix", lambda rows, limit: 0)
     plain = evaluate(folder, None, ROWS[:16], **options)
     assert shared.report["shared_prefix_tokens"] > 9
     assert shared.base == [dataclasses.replace(score, nll=pytest.approx(score.nll, abs=1e-4)) for score in plain.base]

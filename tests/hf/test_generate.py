@@ -44,12 +44,12 @@ def test_batched_greedy_equals_transformers_own_one_by_one(model: Any, tokenizer
     stop = stop_ids(model, tokenizer) | {said[4 * n + 3] for n, said in enumerate(free)}
     wanted = [by_transformers(model, prompt, stop) for prompt in prompts]
     assert len({len(w) for w in wanted}) > 3
-    assert greedy(model, prompts, max_new_tokens=NEW, stop=stop, batch_size=8) == wanted
+    assert greedy(model, prompts, max_new_tokens=NEW, stop=stop) == wanted
     shared = common_prefix(prompts, 512)
     assert shared > 5
     prefix = Prefix.compute(model, prompts[0][:shared])
     rest = [p[shared:] for p in prompts]
-    assert greedy(model, rest, max_new_tokens=NEW, stop=stop, prefix=prefix, batch_size=8) == wanted
+    assert greedy(model, rest, max_new_tokens=NEW, stop=stop, prefix=prefix) == wanted
 
 
 def test_rows_that_are_no_conversation_are_asked_as_they_stand(model: Any, tokenizer: Any) -> None:

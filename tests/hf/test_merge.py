@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_merged_files_are_base_plus_adapter_in_the_bases_dtype(base: Path, adapt
     assert report.merging.top1_agreement > 0.95 and report.merging.kl < 0.1 * report.adapter.kl
     assert report.positions == 8 * 16 and report.dtype == report.trained_on == "bfloat16"
     assert report.as_trained is None
-    assert json.loads((tmp_path / "merged" / "merge.json").read_text()) == {"job": None, **report.as_dict()}
+    assert json.loads((tmp_path / "merged" / "merge.json").read_text()) == {"job": None, **dataclasses.asdict(report)}
     assert [line.step for line in lines] == [1, 2, 3]
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     assert tokenizer.chat_template == load_tokenizer(base).chat_template

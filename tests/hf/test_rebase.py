@@ -15,8 +15,7 @@ from tests.test_cli import ok
 from tests.tiny_base import make_tiny_base
 from workbench.errors import DataError, NotFound, UsageError
 from workbench.evidence import read_scores
-from workbench.hf.arms import NewBase, Test
-from workbench.hf.evaluate import evaluate
+from workbench.hf.evaluate import Evaluator, Test, evaluate
 from workbench.rebase import verdict
 from workbench.rebase.recoordinate import Coordinates
 from workbench.rebase.store import Checks
@@ -61,8 +60,8 @@ def test_permuted_coordinates_lose_the_copy_and_not_the_adapter_that_moved_along
 
     home = world.bench.adapters.evidence("orders@1")
     rebased = where.write_adapter(world.adapter.path, tmp_path / "rebased")
-    test = Test([{**row, "split": "test"} for row in ROWS], None, 256, bf16=False)
-    new = NewBase(world.bench.bases.get(moved).path, "x", keep=False).score(test, rebased)
+    test = Test([{**row, "split": "test"} for row in ROWS], None, 256, dtype=torch.float32)
+    new = Evaluator(world.bench.bases.get(moved).path).score(test, rebased)
     judged = verdict.judge(home, new, scorer=None, same_tokenizer=True)
     assert judged.lost_rows == 0 and judged.word == "too close to tell", "with more rows it would be 'works'"
     assert max(abs(a.nll - b.nll) for a, b in zip(home.adapter, new.adapter, strict=True)) < 1e-2
@@ -83,8 +82,8 @@ def test_a_ladder_of_roundings_is_named_and_gets_worse(world: World, tmp_path: P
 def test_a_random_adapter_of_the_same_size_never_works(world: World, tmp_path: Path) -> None:
     home = world.bench.adapters.evidence("orders@1")
     placebo = controls.random_adapter(world.adapter.path, tmp_path / "placebo", seed=1)
-    test = Test([{**row, "split": "test"} for row in ROWS], None, 256, bf16=False)
-    new = NewBase(world.base.path, "x", keep=False).score(test, placebo)
+    test = Test([{**row, "split": "test"} for row in ROWS], None, 256, dtype=torch.float32)
+    new = Evaluator(world.base.path).score(test, placebo)
     assert verdict.judge(home, new, scorer=None, same_tokenizer=True).word in ("lost", "does harm")
 
 

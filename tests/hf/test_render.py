@@ -48,7 +48,7 @@ def test_only_the_answers_and_their_ends_are_learned(tokenizer: Any) -> None:
     assert learned(tokenizer, one) == "LM 3 CA<|im_end|>FX 1<|im_end|>"
     assert one.input_ids == tokenizer.apply_chat_template(TURNS, return_dict=False)
     assert tokenizer.decode(one.input_ids[one.answer_start :]) == "FX 1<|im_end|>\n"
-    assert not one.cut and not one.answer_lost and one.total == len(one.input_ids)
+    assert not one.length.cut and not one.length.answer_lost and one.length.total == len(one.input_ids)
     assert [text for text, kind in one.spans if kind == "prompt"]
     assert "".join(text for text, _ in one.spans) == tokenizer.apply_chat_template(TURNS, tokenize=False)
 
@@ -85,24 +85,24 @@ def test_a_turn_that_is_not_to_be_trained_is_context_and_the_template_never_sees
 def test_an_indent_is_learned_and_a_template_that_drops_it_is_noticed(tokenizer: Any) -> None:
     row = {"messages": [TURNS[1], {"role": "assistant", "content": "    return 0"}]}
     one = render(tokenizer, row, max_length=99)
-    assert learned(tokenizer, one) == "    return 0<|im_end|>" and not one.altered
+    assert learned(tokenizer, one) == "    return 0<|im_end|>" and not one.length.altered
     tokenizer.chat_template = TEMPLATE.replace("message['content'] +", "(message['content'] | trim) +")
-    assert render(tokenizer, row, max_length=99).altered
+    assert render(tokenizer, row, max_length=99).length.altered
 
 
 def test_an_answer_counts_as_ended_when_its_own_end_token_is_kept(tokenizer: Any) -> None:
     whole = render(tokenizer, {"messages": TURNS[:3]}, max_length=1000, assistant_only=False)
-    end = whole.total - 1  # the line break after the end-of-turn token
-    assert whole.ends and render(tokenizer, {"messages": TURNS[:3]}, max_length=end, assistant_only=False).ends
+    end = whole.length.total - 1  # the line break after the end-of-turn token
+    assert whole.length.ends and render(tokenizer, {"messages": TURNS[:3]}, max_length=end, assistant_only=False).length.ends
     short = render(tokenizer, {"messages": TURNS[:3]}, max_length=end - 1, assistant_only=False)
-    assert not short.ends and tokenizer.eos_token_id in short.labels, "the system turn ends with the same token"
+    assert not short.length.ends and tokenizer.eos_token_id in short.labels, "the system turn ends with the same token"
 
 
 def test_tools_are_shown_or_said_to_be_lost(tokenizer: Any) -> None:
     row = {"messages": TURNS, "tools": [{"type": "function", "function": {"name": "price_of"}}]}
-    assert render(tokenizer, row, max_length=999).tools_lost
+    assert render(tokenizer, row, max_length=999).length.tools_lost
     tokenizer.chat_template = "{% if tools %}{{ tools | tojson }}{% endif %}" + TEMPLATE
-    assert not render(tokenizer, row, max_length=999).tools_lost
+    assert not render(tokenizer, row, max_length=999).length.tools_lost
 
 
 def test_it_agrees_with_a_template_that_marks_its_generations(tokenizer: Any) -> None:
@@ -147,12 +147,12 @@ def test_the_prompt_is_what_comes_before_the_last_answer(tokenizer: Any) -> None
 def test_cutting_is_counted(tokenizer: Any) -> None:
     whole = render(tokenizer, {"messages": TURNS}, max_length=1000)
     some = render(tokenizer, {"messages": TURNS}, max_length=whole.answer_start + 1)
-    assert some.cut and not some.answer_lost and len(some.input_ids) == len(some.labels) == whole.answer_start + 1
-    assert some.total == whole.total and some.spans[-1] == (whole._text[some._offsets[whole.answer_start][1] :], "cut")
+    assert some.length.cut and not some.length.answer_lost and len(some.input_ids) == len(some.labels) == whole.answer_start + 1
+    assert some.length.total == whole.length.total and some.spans[-1] == (whole._text[some._offsets[whole.answer_start][1] :], "cut")
     none = render(tokenizer, {"messages": TURNS}, max_length=whole.answer_start)
-    assert none.answer_lost
     row = none.length
-    assert (row.total, row.cut, row.answer_lost, row.supervised) == (whole.total, True, True, none.supervised)
+    assert (row.total, row.cut, row.answer_lost) == (whole.length.total, True, True)
+    assert row.supervised == sum(label != IGNORED for label in none.labels)
 
 
 def test_tool_calls_are_shown_or_refused_never_lost(tokenizer: Any) -> None:

@@ -24,7 +24,7 @@ from workbench.rebase.telling import Telling, tell
 from workbench.rebase.verdicts import VERDICTS
 from workbench.stats import Interval
 from workbench.words import LANGUAGES, Number, Phrase, Several, Words, words
-from workbench_ui.views.check import detail
+from workbench_ui.views.rebase import detail
 
 
 def free_text(word: str) -> Verdict:

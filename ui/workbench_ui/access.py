@@ -21,6 +21,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, Response
 
 from workbench import paths
+from workbench.files import atomic_write
 from workbench_ui.views.markup import esc
 
 __all__ = ["Access"]
@@ -65,7 +66,7 @@ class Access:
     def page_to_open(self, link: str) -> Iterator[str]:
         """The address of a file that leads to `link`, for starting a browser: every account can read its command line."""
         page = paths.browser_dir() / "open.html"
-        _write_private(page, f'<!doctype html><meta http-equiv="refresh" content="0; url={esc(link)}">')
+        atomic_write(page, f'<!doctype html><meta http-equiv="refresh" content="0; url={esc(link)}">', mode=0o600)
         try:
             yield page.as_uri()
         finally:
@@ -78,8 +79,7 @@ class Access:
 def _kept_token(folder: Path) -> str:
     file, made = folder / "token", secrets.token_urlsafe(32)
     if not (kept := _read_private(file)):
-        with contextlib.suppress(FileExistsError):  # another server was quicker
-            _write_private(file, made)
+        atomic_write(file, made, mode=0o600)
         kept = _read_private(file)
     return kept or made  # where files cannot be private, the token lasts as long as the server
 
@@ -92,9 +92,3 @@ def _read_private(file: Path) -> str:
             text = file.read_text(encoding="ascii", errors="replace")
             return text if _TOKEN.fullmatch(text) else ""
     return ""
-
-
-def _write_private(file: Path, text: str) -> None:
-    file.unlink(missing_ok=True)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
-        out.write(text)

@@ -52,8 +52,7 @@ def create_app(bench: Workbench, access: Access | None = None) -> ASGIApp:
     app.mount("/assets", StaticFiles(directory=chrome.assets_dir()))
     for lang in LANGUAGES:
         _mount(app, _blocks(bench, words(lang)), f"/{lang}")
-    told = {"frame": chrome.frame, "missing": chrome.missing_page, "locked": chrome.locked_page}
-    return Shield(app, access, languages=list(LANGUAGES), pages=list(_PAGES), **told)
+    return Shield(app, access, _PAGES)
 
 
 def _mount(app: FastAPI, site: gr.Blocks, path: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,8 +19,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from workbench.words import Words
+from workbench.words import LANGUAGES
 from workbench_ui.access import Access
+from workbench_ui.chrome import frame, locked_page, missing_page
 from workbench_ui.language import words_for
 
 __all__ = ["HEADERS", "LOCAL_HOSTS", "Shield"]
@@ -48,26 +49,11 @@ HEADERS = {
 
 
 class Shield:
-    """Refuse strangers, add `HEADERS`, and let `frame(path, html)` complete each HTML page.
+    """Refuse strangers, add `HEADERS`, and complete each HTML page; `pages` are the paths of the pages under each language."""
 
-    `pages` are the paths of the pages under each of `languages`. `frame` gets the path and the page's text and returns the
-    text to send; `missing` is the page for a 404 at a path, `locked` the one for a browser that was not let in.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        access: Access,
-        *,
-        languages: Sequence[str],
-        pages: Sequence[str],
-        frame: Callable[[str, str], str],
-        missing: Callable[[Words, str], str],
-        locked: Callable[[Words], str],
-    ) -> None:
+    def __init__(self, app: ASGIApp, access: Access, pages: Iterable[str]) -> None:
         self.app, self.access = app, access
-        self.frame, self.missing, self.locked = frame, missing, locked
-        lang, page = f"/({'|'.join(languages)})", f"({'|'.join(filter(None, pages))})"
+        lang, page = f"/({'|'.join(LANGUAGES)})", f"({'|'.join(filter(None, pages))})"
         static = r"(assets|static)(/[\w-][\w.-]*)+|theme\.css|gradio_api/(heartbeat/\w{1,32}|app_id)"
         self.routes = {
             "GET": re.compile(rf"/|{lang}/({page}/?)?|{lang}/({static})|/assets/[\w.-]+|/files/(adapters/\w[\w.-]*|rebase)/\w+\.\w+"),
@@ -94,7 +80,7 @@ class Shield:
         if wants_page:
             # The page is completed below, so it must come uncompressed.
             scope = {**scope, "headers": [(k, v) for k, v in scope["headers"] if k != b"accept-encoding"]}
-        await self.app(scope, receive, _Sender(self, scope, receive, send, wants_page))
+        await self.app(scope, receive, _Sender(scope, receive, send, wants_page))
 
     def _reply(self, request: Request) -> Response | None:
         """The answer to whoever may not go on."""
@@ -104,10 +90,10 @@ class Shield:
         if method == "GET" and (entered := self.access.enter(request)):
             return entered
         if not self.access.has(request):
-            return HTMLResponse(self.locked(t), 401) if page else JSONResponse({"error": t("alert.locked")}, 401)
+            return HTMLResponse(locked_page(t), 401) if page else JSONResponse({"error": t("alert.locked")}, 401)
         route = self.routes.get(method)
         if route is None or not route.fullmatch(path):
-            return HTMLResponse(self.missing(t, path), 404) if page else JSONResponse({"error": t("alert.missing")}, 404)
+            return HTMLResponse(missing_page(t, path), 404) if page else JSONResponse({"error": t("alert.missing")}, 404)
         return None
 
 
@@ -118,8 +104,8 @@ def _wants_page(request: Request) -> bool:
 class _Sender:
     """Passes an answer on with the headers added; holds an HTML page back until it is whole."""
 
-    def __init__(self, shield: Shield, scope: Scope, receive: Receive, send: Send, wants_page: bool) -> None:
-        self.shield, self.scope, self.receive, self.send, self.wants_page = shield, scope, receive, send, wants_page
+    def __init__(self, scope: Scope, receive: Receive, send: Send, wants_page: bool) -> None:
+        self.scope, self.receive, self.send, self.wants_page = scope, receive, send, wants_page
         self.held: Message | None = None
         self.body = b""
         self.replaced = False
@@ -142,7 +128,7 @@ class _Sender:
             headers.setdefault(name, value)
         if self.wants_page and message["status"] == 404:
             self.replaced = True
-            missing = self.shield.missing(words_for(Request(self.scope)), self.scope["path"])
+            missing = missing_page(words_for(Request(self.scope)), self.scope["path"])
             page = HTMLResponse(missing, status_code=404, headers=HEADERS)
             await page(self.scope, self.receive, self.send)
         elif self.wants_page and headers.get("content-type", "").startswith("text/html"):
@@ -152,7 +138,7 @@ class _Sender:
 
     async def _finish(self) -> None:
         assert self.held is not None
-        body = self.shield.frame(self.scope["path"], self.body.decode("utf-8")).encode("utf-8")
+        body = frame(self.scope["path"], self.body.decode("utf-8")).encode("utf-8")
         MutableHeaders(scope=self.held)["content-length"] = str(len(body))
         await self.send(self.held)
         await self.send({"type": "http.response.body", "body": body})

@@ -8,6 +8,7 @@ which of them are released in full under open licences. III "open model", II "op
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -142,12 +143,12 @@ def openness_class(components: dict[str, Component]) -> str:
     return reached
 
 
+@dataclass(frozen=True)
 class Catalogue:
     """Every entry of the catalogue, in the file's order, and the licences it explains."""
 
-    def __init__(self, entries: dict[BaseRef, Entry], licenses: dict[str, License]) -> None:
-        self.entries = entries
-        self.licenses = licenses
+    entries: dict[BaseRef, Entry]
+    licenses: dict[str, License]
 
     @classmethod
     def load(cls, path: Path | None = None) -> Catalogue:
@@ -156,13 +157,6 @@ class Catalogue:
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries.values())
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def find(self, ref: BaseRef) -> Entry | None:
-        """The entry of that reference, or None."""
-        return self.entries.get(ref)
 
     def get(self, ref: BaseRef | str) -> Entry:
         """The entry of that reference; raises `NotFound` listing what there is."""

@@ -33,7 +33,7 @@ def warm() -> None:
 def convert(gguf: Path, out: Path, dtype: str, say: Say) -> dict[str, Any]:
     """Write the model folder `out` from a GGUF file; see `hf.weights.convert_gguf` for what it returns and raises."""
     grown = 32 * gguf.stat().st_size  # a quantised weight has 1.5 bits or more, and is unpacked by way of 32
-    return _limits(gguf.name, grown, _CONVERTING, SourceError).listen(say).run(_convert, gguf, out, dtype)
+    return _limits(gguf.name, grown, _CONVERTING, SourceError, say).run(_convert, gguf, out, dtype)
 
 
 def recast(folder: Path, dtype: str, say: Say) -> None:
@@ -44,12 +44,13 @@ def recast(folder: Path, dtype: str, say: Say) -> None:
 
 def lock(folder: Path, source: dict[str, Any], say: Say) -> Lock:
     """Refuse a folder that is no base, else write its lock.json and return the lock. Raises `IntegrityError`, `SourceError`."""
-    return _limits("The model", _size(folder), _LOCKING, IntegrityError).listen(say).run(_lock, folder, source)
+    return _limits("The model", _size(folder), _LOCKING, IntegrityError, say).run(_lock, folder, source)
 
 
-def _limits(what: str, size: int, preload: tuple[str, ...], error: type[WorkbenchError]) -> Limits:
+def _limits(what: str, size: int, preload: tuple[str, ...], error: type[WorkbenchError], say: Say | None = None) -> Limits:
     """Room and time for reading or writing `size` bytes of weights, on a slow disk, beside whatever a small model needs."""
-    return Limits(what, memory=2 * GIB + size, seconds=90 + size / (4 * MIB), writes=GIB + size, preload=preload, error=error, hint=_HINT)
+    seconds, memory, writes = 90 + size / (4 * MIB), 2 * GIB + size, GIB + size
+    return Limits(what, memory, seconds, writes=writes, preload=preload, error=error, hint=_HINT, on_progress=say)
 
 
 def _size(folder: Path) -> int:

@@ -12,12 +12,12 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.bases.files import TEMPLATE_BYTES, read_json
-from workbench.bases.sketch import BLOCK, NUMBERS, SEED, decode, encode, fingerprint
+from workbench.bases.sketch import BLOCK, NUMBERS, SEED, TensorLock, fingerprint
 from workbench.bases.tensors import DTYPE_NAMES, FLOAT_DTYPES, folder_tensors, not_finite
 from workbench.errors import IntegrityError
 from workbench.files import atomic_write, sha256_of
@@ -25,9 +25,6 @@ from workbench.foreign import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import numpy as np
-    import numpy.typing as npt
 
 __all__ = [
     "LOCK_FILE",
@@ -49,23 +46,6 @@ SCHEMA = 1
 _VOLATILE = frozenset({"transformers_version", "_name_or_path", "_commit_hash", "torch_dtype", "dtype", "_attn_implementation"})
 _SOURCE_KEYS = ("kind", "repo", "commit", "name", "version", "file", "sha256", "method", "base", "base_lock_sha256", "job_id")
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
-
-
-@dataclass(frozen=True)
-class TensorLock:
-    """One tensor of a base."""
-
-    shape: tuple[int, ...]
-    dtype: str  # "bfloat16", …
-    sha256: str  # of its bytes
-    norm: float | None  # Frobenius; None for a tensor that holds no floats
-    sketch: str | None  # base64 of 64 little-endian float32, see `sketch.decode`
-
-    def numbers(self) -> npt.NDArray[np.float32]:
-        """The sketch as an array of shape (64,). Raises `IntegrityError` for a tensor without one."""
-        if self.sketch is None:
-            raise IntegrityError("This tensor holds no floats and has no sketch.")
-        return decode(self.sketch)
 
 
 @dataclass(frozen=True)
@@ -125,11 +105,9 @@ def _tensors(folder: Path, say: Callable[[str], None]) -> dict[str, TensorLock]:
     for n, (name, info) in enumerate(infos.items()):
         if n % 50 == 0:
             say(f"Locking: tensor {n + 1} of {len(infos)}")
-        seen = fingerprint(info)
-        if not seen.finite:
+        tensors[name] = fingerprint(info)
+        if not isfinite(tensors[name].norm or 0.0):
             raise not_finite(info)
-        sketch = None if seen.sketch is None else encode(seen.sketch)
-        tensors[name] = TensorLock(info.shape, DTYPE_NAMES[info.dtype], seen.sha256, seen.norm, sketch)
     return tensors
 
 

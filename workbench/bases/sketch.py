@@ -14,16 +14,18 @@ model the errors are independent enough that the total is good to about 1 %.
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from workbench.bases.tensors import FLOAT_DTYPES, TensorInfo, floats, raw_pieces
+from workbench.bases.tensors import DTYPE_NAMES, FLOAT_DTYPES, TensorInfo, floats, raw_pieces
+from workbench.errors import IntegrityError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["BLOCK", "NUMBERS", "SEED", "Fingerprint", "decode", "drift", "encode", "fingerprint"]
+__all__ = ["BLOCK", "NUMBERS", "SEED", "TensorLock", "drift", "fingerprint"]
 
 SEED = 0x5EED_0F_BA5E  # part of the lock's format: changing it makes old sketches incomparable
 NUMBERS = 64
@@ -31,13 +33,23 @@ BLOCK = NUMBERS * NUMBERS
 _PIECE = 256  # blocks handled at once: 1 M values, 4 MB as float32
 
 
-class Fingerprint(NamedTuple):
-    """What the lock records of one tensor; `norm` and `sketch` are None for a tensor that holds no floats."""
+@dataclass(frozen=True)
+class TensorLock:
+    """What the lock records of one tensor."""
 
-    sha256: str
-    norm: float | None
-    sketch: npt.NDArray[np.float32] | None
-    finite: bool
+    shape: tuple[int, ...]
+    dtype: str  # "bfloat16", …
+    sha256: str  # of its bytes
+    norm: float | None  # Frobenius; None for a tensor that holds no floats, not finite where its values are not
+    sketch: str | None  # base64 of 64 little-endian float32
+
+    def numbers(self) -> npt.NDArray[np.float32]:
+        """The sketch as an array of shape (64,). Raises `IntegrityError` for a tensor without one."""
+        import numpy as np
+
+        if self.sketch is None:
+            raise IntegrityError("This tensor holds no floats and has no sketch.")
+        return np.frombuffer(base64.b64decode(self.sketch), dtype="<f4").astype(np.float32)
 
 
 @lru_cache(maxsize=4)
@@ -68,7 +80,7 @@ def _add_piece(values: npt.NDArray[np.float32], piece: int, sketch: npt.NDArray[
     return float(np.add.reduce(np.square(cube, out=cube), axis=1, dtype=np.float64).sum())
 
 
-def fingerprint(info: TensorInfo) -> Fingerprint:
+def fingerprint(info: TensorInfo) -> TensorLock:
     """Hash, norm and sketch of one tensor in a single pass; holds about 20 MB whatever the tensor's size."""
     import hashlib
 
@@ -81,10 +93,9 @@ def fingerprint(info: TensorInfo) -> Fingerprint:
             digest.update(raw.data)
             if numeric:
                 squares += _add_piece(floats(raw, info.dtype, values), piece, sketch)
-    if not numeric:
-        return Fingerprint(digest.hexdigest(), None, None, True)
-    finite = bool(np.isfinite(squares))
-    return Fingerprint(digest.hexdigest(), float(np.float32(np.sqrt(squares))), sketch.astype(np.float32), finite)
+        norm = float(np.float32(np.sqrt(squares))) if numeric else None
+        text = base64.b64encode(sketch.astype("<f4").tobytes()).decode("ascii") if numeric else None
+    return TensorLock(info.shape, DTYPE_NAMES[info.dtype], digest.hexdigest(), norm, text)
 
 
 def drift(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
@@ -92,15 +103,3 @@ def drift(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
     import numpy as np
 
     return float(np.linalg.norm(b.astype(np.float64) - a.astype(np.float64)))
-
-
-def encode(sketch: npt.NDArray[np.float32]) -> str:
-    """64 little-endian float32 as base64 text."""
-    return base64.b64encode(sketch.astype("<f4").tobytes()).decode("ascii")
-
-
-def decode(text: str) -> npt.NDArray[np.float32]:
-    """The reverse of `encode`."""
-    import numpy as np
-
-    return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float32)

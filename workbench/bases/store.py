@@ -223,7 +223,7 @@ class Bases:
 
     def _not_found(self, ref: BaseRef) -> NotFound:
         catalogue = self.catalogue()
-        if catalogue.find(ref):
+        if catalogue.entries.get(ref):
             return NotFound(f"{ref} is in the catalogue but not on this disk yet.", hint=f"Fetch it: workbench base add {ref}")
         have, offered = [str(base.ref) for base in self.list()], catalogue.names()
         shown = ", ".join(offered[:8]) + (", …" if len(offered) > 8 else "")
@@ -241,14 +241,14 @@ class Bases:
             if versions:
                 return versions[-1], catalogue.get(versions[-1])
         ref = BaseRef.parse(name)
-        return ref, catalogue.find(ref)
+        return ref, catalogue.entries.get(ref)
 
     def _lineage(self, continues: str | BaseRef | None, *, strict: bool) -> BaseRef | None:
         """The base this one was made from. A name that is nowhere is more likely a slip than a secret."""
         if continues is None:
             return None
         before = BaseRef.parse(continues)
-        if strict and not self.has(before) and not self.catalogue().find(before):
+        if strict and not self.has(before) and not self.catalogue().entries.get(before):
             raise self._not_found(before)
         return before
 

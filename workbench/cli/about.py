@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from workbench.cli.groups import bench, json_option
-from workbench.cli.output import ago, bytes_text, fields, print_json, say, table
+from workbench.cli.output import ago, bytes_text, fields, json_answer, say, table
 from workbench.prune import KEEP_DAYS
 
 __all__ = ["doctor", "help_command", "info", "prune"]
@@ -15,12 +15,10 @@ _COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
 
 @click.command()
 @json_option
-def info(as_json: bool) -> None:
+def info() -> None:
     """Print where things are kept, the versions in use, and this machine's facts."""
     facts = bench().info()
-    if as_json:
-        print_json(facts)
-        return
+    json_answer(facts)
     libraries = facts.pop("libraries")
     for key in [key for key in facts if key.endswith("_bytes")]:
         facts[key.removesuffix("_bytes")] = bytes_text(facts.pop(key))
@@ -31,18 +29,16 @@ def info(as_json: bool) -> None:
 @click.command()
 @click.option("--deep", is_flag=True, help="Also read every base, dataset and adapter and compare it with its hashes.")
 @json_option
-def doctor(deep: bool, as_json: bool) -> None:
+def doctor(deep: bool) -> int:
     """Check this installation and say what to mend. Exit status 1 when something is broken."""
     diagnoses = bench().doctor(deep=deep)
-    if as_json:
-        print_json(diagnoses)
-    else:
-        for diagnosis in diagnoses:
-            say(f"{click.style(f'{diagnosis.state:<7}', fg=_COLOURS[diagnosis.state])}  {diagnosis.name}: {diagnosis.found}")
-            if diagnosis.hint:
-                say(f"         {diagnosis.hint}")
-    if any(diagnosis.state == "broken" for diagnosis in diagnoses):
-        raise click.exceptions.Exit(1)
+    status = int(any(diagnosis.state == "broken" for diagnosis in diagnoses))
+    json_answer(diagnoses, status=status)
+    for diagnosis in diagnoses:
+        say(f"{click.style(f'{diagnosis.state:<7}', fg=_COLOURS[diagnosis.state])}  {diagnosis.name}: {diagnosis.found}")
+        if diagnosis.hint:
+            say(f"         {diagnosis.hint}")
+    return status
 
 
 @click.command()
@@ -51,12 +47,10 @@ def doctor(deep: bool, as_json: bool) -> None:
 )
 @click.option("--yes", is_flag=True, help="Remove it for good; without this it is only listed.")
 @json_option
-def prune(keep_days: float, yes: bool, as_json: bool) -> None:
+def prune(keep_days: float, yes: bool) -> None:
     """List what only takes room: the trash, second copies of published results, what ended jobs keep to go on from."""
     found = bench().prune(keep_days=keep_days, apply=yes)
-    if as_json:
-        print_json(found)
-        return
+    json_answer(found)
     rows = [(one.kind, bytes_text(one.bytes), ago(one.since), one.path) for one in found]
     table(["what", "size", "since", "where"], rows, empty="There is nothing to prune.", right=["size"])
     if found:

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from workbench.cli.follow import follow
+from workbench.cli.follow import carried_out, print_result
 from workbench.cli.groups import CommandGroup, bench, json_option
-from workbench.cli.output import ago, fields, note, print_json, say, short, table
-from workbench.records import DTYPES, Adapter, AdapterRef, Job
+from workbench.cli.output import ago, fields, json_answer, say, short, table
+from workbench.records import DTYPES, Adapter, AdapterRef
 
 __all__ = ["adapter", "print_samples", "print_scores"]
 
@@ -26,12 +26,10 @@ def adapter() -> None:
 @click.argument("name", required=False)
 @click.option("--trashed", is_flag=True, help="What is in the trash instead.")
 @json_option
-def list_adapters(name: str | None, trashed: bool, as_json: bool) -> None:
+def list_adapters(name: str | None, trashed: bool) -> None:
     """List adapters, the newest first; with NAME all versions of one."""
     listed = bench().adapters.list(name, trashed=trashed)
-    if as_json:
-        print_json(listed)
-        return
+    json_answer(listed)
     rows = [(a.ref, ", ".join(a.aliases), a.base, a.dataset or "", a.method, _gain(a), ago(a.created_at)) for a in listed]
     empty = "The trash is empty." if trashed else "No adapters yet. Make one: workbench train --base … --dataset …, or: workbench demo"
     table(("adapter", "aliases", "base", "dataset", "method", "gain", "made"), rows, empty=empty, right=("gain",))
@@ -41,13 +39,11 @@ def list_adapters(name: str | None, trashed: bool, as_json: bool) -> None:
 @click.argument("ref", metavar="ADAPTER")
 @click.option("--samples", type=click.IntRange(0, 100), metavar="N", default=3, show_default=True, help="How many answers to show.")
 @json_option
-def show(ref: str, samples: int, as_json: bool) -> None:
+def show(ref: str, samples: int) -> None:
     """Show one adapter: what it learned, how well, from what, and some of its answers."""
     version = bench().adapters.get(ref)
     answers = bench().samples(ref, n=samples)
-    if as_json:
-        print_json({"adapter": version, "samples": answers, "lineage": bench().adapters.lineage(ref)})
-        return
+    json_answer({"adapter": version, "samples": answers, "lineage": bench().adapters.lineage(ref)})
     fields(
         [
             ("adapter", version.ref),
@@ -71,7 +67,7 @@ def show(ref: str, samples: int, as_json: bool) -> None:
 @click.option("--expect", metavar="VERSION", help="Move the alias only if it points to this version now; none: only if it is new.")
 @click.option("--drop", is_flag=True, help="Remove the alias instead; the version stays.")
 @json_option
-def alias(ref: str, alias: str, expect: str | None, drop: bool, as_json: bool) -> None:
+def alias(ref: str, alias: str, expect: str | None, drop: bool) -> None:
     """Point an alias, such as champion, to a version."""
     if drop:
         name = AdapterRef.parse(ref).name
@@ -79,9 +75,7 @@ def alias(ref: str, alias: str, expect: str | None, drop: bool, as_json: bool) -
         say(f"{name} has no alias {alias} any more.")
         return
     version = bench().adapters.alias(ref, alias, expect=expect)
-    if as_json:
-        print_json(version)
-        return
+    json_answer(version)
     say(f"{version.name}@{alias} is now {version.ref}.")
 
 
@@ -91,7 +85,7 @@ def alias(ref: str, alias: str, expect: str | None, drop: bool, as_json: bool) -
 @click.option("--detach", "-d", is_flag=True, help="Submit the job and return at once.")
 def evaluate(ref: str, dataset: str | None, detach: bool) -> None:
     """Score an adapter against its base on a frozen test part, and publish a version with that evidence."""
-    _follow(bench().evaluate(ref, dataset=dataset), detach)
+    print_result(carried_out(bench().evaluate(ref, dataset=dataset), detach=detach))
 
 
 @adapter.command()
@@ -108,12 +102,10 @@ def export(ref: str, out: Path, zipped: bool) -> None:
 @click.option("--name", required=True, help="What to call it here.")
 @click.option("--base", metavar="BASE", help="The base it was made for, where it does not say so itself.")
 @json_option
-def import_(path: Path, name: str, base: str | None, as_json: bool) -> None:
+def import_(path: Path, name: str, base: str | None) -> None:
     """Take in a PEFT folder or zip made by any tool. Only safetensors; nothing in it is run."""
     version = bench().import_adapter(path, name=name, base=base)
-    if as_json:
-        print_json(version)
-        return
+    json_answer(version)
     say(f"Imported {version.ref} for {version.base}.")
     say(f"It has no evidence yet. Score it: workbench adapter evaluate {version.ref} --dataset NAME")
 
@@ -126,7 +118,7 @@ def import_(path: Path, name: str, base: str | None, as_json: bool) -> None:
 @click.option("--detach", "-d", is_flag=True, help="Submit the job and return at once.")
 def merge(ref: str, out: Path, base: str | None, dtype: str | None, detach: bool) -> None:
     """Write full merged weights to the new folder OUT, with the logits compared before and after."""
-    _follow(bench().merge(ref, out, base=base, dtype=dtype), detach)
+    print_result(carried_out(bench().merge(ref, out, base=base, dtype=dtype), detach=detach))
 
 
 @adapter.command()
@@ -188,12 +180,3 @@ def _gain(adapter: Adapter) -> str:
 
     summary = Summary.from_dict(adapter.scores)
     return words("en").say(gain(metric_of(summary), summary))
-
-
-def _follow(job: Job, detach: bool) -> None:
-    if detach:
-        say(job.id)
-        note(f"Follow it: workbench jobs follow {job.id}")
-        return
-    note(f"Job {job.id}: {job.title}. Ctrl-C lets go of it; it goes on.")
-    follow(job.id)

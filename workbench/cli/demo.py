@@ -7,11 +7,10 @@ import time
 import click
 
 from workbench.cli.adapter import print_samples, print_scores
-from workbench.cli.base import fetch
-from workbench.cli.follow import watch
+from workbench.cli.base import at_hand
+from workbench.cli.follow import carried_out
 from workbench.cli.groups import bench
-from workbench.cli.output import count, duration, fields, note, say
-from workbench.errors import NotFound
+from workbench.cli.output import count, duration, fields, say
 
 __all__ = ["demo"]
 
@@ -32,12 +31,8 @@ def demo(ref: str, max_steps: int) -> None:
     phase = _Phases(4)
     work = bench()
     phase(f"The base {ref}")
-    try:
-        base = work.bases.get(ref)
-        say(f"It is here already: {count(base.parameters)} parameters.")
-    except NotFound:
-        base = fetch(ref)
-        say(f"Fetched and locked: {count(base.parameters)} parameters, licence {base.license}.")
+    base = at_hand(ref)
+    say(f"Here and locked: {count(base.parameters)} parameters, licence {base.license}.")
 
     phase(f"The rows of {DATASET}")
     plan = work.plan(work.resolve({"base": ref, "dataset": DATASET, "max_steps": max_steps}, preset="quick"))
@@ -45,9 +40,7 @@ def demo(ref: str, max_steps: int) -> None:
     say(f"{plan.estimate.steps} steps will take about {duration(plan.estimate.seconds)} here ({plan.estimate.basis}).")
 
     phase("Train, score, publish")
-    job = work.train(plan)
-    note(f"Job {job.id}. Ctrl-C lets go of it; it goes on.")
-    job = watch(job.id)
+    job = carried_out(work.train(plan))
     adapter = work.adapters.get((job.result or {})["adapter"])
     say(f"Published {adapter.ref}.")
 

@@ -10,22 +10,24 @@ from typing import Any
 import click
 
 from workbench.cli.groups import bench
-from workbench.cli.output import count, duration, note, print_json, redraw, say
+from workbench.cli.output import count, duration, json_answer, note, redraw, say
 from workbench.records import Job, JobState, Progress
 
-__all__ = ["ProgressPrinter", "follow", "print_result", "progress_text", "watch"]
+__all__ = ["ProgressPrinter", "carried_out", "print_result", "progress_text", "watch"]
 
 _BAR = 24  # columns
 _QUIET_SECONDS = 10.0  # between two lines where nothing can be redrawn
 
 
-def follow(job_id: str, *, as_json: bool = False) -> None:
-    """Watch a job until it ends, and print what came of it. Raises `JobFailed`; Ctrl-C lets go and exits with 130."""
-    job = watch(job_id)
-    if as_json:
-        print_json(job)
-    else:
-        print_result(job)
+def carried_out(job: Job, *, detach: bool = False) -> Job:
+    """Say which job was submitted, and `watch` it; with `detach`, print its id and end the command."""
+    if detach:
+        json_answer(job)
+        say(job.id)
+        note(f"Follow it: workbench jobs follow {job.id}")
+        raise click.exceptions.Exit(0)
+    note(f"Job {job.id}: {job.title}. Ctrl-C lets go of it; it goes on.")
+    return watch(job.id)
 
 
 def watch(job_id: str) -> Job:
@@ -46,6 +48,7 @@ def watch(job_id: str) -> Job:
 
 def print_result(job: Job) -> None:
     """What a finished job made, in a sentence, and what to do with it."""
+    json_answer(job)
     result = job.result or {}
     took = f" in {duration(job.worked())}" if job.ended_at else ""
     if job.kind == "merge":

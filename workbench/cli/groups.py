@@ -45,7 +45,12 @@ class Words(click.Choice[str]):
         return str(choice).replace("-", "_")
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys (docs/json.md).")
+def _keep(context: click.Context, _: click.Parameter, given: bool) -> None:
+    context.meta["json"] = given
+
+
+# What was chosen is asked by `output.json_answer`, not handed to the command.
+json_option = click.option("--json", is_flag=True, expose_value=False, callback=_keep, help="Print JSON with stable keys (docs/json.md).")
 
 
 class CommandGroup(click.Group):

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import click
 
-from workbench.cli.follow import follow, progress_text
+from workbench.cli.follow import print_result, progress_text, watch
 from workbench.cli.groups import CommandGroup, Words, bench, json_option
-from workbench.cli.output import ago, duration, fields, note, print_json, say, short, table
+from workbench.cli.output import ago, duration, fields, json_answer, note, say, short, table
 from workbench.errors import NotFound
 from workbench.records import Job, JobState
 
@@ -27,12 +27,10 @@ def jobs() -> None:
 @click.option("--state", type=Words(_STATES), help="Only jobs in this state.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", default=50, show_default=True, help="The newest so many.")
 @json_option
-def list_jobs(state: str | None, limit: int, as_json: bool) -> None:
+def list_jobs(state: str | None, limit: int) -> None:
     """List the newest jobs first."""
     listed = bench().jobs.list(state=JobState(state) if state else None, limit=limit)
-    if as_json:
-        print_json(listed)
-        return
+    json_answer(listed)
     empty = f"No job is {state}." if state else "No jobs yet. Start one: workbench train --base … --dataset …, or: workbench demo"
     rows = [(job.id, job.state.value, _steps(job), ago(job.created_at), short(job.title, 60)) for job in listed]
     table(("id", "state", "steps", "submitted", "what"), rows, empty=empty, right=("steps",))
@@ -41,12 +39,10 @@ def list_jobs(state: str | None, limit: int, as_json: bool) -> None:
 @jobs.command()
 @click.argument("job_id", metavar="[JOB]", required=False)
 @json_option
-def show(job_id: str | None, as_json: bool) -> None:
+def show(job_id: str | None) -> None:
     """Show one job: its state, progress, attempts and result. Default: the newest."""
     job = bench().jobs.get(_known(job_id))
-    if as_json:
-        print_json(job)
-        return
+    json_answer(job)
     state = job.state.value + (", asked to stop" if job.cancel_requested and not job.state.final else "")
     began = next((a.started_at for a in job.attempts if a.started_at), None)
     waited = ((began or job.ended_at or datetime.now(UTC)) - job.created_at).total_seconds()
@@ -98,10 +94,10 @@ def logs(job_id: str | None, tail: int | None, on: bool) -> None:
 
 @jobs.command(name="follow")
 @click.argument("job_id", metavar="[JOB]", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print the finished job as JSON.")
-def follow_job(job_id: str | None, as_json: bool) -> None:
+@json_option
+def follow_job(job_id: str | None) -> None:
     """Watch a job until it ends; Ctrl-C lets go of it. The exit status is 0 only when it succeeded. Default: the newest."""
-    follow(_known(job_id), as_json=as_json)
+    print_result(watch(_known(job_id)))
 
 
 @jobs.command()
@@ -122,7 +118,7 @@ def resume(job_id: str, detach: bool, give_up_machine: bool) -> None:
     job = bench().jobs.resume(job_id, give_up_machine=give_up_machine)
     note(f"Job {job.id} goes on: {job.title}")
     if not detach:
-        follow(job.id)
+        print_result(watch(job.id))
 
 
 def _known(job_id: str | None) -> str:

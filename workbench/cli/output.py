@@ -25,6 +25,7 @@ __all__ = [
     "duration",
     "fields",
     "harmless",
+    "json_answer",
     "note",
     "print_error",
     "print_json",
@@ -32,6 +33,7 @@ __all__ = [
     "say",
     "short",
     "table",
+    "wants_json",
 ]
 
 
@@ -86,6 +88,19 @@ def print_json(value: Any) -> None:
     """Records, or dictionaries and lists of them, as indented JSON."""
     text = json.dumps(as_json(value), ensure_ascii=False, indent=2, allow_nan=False)
     say(_CODES.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # JSON has its own way to write what `say` would replace
+
+
+def wants_json() -> bool:
+    """Whether the running command was given `--json`."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get("json"))
+
+
+def json_answer(value: Any, *, status: int = 0) -> None:
+    """With `--json`, print `value` and end the command with `status`; without, do nothing: what follows says the same in words."""
+    if wants_json():
+        print_json(value)
+        raise click.exceptions.Exit(status)
 
 
 def print_error(error: WorkbenchError) -> None:

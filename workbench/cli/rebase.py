@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from workbench.cli.follow import watch
-from workbench.cli.groups import LazyGroup, bench, json_option
-from workbench.cli.output import note, print_json, say, table
+from workbench.cli.follow import carried_out
+from workbench.cli.groups import CommandGroup, bench, json_option
+from workbench.cli.output import json_answer, note, print_json, say, table
+from workbench.cli.rebase_selftest import selftest
 from workbench.errors import NotFound
 from workbench.rebase.result import DEFAULT_STAGES, STAGES, Settings
 from workbench.rebase.verdicts import ALARMS, VERDICTS, badness
@@ -28,16 +29,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXIT_FAILED = 3  # --fail-on was met; 1 is an error, 2 a wrong call
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_COMMANDS = {
-    "check": ("workbench.cli.rebase:check", "Check one or more adapters on a new base."),
-    "show": ("workbench.cli.rebase:show", "Everything a finished check found."),
-    "matrix": ("workbench.cli.rebase:matrix", "Adapters against bases, from the checks made so far."),
-    "findings": ("workbench.cli.rebase:findings", "Explain the named findings of the first stage."),
-    "selftest": ("workbench.cli.rebase_selftest:selftest", "Try the check on cases whose answer is known, on a real model."),
-}
 
 
-@click.group(cls=LazyGroup, lazy=_COMMANDS)
+@click.group(cls=CommandGroup)
 def rebase() -> None:
     """Does an adapter made for one base still work on another?
 
@@ -50,7 +44,7 @@ def _limit(name: str, text: str) -> Callable[[Command], Command]:
     return click.option(f"--{name}", type=float, metavar="X", help=f"{text} Default: {getattr(Settings, name):.2f}.")
 
 
-@click.command(epilog=f"From good to bad: {', '.join(VERDICTS)}.")
+@rebase.command(short_help="Check one or more adapters on a new base.", epilog=f"From good to bad: {', '.join(VERDICTS)}.")
 @click.argument("adapters", metavar="ADAPTER...", nargs=-1, required=True)
 @click.option("--onto", metavar="BASE", required=True, help="The new base, family@version.")
 @click.option("--stages", metavar="LIST", help=f"Comma-separated: {', '.join(STAGES)}. Default: all but probes.")
@@ -86,11 +80,7 @@ def check(
     given = {key: value for key, value in limits.items() if value is not None}
     wanted = DEFAULT_STAGES if stages is None else [part.strip() for part in stages.split(",") if part.strip()]
     job = work.rebase.check(adapters, onto=onto, stages=wanted, probes=probes, retrain=retrain, rows=rows, settings=given)
-    if detach:
-        say(f"Job {job.id}: {job.title}. Follow it: workbench jobs follow {job.id}")
-        return 0
-    note(f"Job {job.id}. Ctrl-C lets go of it; it goes on.")
-    result = watch(job.id).result or {}
+    result = carried_out(job, detach=detach).result or {}
     checks = [work.rebase.get(done["adapter"], onto) for done in result["checks"]]
     _write(checks, json_file, report_file)
     if str(json_file) != "-":
@@ -126,29 +116,27 @@ def _write(checks: list[Check], json_file: Path | None, report_file: Path | None
         note(f"Written to {report_file}.")
 
 
-@click.command()
+@rebase.command()
 @click.argument("adapter")
 @click.option("--onto", metavar="BASE", required=True, help="The base it was checked on.")
 @click.option("--report", "report_file", type=_FILE, metavar="FILE", help="Write a page that opens offline.")
 @json_option
-def show(adapter: str, onto: str, report_file: Path | None, as_json: bool) -> None:
+def show(adapter: str, onto: str, report_file: Path | None) -> None:
     """Show everything that the newest check of ADAPTER on a base found."""
     work = bench()
     check = work.rebase.get(adapter, onto)
     if report_file is not None:
         report_file.write_text(work.rebase.report(adapter, onto), encoding="utf-8")
         note(f"Written to {report_file}.")
-    if as_json:
-        print_json(check.as_dict())
-    else:
-        _print(check, stale=work.rebase.stale(check), full=True)
+    json_answer(check.as_dict())
+    _print(check, stale=work.rebase.stale(check), full=True)
 
 
-@click.command()
+@rebase.command()
 @click.argument("adapters", metavar="[ADAPTER]...", nargs=-1)
 @click.option("--check", "run", is_flag=True, help="First check what was not checked yet or has changed since, one job per base.")
 @json_option
-def matrix(adapters: tuple[str, ...], run: bool, as_json: bool) -> None:
+def matrix(adapters: tuple[str, ...], run: bool) -> None:
     """Adapters against bases: the word of the newest check, and the score with the adapter at home and then on the base."""
     from workbench.rebase.release import safety
     from workbench.words import words
@@ -160,10 +148,8 @@ def matrix(adapters: tuple[str, ...], run: bool, as_json: bool) -> None:
     if run:
         _check_waiting(work, cells)
         cells = work.rebase.matrix(rows, bases)
-    if as_json:
-        keys = [{"adapter": cell.adapter.ref, "base": cell.base, "state": cell.state.name} for cell in cells]
-        print_json([{**key, "check": cell.check and cell.check.as_dict()} for key, cell in zip(keys, cells, strict=True)])
-        return
+    keys = [{"adapter": cell.adapter.ref, "base": cell.base, "state": cell.state.name} for cell in cells]
+    json_answer([{**key, "check": cell.check and cell.check.as_dict()} for key, cell in zip(keys, cells, strict=True)])
     t = words("en")
     body = [[adapter.ref, *(_cell(cell, t) for cell in cells if cell.adapter == adapter)] for adapter in rows]
     table(("adapter", *bases), body, empty="No adapters yet. Make one: workbench train --base … --dataset …")
@@ -186,24 +172,23 @@ def _check_waiting(work: Workbench, cells: Sequence[Cell]) -> None:
     for base in dict.fromkeys(cell.base for cell in cells):
         waiting = [cell.adapter.ref for cell in cells if cell.base == base and cell.state.waits and cell.adapter.scores]
         if waiting:
-            job = work.rebase.check(waiting, onto=base)
-            note(f"Job {job.id}: {job.title}.")
-            watch(job.id)
+            carried_out(work.rebase.check(waiting, onto=base))
 
 
-@click.command()
+@rebase.command()
 @click.argument("name", required=False)
 @json_option
-def findings(name: str | None, as_json: bool) -> None:
+def findings(name: str | None) -> None:
     """Explain the findings of stage 0, or the one called NAME (the same as docs/findings.md)."""
     from workbench.rebase.findings import CATALOGUE, described
 
     if name is not None and name not in CATALOGUE:
         raise NotFound.of("finding", name, sorted(CATALOGUE), command="workbench rebase findings")
     shown = {key: described(key) for key in CATALOGUE if name in (None, key)}
-    if as_json:
-        print_json(shown)
-        return
+    json_answer(shown)
     for key, entry in shown.items():
         say(click.style(f"{key}  ({entry['level']})", bold=True))
         say(f"  {entry['explanation']}\n  {entry['advice']}")
+
+
+rebase.add_command(selftest)

@@ -7,11 +7,10 @@ from typing import Any
 
 import click
 
-from workbench.cli.base import fetch
-from workbench.cli.follow import watch
+from workbench.cli.base import at_hand
+from workbench.cli.follow import carried_out
 from workbench.cli.groups import bench, json_option
-from workbench.cli.output import duration, note, print_json, say, table
-from workbench.errors import NotFound
+from workbench.cli.output import duration, json_answer, note, say, table
 from workbench.records import Adapter
 
 __all__ = ["selftest"]
@@ -27,7 +26,7 @@ DATASET = "order-codes"
 @click.option("--stranger", metavar="BASE", default=STRANGER, show_default=True, help="A base of another family, fetched if need be; "
               "none leaves it out.")  # fmt: skip
 @json_option
-def selftest(ref: str, stranger: str, as_json: bool) -> int:
+def selftest(ref: str, stranger: str) -> int:
     """Try the check on controls: the same base, the same in permuted coordinates, a base of another family.
 
     The first run fetches the bases and trains a small adapter on bundled rows; they are kept for the next one.
@@ -35,30 +34,19 @@ def selftest(ref: str, stranger: str, as_json: bool) -> int:
     """
     started = time.monotonic()
     work = bench()
-    _have_base(ref)
     strangers = [] if stranger == "none" else [stranger]
-    for other in strangers:
-        _have_base(other)
+    for needed in (ref, *strangers):
+        at_hand(needed)
     adapter = _trained(ref)
     prepared = time.monotonic() - started
-    job = watch(work.rebase.selftest(ref, adapter.ref, strangers=strangers).id)
-    result = job.result or {}
-    if as_json:
-        print_json(result)
-    else:
-        _print(result["outcomes"])
-        took, whole = duration(result["seconds"]), duration(time.monotonic() - started)
-        say(f"\n{result['passed']} of {len(result['outcomes'])} controls came out as they must, in {took}.")
-        say(f"The whole command took {whole}, {duration(prepared)} of it to fetch and train what is needed once.")
-    return 3 if result["failed"] else 0
-
-
-def _have_base(ref: str) -> None:
-    try:
-        bench().bases.get(ref)
-    except NotFound:
-        note(f"Fetching {ref}, once.")
-        fetch(ref)
+    result = carried_out(work.rebase.selftest(ref, adapter.ref, strangers=strangers)).result or {}
+    status = 3 if result["failed"] else 0
+    json_answer(result, status=status)
+    _print(result["outcomes"])
+    took, whole = duration(result["seconds"]), duration(time.monotonic() - started)
+    say(f"\n{result['passed']} of {len(result['outcomes'])} controls came out as they must, in {took}.")
+    say(f"The whole command took {whole}, {duration(prepared)} of it to fetch and train what is needed once.")
+    return status
 
 
 def _trained(ref: str) -> Adapter:
@@ -69,7 +57,7 @@ def _trained(ref: str) -> Adapter:
         return there[0]
     note(f"Training the adapter {NAME} on {DATASET}, once.")
     plan = work.resolve({"base": ref, "dataset": DATASET, "name": NAME, "max_steps": 40}, preset="quick")
-    result = watch(work.train(plan).id).result or {}
+    result = carried_out(work.train(plan)).result or {}
     return work.adapters.get(result["adapter"])
 
 

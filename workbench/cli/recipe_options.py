@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import click
 from pydantic.fields import FieldInfo
 
-from workbench.recipe import GROUPS, Recipe
+from workbench.recipe import KEYS, Key, Recipe, typed
 
-__all__ = ["RecipeCommand", "default_text", "given_values", "group_of", "kind_of", "recipe_options"]
+__all__ = ["RecipeCommand", "default_text", "given_values", "kind_of", "recipe_options"]
 
 # Names other tools use for the same thing, by the recipe's own: to be named in the error.
 _ELSEWHERE = {
@@ -45,10 +44,10 @@ _ELSEWHERE = {
 class _Value(click.ParamType):  # type: ignore[type-arg]  # older clicks have no parameter there
     """Takes the text as it is: the recipe model judges all values at once. `none` unsets what a preset or file set."""
 
-    def __init__(self, field: FieldInfo) -> None:
-        self.name = kind_of(field)
-        self.listed = get_origin(field.annotation) is tuple
-        self.optional = _optional(field)
+    def __init__(self, key: Key) -> None:
+        self.name = kind_of(key)
+        self.listed = key.kind in {"list", "choices"}
+        self.optional = key.optional
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         return self.name
@@ -65,12 +64,12 @@ _NONE = object()  # "given as nothing", which click's None ("not given") cannot 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add one option per field of the recipe, in the model's order, under the field's own name."""
     for name, field in reversed(Recipe.model_fields.items()):
-        flag = bool in (get_args(field.annotation) or (field.annotation,))
+        flag = KEYS[name].kind == "flag"
         option = click.option(
             f"--{name}/--no_{name}" if flag else f"--{name}",
             name,
             default=None,
-            type=None if flag else _Value(field),
+            type=None if flag else _Value(KEYS[name]),
             help=f"{field.description}{_default_note(field)}",
         )
         command = option(command)
@@ -83,32 +82,18 @@ def given_values(values: dict[str, Any]) -> dict[str, Any]:
     return {name: None if value is _NONE else value for name, value in given.items()}
 
 
-def group_of(field: FieldInfo) -> str:
-    """The heading a field stands under, one of `GROUPS`."""
-    extra = field.json_schema_extra
-    return str(extra["group"]) if isinstance(extra, dict) else GROUPS[0]
-
-
-def kind_of(field: FieldInfo) -> str:
-    """A field's type in words: `INT`, `lora|qlora|sft`, `NAME,NAME`."""
-    inner = [part for part in _parts(field.annotation) if part is not type(None)]
-    if get_origin(inner[0]) is tuple:
-        item = get_args(inner[0])[0]
-        return "|".join(get_args(item)) + ",…" if get_origin(item) is Literal else "NAME,NAME"
-    if get_origin(inner[0]) is Literal:
-        return "|".join(get_args(inner[0]))
-    return {int: "INT", float: "NUMBER", bool: "yes/no", dict: "JSON"}.get(get_origin(inner[0]) or inner[0], "TEXT")
+def kind_of(key: Key) -> str:
+    """What a key takes, in words: `INT`, `lora|qlora|sft`, `NAME,NAME`."""
+    if key.choices:
+        return "|".join(key.choices) + (",…" if key.kind == "choices" else "")
+    if key.kind == "number":
+        return "INT" if key.whole else "NUMBER"
+    return {"flag": "yes/no", "mapping": "JSON", "list": "NAME,NAME"}.get(key.kind, "TEXT")
 
 
 def default_text(field: FieldInfo) -> str:
     """A field's default as it would be typed; empty where there is none."""
-    if field.is_required() or field.default is None:
-        return ""
-    if isinstance(field.default, tuple):
-        return ",".join(field.default)
-    if isinstance(field.default, bool):
-        return str(field.default).lower()
-    return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+    return "" if field.is_required() or field.default in (None, ()) else typed(field.default)
 
 
 class RecipeCommand(click.Command):
@@ -119,7 +104,7 @@ class RecipeCommand(click.Command):
         sections = {"Command": own}
         for param in self.params:
             if param.name in Recipe.model_fields:
-                heading = f"Recipe: {group_of(Recipe.model_fields[param.name])}"
+                heading = f"Recipe: {KEYS[param.name].group}"
                 sections.setdefault(heading, []).append(param)  # type: ignore[arg-type]
         helps = self.get_help_option(ctx)
         sections["Command"] += [helps] if helps and helps not in own else []
@@ -158,14 +143,6 @@ def surplus(words: tuple[str, ...]) -> Path | None:
 
 def _option_names(command: click.Command) -> list[str]:
     return [opt.lstrip("-") for param in command.params for opt in [*param.opts, *param.secondary_opts] if opt.startswith("--")]
-
-
-def _parts(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-
-
-def _optional(field: FieldInfo) -> bool:
-    return type(None) in _parts(field.annotation)
 
 
 def _default_note(field: FieldInfo) -> str:

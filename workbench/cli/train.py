@@ -9,12 +9,12 @@ import click
 import yaml
 
 from workbench.cli.base import whole_ref
-from workbench.cli.follow import follow
-from workbench.cli.groups import bench
-from workbench.cli.output import bytes_text, count, duration, note, print_json, say, table
-from workbench.cli.recipe_options import RecipeCommand, given_values, group_of, recipe_options, surplus
+from workbench.cli.follow import carried_out, print_result
+from workbench.cli.groups import bench, json_option
+from workbench.cli.output import bytes_text, count, duration, json_answer, note, print_json, say, table, wants_json
+from workbench.cli.recipe_options import RecipeCommand, given_values, recipe_options, surplus
 from workbench.errors import UsageError
-from workbench.recipe import GROUPS, PRESETS, Recipe
+from workbench.recipe import GROUPS, KEYS, PRESETS
 
 if TYPE_CHECKING:
     from workbench.planning import Plan
@@ -48,7 +48,7 @@ job, which goes on; the exit status is 0 only when the job succeeded.""",
 @click.option("--export", type=click.Choice(["trl"]), help="Write the recipe and its rows for plain TRL to NAME-trl. Trains nothing.")
 @click.option("--detach", "-d", is_flag=True, help="Submit the job and return at once.")
 @click.option("--key", help="Submitting twice with one key gives one job.")
-@click.option("--json", "as_json", is_flag=True, help="Print the plan or the finished job as JSON.")
+@json_option
 @recipe_options
 def train(
     words: tuple[str, ...],
@@ -60,7 +60,6 @@ def train(
     export: str | None,
     detach: bool,
     key: str | None,
-    as_json: bool,
     **values: Any,
 ) -> None:
     """Fine-tune a base on a dataset and publish the adapter.
@@ -77,11 +76,11 @@ def train(
     given = given_values(values)
     _check_names(given)
     if presets:
-        print_presets(given, config or lone, as_json)
+        print_presets(given, config or lone)
         return
     plan = bench().plan(bench().resolve(given, preset=preset, file=config or lone))
     if dry_run:
-        if as_json:
+        if wants_json():
             print_json(plan.as_dict())
         else:
             print_plan(plan)
@@ -94,16 +93,7 @@ def train(
     for text in plan.warnings:
         note(f"Note: {text}")
     note(f"{count(plan.estimate.steps)} steps, about {duration(plan.estimate.seconds)} here ({plan.estimate.basis}).")
-    job = bench().train(plan, publish=not no_publish, key=key)
-    if detach:
-        if as_json:
-            print_json(job)
-        else:
-            say(job.id)
-            note(f"Follow it: workbench jobs follow {job.id}")
-        return
-    note(f"Job {job.id}: {job.title}. Ctrl-C lets go of it; it goes on.")
-    follow(job.id, as_json=as_json)
+    print_result(carried_out(bench().train(plan, publish=not no_publish, key=key), detach=detach))
 
 
 def _check_names(given: dict[str, Any]) -> None:
@@ -128,8 +118,8 @@ def print_plan(plan: Plan) -> None:
     values = plan.recipe.model_dump(mode="json")
     for group in GROUPS:
         say(f"# {group}")
-        for name, field in Recipe.model_fields.items():
-            if group_of(field) == group:
+        for name, key in KEYS.items():
+            if key.group == group:
                 say(f"{_yaml_line(name, values[name]):<50}  # {plan.origin[name]}")
         say()
     for name, text in _costs(plan):
@@ -142,12 +132,10 @@ def _yaml_line(name: str, value: Any) -> str:
     return yaml.safe_dump({name: value}, allow_unicode=True, width=1000).strip()
 
 
-def print_presets(given: dict[str, Any], file: Path | None, as_json: bool) -> None:
+def print_presets(given: dict[str, Any], file: Path | None) -> None:
     """The presets with their steps, time and memory for this base and dataset on this machine."""
     plans = {name: bench().plan(bench().resolve(given, preset=name, file=file)) for name in PRESETS}
-    if as_json:
-        print_json({name: plan.as_dict()["estimate"] for name, plan in plans.items()})
-        return
+    json_answer({name: plan.as_dict()["estimate"] for name, plan in plans.items()})
     rows = []
     for name, plan in plans.items():
         cost = plan.estimate

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from workbench.data.rows import Row, answer_of, content_of, dumps, question_of, subject_of, texts_of, uses_tools
+from workbench.data.rows import Row, answer_of, content_of, dumps, place_of, question_of, subject_of, texts_of, uses_tools
 from workbench.data.similar import Likeness, normalise
 
 __all__ = [
@@ -74,10 +74,10 @@ class Finding:
 class RowLength:
     """What the real tokenizer and template make of one row; counted in tokens."""
 
-    total: int
-    supervised: int
-    cut: bool
-    answer_lost: bool
+    total: int  # before cutting
+    supervised: int  # learned, after it
+    cut: bool  # tokens were dropped at the end
+    answer_lost: bool  # no token of the last answer is left
     ends: bool = True  # an answer is learned up to its end-of-turn token
     altered: bool = False  # the template drops white space around an answer
     tools_lost: bool = False  # the row offers tools, and the template does not show them
@@ -158,37 +158,22 @@ class Report:
         }
 
 
-@dataclass(frozen=True)
-class _Places:
-    """Where rows came from: row i from line `lines[i]` of the file `files[i]`; without lines they count from 1."""
-
-    lines: Sequence[int] | None
-    files: Sequence[str] | None
-
-    def of(self, i: int) -> tuple[int, str]:
-        return self.lines[i] if self.lines is not None else i + 1, self.files[i] if self.files else ""
-
-    def finding(self, kind: str, i: int, message: str) -> Finding:
-        line, file = self.of(i)
-        return Finding(kind, line, message, file, i)
-
-    def name(self, i: int) -> str:
-        line, file = self.of(i)
-        return f"{file} row {line}" if file else f"row {line}"
+def _finding(kind: str, row: Row, i: int, message: str) -> Finding:
+    line, file = place_of(row, i)
+    return Finding(kind, line, message, file, i)
 
 
-def check(
-    rows: Sequence[Row],
-    *,
-    lines: Sequence[int] | None = None,
-    files: Sequence[str] | None = None,
-    report: Report | None = None,
-) -> Report:
-    """Check canonical rows. `lines` and `files` say where row i came from; without them rows count from 1.
+def _at(rows: Sequence[Row], i: int) -> str:
+    line, file = place_of(rows[i], i)
+    return f"{file} row {line}" if file else f"row {line}"
+
+
+def check(rows: Sequence[Row], report: Report | None = None) -> Report:
+    """Check canonical rows, which may say where they came from (`rows.place_of`).
 
     Rows are compared across train and test when they carry a `split`. Nothing is changed; what is found is added to `report`, if given.
     """
-    place, report = _Places(lines, files), report or Report()
+    report = report or Report()
     report.rows = len(rows)
     likeness, sides, sizes = Likeness(), [], []
     answers: Counter[str] | None = Counter()
@@ -196,14 +181,14 @@ def check(
         if uses_tools(row):
             report.tool_rows += 1
             report.out |= {i: "tool_use"} if "tool_use" in report.drop else {}
-        report.add(place.finding(kind, i, message) for kind, message in _row_problems(row))
+        report.add(_finding(kind, row, i, message) for kind, message in _row_problems(row))
         likeness.add(normalise(subject_of(row)))
         sides.append(row.get("split"))
         answer = answer_of(row)
         sizes.append(len(question_of(row)) + len(answer))
         answers = _count(answers, answer)
     report.likeness = likeness
-    report.add(_repeats(rows, sides, likeness.same, likeness.near, place))
+    report.add(_repeats(rows, sides, likeness.same, likeness.near))
     report.characters = _histogram(sizes)
     report.answers = _balance(answers) if answers else None
     if report.answers:
@@ -212,19 +197,13 @@ def check(
     return report
 
 
-def sound_rows(
-    rows: Sequence[Row], report: Report, *, lines: Sequence[int] | None = None, files: Sequence[str] | None = None
-) -> Iterator[tuple[int, str, Row]]:
+def sound_rows(rows: Sequence[Row], report: Report) -> Iterator[tuple[int, str, Row]]:
     """(line, file, row) of every row without a problem in its `report`: a chat template may refuse the others."""
-    place, bad = _Places(lines, files), {finding.index for finding in report.problems}
-    return ((*place.of(i), row) for i, row in enumerate(rows) if i not in bad)
+    bad = {finding.index for finding in report.problems}
+    return ((*place_of(row, i), row) for i, row in enumerate(rows) if i not in bad)
 
 
-def add_lengths(
-    report: Report,
-    sound: Iterator[tuple[int, str, Row]],
-    lengths_of: Callable[[Sequence[Row]], Sequence[RowLength]],
-) -> None:
+def add_lengths(report: Report, sound: Iterator[tuple[int, str, Row]], lengths_of: Callable[[Sequence[Row]], Sequence[RowLength]]) -> None:
     """Add to a report what rows (of `sound_rows`) are long under a base's own tokenizer and chat template, which `lengths_of` knows."""
     lengths = []
     while batch := list(islice(sound, 10_000)):
@@ -263,7 +242,7 @@ def _row_problems(row: Row) -> Iterable[tuple[str, str]]:
         yield from _empty_turns(row["messages"])
     elif not answer_of(row).strip():
         yield "empty", "the text is empty." if row["form"] == "text" else "the completion is empty."
-    texts = [*texts_of(row), *([dumps(row)] if uses_tools(row) else [])]
+    texts = [*texts_of(row), *([dumps(content_of(row))] if uses_tools(row) else [])]
     if bad := next(filter(None, map(_NOT_TEXT.search, texts)), None):
         character = f"the character U+{ord(bad.group()):04X}"
         yield "characters", f"contains {character}, which cannot be text; was the file read in the right encoding?"
@@ -300,30 +279,31 @@ def _empty_turns(messages: list[dict[str, Any]]) -> Iterable[tuple[str, str]]:
             yield "empty", f"the {what} (message {i}) is empty."
 
 
-def _repeats(
-    rows: Sequence[Row], sides: Sequence[str | None], same: Sequence[int], near: Sequence[int], place: _Places
-) -> Iterable[Finding]:
+def _repeats(rows: Sequence[Row], sides: Sequence[str | None], same: Sequence[int], near: Sequence[int]) -> Iterable[Finding]:
+    def finding(kind: str, i: int, message: str) -> Finding:
+        return _finding(kind, rows[i], i, message)
+
     tested = _first_test_row(sides, same), _first_test_row(sides, near)
     again = {group for group, n in Counter(same).items() if n > 1}
     seen: dict[tuple[int, str, int], int] = {}  # group and row, or group and answer, to where it came first
     for i, side in enumerate(sides):
         if side == "train" and same[i] in tested[0]:
-            yield place.finding("overlap", i, f"is also in the test part: {place.name(tested[0][same[i]])}.")
+            yield finding("overlap", i, f"is also in the test part: {_at(rows, tested[0][same[i]])}.")
         elif side == "train" and near[i] in tested[1]:
-            yield place.finding("near_overlap", i, f"is nearly the same as a test row: {place.name(tested[1][near[i]])}.")
+            yield finding("near_overlap", i, f"is nearly the same as a test row: {_at(rows, tested[1][near[i]])}.")
         if same[i] in again:
             said = answer_of(row := rows[i])
             whole, answer = (same[i], "row", hash(dumps(content_of(row)))), (same[i], "answer", hash(normalise(said)))
             if whole in seen:
-                yield place.finding("duplicate", i, f"is the same as {place.name(seen[whole])}.")
+                yield finding("duplicate", i, f"is the same as {_at(rows, seen[whole])}.")
             elif answer in seen:
-                yield place.finding("duplicate", i, f"says the same as {place.name(seen[answer])}.")
+                yield finding("duplicate", i, f"says the same as {_at(rows, seen[answer])}.")
             elif same[i] != i:
-                yield place.finding("conflict", i, f"asks the same as {place.name(same[i])} but answers {_quote(said)}.")
+                yield finding("conflict", i, f"asks the same as {_at(rows, same[i])} but answers {_quote(said)}.")
             seen.setdefault(whole, i)
             seen.setdefault(answer, i)
         if same[i] == i and near[i] != i:
-            yield place.finding("near_duplicate", i, f"is nearly the same as {place.name(near[i])}.")
+            yield finding("near_duplicate", i, f"is nearly the same as {_at(rows, near[i])}.")
 
 
 def _first_test_row(sides: Sequence[str | None], groups: Sequence[int]) -> dict[int, int]:

@@ -6,8 +6,7 @@ import contextlib
 import copy
 import hashlib
 import tempfile
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,11 +41,9 @@ class Reading:
 
 @dataclass
 class Prepared:
-    """Rows, each with its `split` where a file or a test file decided it, where they came from, and what was found."""
+    """Rows, each with its `line`, its `file` when there are two, and its `split` where one of them decided it; and what was found."""
 
     rows: Any  # a `RowFile`, or a list
-    lines: array[int] = field(default_factory=lambda: array("L"))
-    files: list[str] | None = None  # named only when there are two
     report: Report = field(default_factory=Report)
     source: dict[str, str] = field(default_factory=dict)  # names and hashes of the files
 
@@ -54,9 +51,8 @@ class Prepared:
     def split_known(self) -> bool:
         return len(self.rows) > 0 and "split" in self.rows[0]
 
-    def select(self, kept: Sequence[int]) -> None:
-        self.rows, self.lines = self.rows.select(kept), array("L", (self.lines[i] for i in kept))
-        self.files = [self.files[i] for i in kept] if self.files else None
+    def leave_out(self, out: Container[int]) -> None:
+        self.rows = self.rows.select(i for i in range(len(self.rows)) if i not in out)
 
 
 # ---------------------------------------------------------------- from a file to canonical rows
@@ -68,7 +64,7 @@ def add_file(file: Path, reading: Reading, prepared: Prepared, *, role: str | No
     `role` is "train" or "test" where that is what the whole file is given for. Raises `DataError` when it is no table or its format
     has to be asked for, `UsageError` for a wish that does not fit it.
     """
-    name, report, first = shown(file.name), prepared.report, len(prepared.lines)
+    name, report, first = shown(file.name), prepared.report, len(prepared.rows)
     table, sha256 = read_table(file, WATCHED)
     recognised = recognise_table(table, reading.mapping, reading.form, role)
     if recognised.format is None:
@@ -90,8 +86,6 @@ def add_file(file: Path, reading: Reading, prepared: Prepared, *, role: str | No
     report.notes = [*dict.fromkeys([*report.notes, *notes])]
     key = "test_" if role == "test" else ""
     prepared.source |= {f"{key}file": name, f"{key}sha256": sha256}
-    if role is not None:
-        prepared.files = [*(prepared.files or []), *[name] * (len(prepared.lines) - first)]
     if 0 < first < len(prepared.rows) and (forms := [prepared.rows[i]["form"] for i in (0, first)])[0] != forms[1]:
         raise UsageError(f"The file holds {forms[0]} rows, the test file {forms[1]} rows.", hint="Give both in one form.")
 
@@ -99,7 +93,7 @@ def add_file(file: Path, reading: Reading, prepared: Prepared, *, role: str | No
 def _add_rows(
     raw_rows: Iterable[RawRow], format: str, context: Context, decide: Wanted, prepared: Prepared, *, role: str | None, name: str
 ) -> None:
-    convert = FORMATS[format].convert
+    convert, named = FORMATS[format].convert, {"file": name} if name else {}
     for line, raw in raw_rows:
         try:
             if isinstance(raw, RowError):
@@ -107,8 +101,7 @@ def _add_rows(
             side = decide(raw) or role
             row = convert(raw, context)
             _notice_lost(row, raw, context)
-            prepared.rows.append(row if side is None else {**row, "split": side})
-            prepared.lines.append(line)
+            prepared.rows.append({**row, **named, "line": line} | ({} if side is None else {"split": side}))
         except LeftOut as reason:
             context.left[str(reason)] += 1
         except (RecursionError, ValueError) as error:
@@ -151,11 +144,11 @@ def prepare(file: Path, reading: Reading, rows: RowFile, *, test_file: Path | No
     unchecked = prepared.report
     while True:  # what is left out changes what the rows left repeat
         prepared.report = copy.deepcopy(unchecked)
-        check(prepared.rows, lines=prepared.lines, files=prepared.files, report=prepared.report)
+        check(prepared.rows, prepared.report)
         if not (out := prepared.report.out):
             return prepared
         unchecked.dropped.update(out.values())
-        prepared.select([i for i in range(len(prepared.rows)) if i not in out])
+        prepared.leave_out(out)
 
 
 def _take_test_rows(prepared: Prepared, most: int | None) -> None:
@@ -164,7 +157,7 @@ def _take_test_rows(prepared: Prepared, most: int | None) -> None:
     if most is not None and most < len(tests):
         content = {i: dumps(content_of(prepared.rows[i])).encode("utf-8", "surrogatepass") for i in tests}
         out = set(sorted(tests, key=lambda i: (hashlib.sha256(content[i]).digest(), i))[most:])
-        prepared.select([i for i in range(len(prepared.rows)) if i not in out])
+        prepared.leave_out(out)
         prepared.report.notes.append(f"{len(out):,} rows of the test file were left out: {most:,} were asked for")
 
 
@@ -183,7 +176,7 @@ def check_files(file: Path, reading: Reading, folder: Path, *, test_file: Path |
         prepared = prepare(file, reading, rows, test_file=test_file)
         if keep is not None:
             with keep.open("w", encoding="utf-8", errors="surrogatepass") as out:
-                for sound in sound_rows(prepared.rows, prepared.report, lines=prepared.lines, files=prepared.files):
+                for sound in sound_rows(prepared.rows, prepared.report):
                     out.write(dumps(sound) + "\n")
         prepared.report.likeness = None
         return prepared.report
@@ -219,11 +212,11 @@ def _with_sides(prepared: Prepared, share: float | None, test_rows: int | None) 
                 "The file says which rows are its test part, so no number or share of test rows can be asked for.",
                 hint="To freeze a part of your own, add: --column split=none",
             )
-        return rows
+        return ({**content_of(row), "split": row["split"]} for row in rows)
     split = split_rows(rows, share=0.1 if share is None else share, test_rows=test_rows, likeness=prepared.report.likeness)
     if split.note:
         prepared.report.notes.append(split.note)
-    return ({**row, "split": side} for row, side in zip(rows, split.sides, strict=True))
+    return ({**content_of(row), "split": side} for row, side in zip(rows, split.sides, strict=True))
 
 
 def write_rows(rows: Iterable[Row], to: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ __all__ = [
     "assign_ids",
     "content_of",
     "dumps",
+    "place_of",
     "question_of",
     "read_jsonl",
     "row_id",
@@ -43,8 +44,13 @@ def dumps(value: Any) -> str:
 
 
 def content_of(row: Row) -> Row:
-    """The row without its id and split: what makes two rows the same row."""
+    """The row without its id, split and place: what makes two rows the same row."""
     return {key: row[key] for key in _CONTENT if key in row}
+
+
+def place_of(row: Row, i: int) -> tuple[int, str]:
+    """Where row `i` of a list came from, its `line` and `file` while files are read; else it counts from 1, in no file of a name."""
+    return row.get("line", i + 1), row.get("file", "")
 
 
 def row_id(row: Row) -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     LengthsOf = Callable[[Sequence[Row]], Sequence[RowLength]]
 
-__all__ = ["Datasets", "write_folder"]
+__all__ = ["Datasets", "publish"]
 
 Rows = list[Row]  # inside the class, `list` is the method
 _DATA, _META, _CARD = "data.jsonl", "dataset.json", "README.md"
@@ -130,7 +130,7 @@ class Datasets:
                 "added_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "report": report.as_dict(),
             }
-            _publish(stage, paths.datasets_dir() / name, meta, facts, _card(name, meta, facts))
+            publish(stage, paths.datasets_dir() / name, meta, facts, _card(name, meta, facts))
         return self.get(name)
 
     def recognise(self, file: str | Path, *, mapping: Mapping[str, str] | None = None, form: str | None = None) -> Recognised:
@@ -162,22 +162,18 @@ class Datasets:
         file: str | Path,
         *,
         test_file: str | Path | None = None,
-        form: str | None = None,
-        mapping: Mapping[str, str] | None = None,
-        raw: bool = False,
-        drop: Sequence[str] = (),
-        system: str | None = None,
         lengths_of: LengthsOf | None = None,
+        **reading: Any,
     ) -> Report:
-        """Check a file as `add` would, and add nothing. Row problems are in the report; a file that is no table raises."""
+        """Check a file as `add` would with the fields of `prepare.Reading`, and add nothing. Row problems are in the report; a file
+        that is no table raises."""
         from workbench.data.checks import add_lengths
         from workbench.data.prepare import Reading, check_files
 
-        reading = Reading(form=form, mapping=mapping, raw=raw, system=system, drop=tuple(drop))
         other = _whole(test_file) if test_file is not None else None
         with tempfile.TemporaryDirectory(prefix="workbench-") as folder:
             keep = Path(folder) / _DATA if lengths_of is not None else None
-            report = _limits(file, test_file).run(check_files, _whole(file), reading, Path(folder), test_file=other, keep=keep)
+            report = _limits(file, test_file).run(check_files, _whole(file), Reading(**reading), Path(folder), test_file=other, keep=keep)
             if keep is not None and lengths_of is not None:
                 with keep.open(encoding="utf-8", errors="surrogatepass") as sound:
                     add_lengths(report, (tuple(json.loads(line)) for line in sound), lengths_of)
@@ -210,17 +206,7 @@ class Datasets:
         return dict(sorted(folders.items()))
 
 
-def write_folder(folder: Path, rows: Sequence[Row], meta: dict[str, Any], card: str) -> None:
-    """Write a whole dataset folder. `rows` carry `split`; ids are given here. `meta` holds name, scorer, source, report, …;
-    hash and counts are added. Raises `Conflict` when the folder exists.
-    """
-    from workbench.data.prepare import write_rows
-
-    with room(folder.parent) as stage:
-        _publish(stage, folder, meta, write_rows(rows, stage / _DATA), card)
-
-
-def _publish(stage: Path, folder: Path, meta: dict[str, Any], facts: dict[str, Any], card: str) -> None:
+def publish(stage: Path, folder: Path, meta: dict[str, Any], facts: dict[str, Any], card: str) -> None:
     """Add card and facts to the rows, see all of it on the disk, and move it into place: it exists complete or not at all."""
     atomic_write(stage / _CARD, card)
     atomic_write(stage / _META, json.dumps({**meta, **facts}, ensure_ascii=False, indent=1) + "\n")

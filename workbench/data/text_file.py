@@ -57,23 +57,14 @@ def decoded(name: str, data: bytes, *, guess: bool) -> Text:
     raise DataError(f"{name} is not UTF-8: line {line} holds the byte 0x{data[bad]:02X}.", hint="Save it as UTF-8.")
 
 
-def _pieces(data: bytes, codec: str) -> Iterator[str]:
+def _undecodable(data: bytes, codec: str) -> int | None:
+    """The place of the first byte that is not of this encoding."""
     decoder = codecs.getincrementaldecoder(codec)()
     for at in range(0, len(data), _PIECE):
         try:
-            yield decoder.decode(data[at : at + _PIECE], at + _PIECE >= len(data))
+            decoder.decode(data[at : at + _PIECE], at + _PIECE >= len(data))
         except UnicodeDecodeError as error:
-            error.start += at + min(_PIECE, len(data) - at) - len(error.object)  # the decoder kept the start of a character
-            raise
-
-
-def _undecodable(data: bytes, codec: str) -> int | None:
-    """The place of the first byte that is not of this encoding."""
-    try:
-        for _ in _pieces(data, codec):
-            pass
-    except UnicodeDecodeError as error:
-        return error.start
+            return at + error.start + min(_PIECE, len(data) - at) - len(error.object)  # the decoder kept the start of a character
     return None
 
 
@@ -81,8 +72,8 @@ def _is_western(data: bytes) -> bool:
     """Is it Windows-1252 (what Excel writes in the West)? Then what is not ASCII looks like letters of such a text."""
     foreign = likely = 0
     try:
-        for piece in _pieces(data, "cp1252"):
-            others = [c for c in piece if c > "\x7f"]
+        for line in Text(data, "cp1252").lines():
+            others = [c for c in line if c > "\x7f"]
             foreign += len(others)
             likely += sum(c.isalpha() or c in "‘’“”–—…€£°§«» " for c in others)
     except UnicodeDecodeError:

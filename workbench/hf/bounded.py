@@ -21,12 +21,12 @@ _LIBRARIES = ("workbench.hf.load", "transformers.models.llama.configuration_llam
 
 def lengths(base: Base, rows: Sequence[dict[str, Any]], **choices: Any) -> list[RowLength]:
     """The length of every row in the base's tokens; `choices` as for `render`. Raises `DataError`, `UsageError`."""
-    return _limits(base, rows).run(_lengths, base.path, list(rows), choices)
+    return _limits(base, rows).run(_each, base.path, list(rows), "length", choices)
 
 
 def spans(base: Base, rows: Sequence[dict[str, Any]], *, max_length: int) -> list[list[Span]]:
     """Every row as `Rendered.spans`. Raises `DataError`, `UsageError`."""
-    return _limits(base, rows).run(_spans, base.path, list(rows), max_length)
+    return _limits(base, rows).run(_each, base.path, list(rows), "spans", {"max_length": max_length})
 
 
 def _limits(base: Base, rows: Sequence[dict[str, Any]]) -> Limits:
@@ -45,15 +45,9 @@ def _limits(base: Base, rows: Sequence[dict[str, Any]]) -> Limits:
 # ---------------------------------------------------------------- in the child
 
 
-def _lengths(folder: Path, rows: list[dict[str, Any]], choices: dict[str, Any]) -> list[RowLength]:
+def _each(folder: Path, rows: list[dict[str, Any]], wanted: str, choices: dict[str, Any]) -> list[Any]:
+    """`wanted`, an attribute of `Rendered`, of every row."""
     from workbench.hf.load import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
-    return [render(tokenizer, row, **choices).length for row in rows]
-
-
-def _spans(folder: Path, rows: list[dict[str, Any]], max_length: int) -> list[list[Span]]:
-    from workbench.hf.load import load_tokenizer
-
-    tokenizer = load_tokenizer(folder)
-    return [render(tokenizer, row, max_length=max_length).spans for row in rows]
+    return [getattr(render(tokenizer, row, **choices), wanted) for row in rows]

@@ -10,14 +10,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-from transformers import TrainerCallback
 
 from workbench import manifest
 from workbench.errors import IntegrityError
 
-__all__ = ["CommitCheckpoints", "commit", "fault", "newest_verified", "remove", "step_of"]
+__all__ = ["commit", "fault", "newest_verified", "remove", "step_of"]
 
 
 def commit(folder: Path, *, of: str = "") -> None:
@@ -61,13 +58,3 @@ def remove(folder: Path) -> None:
         # unsealed first: a half-deleted checkpoint must not count as whole
         (checkpoint / manifest.NAME).unlink(missing_ok=True)
         shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-class CommitCheckpoints(TrainerCallback):  # type: ignore[misc]
-    """Seals each checkpoint as soon as transformers has written it."""
-
-    def __init__(self, of: str) -> None:
-        self.of = of
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        commit(Path(args.output_dir) / f"checkpoint-{state.global_step}", of=self.of)

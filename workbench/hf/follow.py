@@ -1,4 +1,4 @@
-"""What happens beside the steps: progress lines, a look at some answers, the course of the loss, and being told to stop."""
+"""What happens beside the steps: progress lines, a look at some answers, and being told to stop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SAMPLE_TOKENS = 48  # of an answer to look at, at most
 
 
 class Follower(TrainerCallback):  # type: ignore[misc]
-    """Reports every step, evaluates and saves after the last one, and stops the run when asked or when it diverges.
+    """Reports every step, evaluates and saves after the last one, and stops the run when asked.
 
     At each evaluation the rows of `shown` are answered too, to look at.
     """
@@ -30,13 +30,12 @@ class Follower(TrainerCallback):  # type: ignore[misc]
         report: Report,
         stopping: Callable[[], bool],
         *,
-        check_course: Callable[[], None],
         evaluates: bool,
         tokenizer: Any,
         shown: Sequence[dict[str, Any]],
         save_steps: int | None,
     ) -> None:
-        self.report, self.stopping, self.check_course = report, stopping, check_course
+        self.report, self.stopping = report, stopping
         self.evaluates, self.tokenizer, self.shown, self.save_steps = evaluates, tokenizer, shown, save_steps
         self.stopped = False
         self.step_seconds: list[float] = []
@@ -54,7 +53,6 @@ class Follower(TrainerCallback):  # type: ignore[misc]
         self._aside_began = time.perf_counter()
         self.step_seconds.append(self._aside_began - self._step_began)
         self._tokens.append(state.num_input_tokens_seen)
-        self.check_course()
         last = state.global_step >= state.max_steps
         if self.stopping() and not last:
             self.stopped = control.should_training_stop = control.should_save = True

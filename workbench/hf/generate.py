@@ -19,6 +19,7 @@ from workbench.hf.rope import alike, length_kind
 
 __all__ = ["answer", "decode", "decoded", "greedy", "stop_ids"]
 
+BATCH = 16  # rows that are answered together
 Ended = Callable[[list[int]], bool]
 
 
@@ -55,7 +56,6 @@ def greedy(
     *,
     max_new_tokens: int,
     stop: frozenset[int],
-    batch_size: int = 16,
     prefix: Prefix | None = None,
     ended: Ended | None = None,
 ) -> list[list[int]]:
@@ -77,8 +77,8 @@ def greedy(
         for of_kind, rows in kinds.items():
             # padding between the prefix and the prompts would use up a sliding window
             start = prefix if prefix and prefix.plain and kind(prefix.length) == of_kind else None
-            for at in range(0, len(rows), batch_size):
-                batch = rows[at : at + batch_size]
+            for at in range(0, len(rows), BATCH):
+                batch = rows[at : at + BATCH]
                 texts = [[*(() if start else beginning), *prompts[i], *answers[i]] for i in batch]
                 limits = [min(max_new_tokens, len(answers[i]) + alike(kind, length(i))) for i in batch]
                 _continue(model, texts, [answers[i] for i in batch], limits, stop, start, ended)
@@ -108,18 +108,10 @@ def _continue(
         mask[row, skipped : skipped + pad] = 0
     ids, mask = ids.to(model.device), mask.to(model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, skipped:]
-    out = model(
-        input_ids=ids,
-        attention_mask=mask,
-        past_key_values=prefix.expanded(len(prompts)) if prefix else None,
-        use_cache=True,
-        logits_to_keep=1,
-        **_positions(model, positions),
-    )
-    if getattr(out, "past_key_values", None) is None:
+    cache, first = _next(model, ids, mask, positions, prefix.expanded(len(prompts)) if prefix else None)
+    if cache is None:
         raise UsageError("This base keeps no cache of keys and values, so it cannot be asked for answers here.", hint="Use another base.")
-    first = out.logits[:, -1].argmax(-1)
-    decode(model, out.past_key_values, mask, positions[:, -1] + 1, first, answers=answers, limits=limits, stop=stop, ended=ended)
+    decode(model, cache, mask, positions[:, -1] + 1, first, answers=answers, limits=limits, stop=stop, ended=ended)
 
 
 @torch.inference_mode()
@@ -156,22 +148,18 @@ def decode(
         else:  # a finished row that cannot leave stands at the beginning, lest its length decide by what angles the others are turned
             position[[i for i in range(len(live)) if i not in keep]] = 0
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        out = model(
-            input_ids=token[:, None],
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **_positions(model, position[:, None]),
-        )
-        cache, token, position = out.past_key_values, out.logits[:, -1].argmax(-1), position + 1
+        cache, token = _next(model, token[:, None], mask, position[:, None], cache)
+        position = position + 1
 
 
 def _finished(tokens: list[int], limit: int, stop: frozenset[int], ended: Ended | None) -> bool:
     return bool(tokens) and (len(tokens) >= limit or tokens[-1] in stop or (ended is not None and ended(tokens)))
 
 
-def _positions(model: Any, positions: torch.Tensor) -> dict[str, torch.Tensor]:
-    """`position_ids` for models that take them; others (ALiBi) read the places off the attention mask."""
+def _next(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> tuple[Any, torch.Tensor]:
+    """One forward pass: (the cache filled on, None where the model keeps none; each row's most likely next token)."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return {"position_ids": positions} if "position_ids" in inspect.signature(plain.forward).parameters else {}
+    # a model that takes none (ALiBi) reads the places off the attention mask
+    places = {"position_ids": positions} if "position_ids" in inspect.signature(plain.forward).parameters else {}
+    out = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **places)
+    return getattr(out, "past_key_values", None), out.logits[:, -1].argmax(-1)

@@ -7,9 +7,8 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -32,9 +31,6 @@ class Machine:
     memory_bytes: int  # of the device the weights live on
     bf16_units: bool
     torch: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def facts() -> Machine:

@@ -9,12 +9,11 @@ weights it is another model: the report says how different.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +66,6 @@ class MergeReport:
     adapter: LogitGap  # bare base -> base + adapter: what the adapter does, to compare with
     as_trained: LogitGap | None  # 4-bit base + adapter -> the merged files, where it was trained so
 
-    def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
 
 def merge(
     base: Path,
@@ -102,7 +98,7 @@ def merge(
         tell("Adding the adapter to the weights", 1)
         tokenizer = load_tokenizer(base)
         probes = _probes(tokenizer, adapter, rows)
-        bare, before = _write_merged(base, adapter, staged, getattr(torch, wanted), probes)
+        bare, before = _write_merged(base, adapter, staged, wanted, probes)
         _copy_beside(base, tokenizer, staged)
         tell("Comparing the merged files with base + adapter", 2)
         after = _logits(load_base(staged, dtype=torch.float32), probes)
@@ -116,13 +112,13 @@ def merge(
             as_trained=compare_logits(trained, after) if trained is not None else None,
         )
         _check(done)
-        (staged / "merge.json").write_text(json.dumps({"job": job, **done.as_dict()}, indent=1), encoding="utf-8")
+        (staged / "merge.json").write_text(json.dumps({"job": job, **asdict(done)}, indent=1), encoding="utf-8")
         staged.rename(out)
     tell("Merged", 3)
     return done
 
 
-def _write_merged(base: Path, adapter: Path, out: Path, dtype: torch.dtype, probes: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _write_merged(base: Path, adapter: Path, out: Path, dtype: str, probes: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Write the merged weights; return the logits of the bare base and of base + adapter, both in float32."""
     model = load_base(base, dtype=torch.float32)
     bare = _logits(model, probes)
@@ -135,11 +131,11 @@ def _write_merged(base: Path, adapter: Path, out: Path, dtype: torch.dtype, prob
         merged = wrapped.merge_and_unload(safe_merge=True)
     except (ValueError, NotImplementedError, RuntimeError) as error:  # the last for lora_bias on layers that have no bias to add it to
         raise IntegrityError(f"The adapter cannot be merged: {error}.", hint="Export the adapter's folder instead.") from None
-    merged = merged.to(dtype)
+    merged = merged.to(getattr(torch, dtype))
     broken = [name for name, weight in merged.named_parameters() if not bool(torch.isfinite(weight).all())]
     if broken:
         raise IntegrityError(f"Merged weights do not fit into {dtype}: {', '.join(broken[:4])}.", hint="Merge with --dtype float32.")
-    merged.config.dtype = dtype
+    merged.config.dtype = getattr(torch, dtype)
     merged.save_pretrained(out, safe_serialization=True)
     return bare, before
 

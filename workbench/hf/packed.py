@@ -23,6 +23,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ from workbench.hf.prefix import shared_tokens
 from workbench.hf.render import IGNORED, supervised
 from workbench.hf.rope import length_kind
 
-__all__ = ["ATTENTION", "Layout", "Pack", "Row", "attend", "common_beginning", "inputs_of", "log_probs", "masks_for", "pack"]
+__all__ = ["ATTENTION", "Batch", "Layout", "Row", "attend", "common_beginning", "log_probs", "masks_for", "pack"]
 __all__ += ["pad", "row_mask", "scored", "split", "trim"]
 
 ATTENTION = "workbench_packed"  # the name under which transformers finds `attend`
@@ -65,14 +66,21 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Pack:
-    """A packed batch: what goes into the model, and what each position is to predict."""
+class Batch:
+    """What goes into the model, and what each position is to predict: [1, T] for packed rows, [n, S] for padded ones."""
 
-    input_ids: Tensor  # [1, T]
-    position_ids: Tensor  # [1, T]: each token's position in its own row
-    next_labels: Tensor  # [1, T]: the learned token that follows, else IGNORED
-    stands_for: Tensor  # [1, T]: in how many rows the token is; 1 but for the common beginning
-    layout: Layout
+    input_ids: Tensor
+    stands_for: Tensor  # in how many rows the token is: 1 but for the common beginning, 0 for padding
+    next_labels: Tensor  # the learned token that follows, else IGNORED
+    position_ids: Tensor | None = None  # of packed rows: each token's position in its own row
+    layout: Layout | None = None  # of packed rows
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the model is called with."""
+        # the mask tells the load-balancing loss of mixtures of experts how often a token counts; attention asks `row_mask`
+        inputs: dict[str, Any] = {"input_ids": self.input_ids, "attention_mask": self.stands_for}
+        return inputs if self.layout is None else {**inputs, "position_ids": self.position_ids, "packed_layout": self.layout}
 
 
 def trim(row: Row) -> Row:
@@ -108,7 +116,7 @@ def split(rows: Sequence[Row], tokens: int, *, kind: Callable[[int], Hashable] =
     return groups
 
 
-def pack(rows: Sequence[Row], *, device: torch.device, share: bool = True, whole: bool = False) -> Pack:
+def pack(rows: Sequence[Row], *, device: torch.device, share: bool = True, whole: bool = False) -> Batch:
     """Lay out `rows`, each with a learned token; with `share` their common beginning stands once.
 
     The last token of each is only predicted, and goes into the model with `whole` alone, where all tokens count.
@@ -128,41 +136,29 @@ def pack(rows: Sequence[Row], *, device: torch.device, share: bool = True, whole
         follows += [*labels[prefix + 1 :], IGNORED][:own]
         gather.append([start + (i if i < own else 0) for i in range(longest)])
         scatter += range(n * longest, n * longest + own)
-
-    def tensor(values: Any) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=device)
-
+    tensor = partial(torch.tensor, dtype=torch.long, device=device)
     stands_for = tensor([[len(rows)] * prefix + [1] * len(scatter)])
-    return Pack(tensor([ids]), tensor([positions]), tensor([follows]), stands_for, Layout(prefix, tensor(gather), tensor(scatter)))
+    return Batch(tensor([ids]), stands_for, tensor([follows]), tensor([positions]), Layout(prefix, tensor(gather), tensor(scatter)))
 
 
-def pad(rows: Sequence[Row], *, device: torch.device, whole: bool = False) -> dict[str, Tensor]:
+def pad(rows: Sequence[Row], *, device: torch.device, whole: bool = False) -> Batch:
     """Rows as an ordinary batch [n, S], padded on the right; for models on which packed rows do not stay apart. `whole` as in `pack`."""
     fed = [len(ids) - (not whole) for ids, _ in rows]
     width = max(fed)
     ids = [row_ids[:own] + [0] * (width - own) for own, (row_ids, _) in zip(fed, rows, strict=True)]
     mask = [[1] * own + [0] * (width - own) for own in fed]
     follows = [([*labels[1:], IGNORED][:own]) + [IGNORED] * (width - own) for own, (_, labels) in zip(fed, rows, strict=True)]
-    values = {"input_ids": ids, "attention_mask": mask, "next_labels": follows}
-    return {name: torch.tensor(value, dtype=torch.long, device=device) for name, value in values.items()}
+    tensor = partial(torch.tensor, dtype=torch.long, device=device)
+    return Batch(tensor(ids), tensor(mask), tensor(follows))
 
 
-def inputs_of(batch: Pack | dict[str, Tensor]) -> dict[str, Any]:
-    """What the model is called with."""
-    if isinstance(batch, dict):
-        return {name: batch[name] for name in ("input_ids", "attention_mask")}
-    # the mask tells the load-balancing loss of mixtures of experts how often a token counts; attention asks `row_mask`
-    inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": batch.stands_for}
-    return {**inputs, "packed_layout": batch.layout}
-
-
-def scored(model: Any, batch: Pack | dict[str, Tensor], *, tiles: bool = False, balance: bool = False) -> tuple[Tensor, Tensor | None]:
+def scored(model: Any, batch: Batch, *, tiles: bool = False, balance: bool = False) -> tuple[Tensor, Tensor | None]:
     """(log-probabilities [N], float32, of the learned tokens in row order; with `balance` the load-balancing loss of the experts).
 
     The output layer runs only where something is learned. `tiles` says that TRL's fused one is on the model, for batches whose
     logits would take too much memory.
     """
-    inputs, next_labels = inputs_of(batch), batch.next_labels if isinstance(batch, Pack) else batch["next_labels"]
+    inputs, next_labels = batch.inputs, batch.next_labels
     if balance:
         inputs["output_router_logits"] = True
     learned = next_labels != IGNORED
@@ -195,9 +191,9 @@ def log_probs(model: Any, rows: Sequence[Row], *, packs: bool, tokens: int = 102
 
 
 @contextmanager
-def masks_for(batch: Pack | dict[str, Tensor]) -> Iterator[None]:
-    """While a model is called with `inputs_of(batch)`: its masks are made for the rows of `batch`."""
-    token = _row_length.set(batch.layout.row_length if isinstance(batch, Pack) else None)
+def masks_for(batch: Batch) -> Iterator[None]:
+    """While a model is called with `batch.inputs`: its masks are made for the rows of `batch`."""
+    token = _row_length.set(batch.layout.row_length if batch.layout else None)
     try:
         yield
     finally:
@@ -230,11 +226,12 @@ def attend(
     `query` is [1, H, T, D], `key` and `value` [1, K, T, D] with H a multiple of K; the result is [1, T, H, D].
     `attention_mask` is what `row_mask` gave, `softcap` bounds the scores (Gemma 2), `s_aux` [H] are sinks (gpt-oss).
     """
-    extras = _Extras(query.shape[-1] ** -0.5 if scaling is None else scaling, dropout, softcap or None, s_aux)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    attention = partial(_attention, scale=scale, dropout=dropout, softcap=softcap or None, sinks=s_aux)
     if packed_layout is None:
-        if extras.fused:
+        if not softcap and s_aux is None:
             return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others)
-        return _attention(query, key, value, attention_mask, extras), None
+        return attention(query, key, value, attention_mask), None
     # token first: gathering rows then copies whole lines of memory
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     p, (n, longest) = packed_layout.prefix, packed_layout.gather.shape
@@ -244,29 +241,16 @@ def attend(
     mask = attention_mask
     if p:
         first_q, first_k, first_v = (x[None, :p].transpose(1, 2) for x in (q, k, v))
-        parts.append(_attention(first_q, first_k, first_v, None if mask is None else mask[..., :p, :p], extras)[0])
+        parts.append(attention(first_q, first_k, first_v, None if mask is None else mask[..., :p, :p])[0])
         own_k, own_v = (torch.cat([x.expand(n, -1, -1, -1), own], dim=2) for x, own in ((first_k, own_k), (first_v, own_v)))
-    rest = _attention(own_q, own_k, own_v, None if mask is None else mask[..., p:, :], extras)
+    rest = attention(own_q, own_k, own_v, None if mask is None else mask[..., p:, :])
     parts.append(rest.reshape(n * longest, *rest.shape[2:]).index_select(0, packed_layout.scatter))
     return torch.cat(parts)[None], None
 
 
-@dataclass(frozen=True)
-class _Extras:
-    """What attention does beside products and a mask."""
-
-    scale: float
-    dropout: float
-    softcap: float | None
-    sinks: Tensor | None  # [H]
-
-    @property
-    def fused(self) -> bool:
-        """torch's fused kernel can do it."""
-        return self.softcap is None and self.sinks is None
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, extras: _Extras) -> Tensor:
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, *, scale: float, dropout: float, softcap: float | None, sinks: Tensor | None
+) -> Tensor:
     """Attention of the last S of L tokens: `q` [n, H, S, D], `k` and `v` [n, K, L, D] -> [n, S, H, D].
 
     `seen` [1 or n, 1, S, L] is True where a token looks; None is causal. Plain products: on a CPU and short rows the
@@ -276,25 +260,23 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, extras: _Ex
     if seen is None:
         places = torch.arange(length, device=q.device)
         seen = places[length - s :, None] >= places
-    if length > _PLAIN_ATTENTION_UP_TO and extras.fused:
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=seen, dropout_p=extras.dropout, scale=extras.scale, enable_gqa=heads != groups
-        )
+    if length > _PLAIN_ATTENTION_UP_TO and softcap is None and sinks is None:  # or torch's kernel cannot do it
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, scale=scale, enable_gqa=heads != groups)
         return out.transpose(1, 2)
     mask = torch.zeros(seen.shape, dtype=q.dtype, device=q.device).masked_fill_(~seen, torch.finfo(q.dtype).min)
     if mask.ndim == 4:
         mask = mask[:, :, None]  # a group of heads shares its keys
     each = heads // groups
-    scores = torch.matmul(q.reshape(n, groups, each * s, d) * extras.scale, k.transpose(2, 3)).view(n, groups, each, s, length)
-    if extras.softcap is not None:
-        scores = extras.softcap * torch.tanh(scores / extras.softcap)
+    scores = torch.matmul(q.reshape(n, groups, each * s, d) * scale, k.transpose(2, 3)).view(n, groups, each, s, length)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     scores = scores + mask
-    if extras.sinks is not None:
-        sinks = extras.sinks.to(scores.dtype).view(1, groups, each, 1, 1).expand(n, -1, -1, s, 1)
+    if sinks is not None:
+        sinks = sinks.to(scores.dtype).view(1, groups, each, 1, 1).expand(n, -1, -1, s, 1)
         scores = torch.cat([scores, sinks], dim=-1)
     weights = scores.softmax(dim=-1, dtype=torch.float32)[..., :length].to(q.dtype)
-    if extras.dropout:
-        weights = F.dropout(weights, extras.dropout)
+    if dropout:
+        weights = F.dropout(weights, dropout)
     out = torch.matmul(weights.reshape(n, groups, each * s, length), v)
     return out.view(n, heads, s, v.shape[-1]).transpose(1, 2)
 

@@ -114,10 +114,10 @@ def kept_for_backward(model: Any, rows: Sequence[Row], dtype: torch.dtype, *, pa
     few, on = [trim(row) for row in sorted(rows, key=lambda row: len(row[0]))[:4]], next(model.parameters()).device
     seen = []
     for some in (few[:1], few):
-        batch: Any = pack(some, device=on) if packs else pad(some, device=on)
+        batch = pack(some, device=on) if packs else pad(some, device=on)
         with torch.autocast(on.type, dtype=dtype, enabled=dtype != torch.float32):
             kept = _kept(model, functools.partial(scored, model, batch))
-        seen.append((kept, (batch.input_ids if packs else batch["input_ids"]).numel()))
+        seen.append((kept, batch.input_ids.numel()))
     (less, short), (more, long) = seen
     per_token = (more - less) // (long - short) if long > short else more // long
     return max(0, less - per_token * short), max(1, per_token)

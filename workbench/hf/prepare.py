@@ -37,7 +37,7 @@ def prepare(recipe: Recipe, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> P
     for row in rows:
         one = render(tokenizer, row, max_length=recipe.max_length, **only)
         lengths.append(one.length)
-        if one.supervised:
+        if one.length.supervised:
             found.append((row, (one.input_ids, one.labels)))
     problems, _ = judge_lengths(lengths, recipe)
     if problems:

@@ -132,7 +132,7 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 def _padded(rows: Sequence[list[int]], device: torch.device) -> torch.Tensor:
     """[rows, longest], padded on the right, where causal attention never looks."""
-    return pad([(row, row) for row in rows], device=device, whole=True)["input_ids"]
+    return pad([(row, row) for row in rows], device=device, whole=True).input_ids
 
 
 @torch.inference_mode()
@@ -198,7 +198,7 @@ def _dosed(model: Any, alpha: float) -> Iterator[None]:
 @torch.inference_mode()
 def _dose_curve(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], doses: Sequence[float], max_length: int) -> dict[str, float]:
     """h(alpha): nats per answer token of the base + alpha times the adapter, on a few labelled rows."""
-    rendered = [r for row in rows if not (r := render(tokenizer, row, max_length=max_length)).answer_lost]
+    rendered = [r for row in rows if not (r := render(tokenizer, row, max_length=max_length)).length.answer_lost]
     answers = [(r.input_ids, [IGNORED] * r.answer_start + r.labels[r.answer_start :]) for r in rendered]
     curve = {}
     for alpha in doses if answers else ():

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from workbench.hf.load import first_line
 from workbench.hf.machine import enough_memory
-from workbench.hf.packed import ATTENTION, Pack, Row, inputs_of, masks_for, pack, pad, trim
+from workbench.hf.packed import ATTENTION, Batch, Row, masks_for, pack, pad, trim
 from workbench.hf.rope import length_kind
 
 __all__ = ["Proof", "prove"]
@@ -111,7 +111,7 @@ def _difference(model: Any, decoder: Any, few: list[Row], *, random: bool) -> st
             return f"a row's states change by {moved:.1g} of their size with another row's tokens"
         if not apart <= _WITHIN:
             return f"a row's states are {apart:.1g} of their size from those of the row alone"
-        if not batch.layout.prefix:
+        if not batch.layout or not batch.layout.prefix:
             break
     return ""
 
@@ -125,24 +125,25 @@ def _draws(decoder: Any, row: Row) -> bool:
     return not torch.equal(before, state())
 
 
-def _states(decoder: Any, batch: Pack | dict[str, Tensor], *, seed: int = 0) -> list[Tensor]:
+def _states(decoder: Any, batch: Batch, *, seed: int = 0) -> list[Tensor]:
     """The last hidden state of every token, row by row: [tokens, hidden] each, float32."""
     torch.manual_seed(seed)
     with masks_for(batch):
-        states = decoder(**inputs_of(batch), use_cache=False).last_hidden_state.float()
-    if isinstance(batch, dict):
+        states = decoder(**batch.inputs, use_cache=False).last_hidden_state.float()
+    if batch.layout is None:
         return list(states)
     p, (n, longest) = batch.layout.prefix, batch.layout.gather.shape
     own = batch.layout.scatter.div(longest, rounding_mode="floor").bincount(minlength=n).tolist()
     return [torch.cat([states[0, :p], part]) for part in states[0, p:].split(own)]
 
 
-def _exchanged(batch: Pack, decoder: Any) -> Pack:
+def _exchanged(batch: Batch, decoder: Any) -> Batch:
     """The batch with other tokens in the own part of its first row."""
+    assert batch.layout is not None
     p, own = batch.layout.prefix, int((batch.layout.scatter < batch.layout.gather.shape[1]).sum())
     ids = batch.input_ids.clone()
     ids[0, p : p + own] = (ids[0, p : p + own] + 1) % decoder.get_input_embeddings().weight.shape[0]
-    return Pack(ids, batch.position_ids, batch.next_labels, batch.stands_for, batch.layout)
+    return replace(batch, input_ids=ids)
 
 
 def _apart(a: Tensor, b: Tensor) -> float:

@@ -22,7 +22,6 @@ from workbench.errors import TrainingError, WorkbenchError
 from workbench.hf.load import first_line, load_adapter
 from workbench.hf.machine import enough_memory
 from workbench.hf.packed import Row, log_probs, trim
-from workbench.hf.prefix import common_prefix
 from workbench.hf.render import IGNORED
 from workbench.hf.scoring import Arm, TestItem, TestSet
 
@@ -101,8 +100,7 @@ def _answer(model: Any, tokenizer: Any, rows: Sequence[Row]) -> None:
     for n, (ids, labels) in enumerate(trim(row) for row in rows):
         start = next(i for i, label in enumerate(labels) if label != IGNORED)
         items.append(TestItem(str(n), ids[: start + 2], start, False, "", ""))
-    shared = common_prefix([item.ids for item in items], min(item.start for item in items) - 1)
-    arm = Arm(model, tokenizer, TestSet(items, "normalised", shared, []))
+    arm = Arm(model, tokenizer, TestSet(items, "normalised"))
     arm.check(arm.score(lambda rows, tokens: None))
 
 

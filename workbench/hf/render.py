@@ -30,25 +30,10 @@ class Rendered:
     input_ids: list[int]
     labels: list[int]  # the id where the token is learned, else IGNORED
     answer_start: int  # index of the first token of the last answer (before cutting)
-    cut: bool  # tokens were dropped at the end
-    answer_lost: bool  # no token of the last answer is left
-    total: int  # tokens before cutting
-    ends: bool  # an answer is learned up to its end-of-turn token
-    altered: bool = False  # the template drops white space around an answer
-    tools_lost: bool = False  # the row offers tools, and the template does not show them
+    length: RowLength  # what the data check and the plan need to know of the row
     _text: str = field(repr=False, default="")
     _offsets: list[_Range] = field(repr=False, default_factory=list)
     _contents: list[_Range] = field(repr=False, default_factory=list)
-
-    @property
-    def supervised(self) -> int:
-        """Number of learned tokens."""
-        return supervised(self.labels)
-
-    @property
-    def length(self) -> RowLength:
-        """What the data check and the plan need to know of the row."""
-        return RowLength(self.total, self.supervised, self.cut, self.answer_lost, self.ends, self.altered, self.tools_lost)
 
     @cached_property
     def spans(self) -> list[Span]:
@@ -61,7 +46,7 @@ class Rendered:
             kind = "learned" if label != IGNORED else "prompt" if _overlaps(start, end, self._contents) else "template"
             found.append((text, kind))
         rest = self._text[at:]
-        return [*found, (rest, "cut" if self.cut else "template")] if rest else found
+        return [*found, (rest, "cut" if self.length.cut else "template")] if rest else found
 
 
 def render(tokenizer: Any, row: dict[str, Any], *, max_length: int, assistant_only: bool = True, completion_only: bool = True) -> Rendered:
@@ -104,12 +89,15 @@ def render(tokenizer: Any, row: dict[str, Any], *, max_length: int, assistant_on
         input_ids=ids[:max_length],
         labels=labels[:max_length],
         answer_start=answer_start,
-        cut=len(ids) > max_length,
-        answer_lost=answer_start >= max_length or not starts,
-        total=len(ids),
-        ends=any(end <= kept and text.endswith(last, 0, end) for _, end in answers),
-        altered=altered,
-        tools_lost=tools_lost,
+        length=RowLength(
+            total=len(ids),
+            supervised=supervised(labels[:max_length]),
+            cut=len(ids) > max_length,
+            answer_lost=answer_start >= max_length or not starts,
+            ends=any(end <= kept and text.endswith(last, 0, end) for _, end in answers),
+            altered=altered,
+            tools_lost=tools_lost,
+        ),
         _text=text,
         _offsets=offsets,
         _contents=contents,

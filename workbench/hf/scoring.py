@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from transformers import GenerationConfig
 from workbench.data.scorers import score as is_right
 from workbench.data.scorers import scorer_of
 from workbench.hf.generate import decode, decoded, greedy, stop_ids
-from workbench.hf.prefix import Prefix, plain_cache
+from workbench.hf.prefix import Prefix, common_prefix, plain_cache
 from workbench.hf.rope import length_kind
 from workbench.records import ItemScore
 
@@ -63,13 +64,13 @@ class TestSet:
 
     items: list[TestItem]
     scorer: str | None
-    prefix: int  # first tokens that all rows share
-    skipped: list[str]  # ids of rows whose whole answer lies beyond max_length
+    skipped: Sequence[str] = ()  # ids of rows whose whole answer lies beyond max_length
     groups: list[str | None] | None = None
 
-    @property
-    def tokens(self) -> int:
-        return sum(len(item.ids) for item in self.items)
+    @cached_property
+    def prefix(self) -> int:
+        """First tokens that all rows share; a prompt's last token is never one: it predicts the answer's first."""
+        return common_prefix([item.ids for item in self.items], min(item.start for item in self.items) - 1)
 
     @property
     def longest_answer(self) -> int:

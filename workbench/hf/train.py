@@ -8,7 +8,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,7 @@ class _Run:
             "packing_proof": {"layers": proof.layers, "seconds": round(proof.seconds, 2)},
             "tokens_at_once": self.tokens_at_once,
             "bytes_per_token": per_token,
-            "machine": self.machine.as_dict(),
+            "machine": asdict(self.machine),
             "libraries": {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")},
             "notes": self.notes
             + ([] if self.packs else [f"Rows are padded, not packed: {proof.why_not or 'NEFTune scales its noise by their length'}."]),
@@ -210,7 +210,6 @@ class _Run:
             eval_dataset=held if data.held else None,
             processing_class=self.tokenizer,
             data_collator=Collator(pad_token_id=self.tokenizer.pad_token_id),
-            callbacks=[checkpoints.CommitCheckpoints(self.of)],
             packs=self.packs,
             random=self.random,
             tokens_at_once=self.tokens_at_once,
@@ -223,7 +222,6 @@ class _Run:
         follower = Follower(
             report,
             stopping,
-            check_course=trainer.check_course,
             evaluates=bool(data.held),
             tokenizer=self.tokenizer,
             shown=data.shown,

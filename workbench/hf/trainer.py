@@ -124,6 +124,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         if self.accelerator.gradient_state.sync_gradients:  # the last of gradient_accumulation_steps batches
             self.step_losses.append(self._step_loss)
             self._step_loss = 0.0
+            self._check_course()
         return total
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
@@ -150,7 +151,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
                 loss = loss + self.router_aux_loss_coef * balance * of_batch / steps
             yield loss
 
-    def check_course(self) -> None:
+    def _check_course(self) -> None:
         """Raises `TrainingError` when the loss of the last steps lies well above what it had been."""
         losses = self.step_losses
         if len(losses) < 2 * _WINDOW or len(losses) % _WINDOW:
@@ -159,7 +160,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         best, now = min(losses[0], *means), means[-1]
         if now > best + max(2.0, best / 2):
             raise TrainingError(
-                f"The loss rose from {best:.2f} to {now:.2f} by step {self.state.global_step}: the run is diverging.", hint=self._lower
+                f"The loss rose from {best:.2f} to {now:.2f} by step {self.state.global_step + 1}: the run is diverging.", hint=self._lower
             )
 
     @property
@@ -176,6 +177,10 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Shuffled:
         return self._order
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        checkpoints.commit(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", of=self.of)
 
     def _load_best_model(self) -> None:
         if self.state.best_global_step == self.state.global_step:

@@ -35,7 +35,7 @@ from workbench.records import Adapter, AdapterRef, Base, BaseRef, ItemScore, Pro
 from workbench.registry.store import Registry
 
 if TYPE_CHECKING:
-    from workbench.hf.arms import NewBase, Test
+    from workbench.hf.evaluate import Evaluator, Test
 
 __all__ = ["RebaseSpec", "require_evidence"]
 
@@ -175,9 +175,10 @@ class Subject:
 
     @property
     def test(self) -> Test:
-        from workbench.hf.arms import Test
+        from workbench.hf.evaluate import Test
+        from workbench.hf.load import compute_dtype
 
-        return Test(self.rows, self.scorer, self.recipe.max_length, self.recipe.bf16, self.recipe.quantization)
+        return Test(self.rows, self.scorer, self.recipe.max_length, compute_dtype(self.recipe.bf16), self.recipe.quantization)
 
 
 def _subject(ref: str, limit: int | None) -> Subject:
@@ -202,7 +203,7 @@ class _Work:
     def __init__(self, ctx: TaskContext, spec: RebaseSpec, base: Base) -> None:
         self.ctx, self.spec, self.base = ctx, spec, base
         self.lock = Bases().lock(base.ref)
-        self._arms: NewBase | None = None
+        self._arms: Evaluator | None = None
 
     def check(self, subject: Subject) -> Check:
         """All stages asked for on one adapter, saved. What this job already saved is read back."""
@@ -303,14 +304,16 @@ class _Work:
         same = same_tokenizer(subject.lock, self.lock)
         return verdict.judge(home, new, scorer=subject.scorer, same_tokenizer=same, settings=self.spec.settings)
 
-    def _loaded(self) -> NewBase:
-        from workbench.hf.arms import NewBase
+    def _loaded(self) -> Evaluator:
+        from workbench.hf.evaluate import Evaluator
         from workbench.hf.load import set_threads
 
         if self._arms is None:
             set_threads()
             arms = 2 * len(self.spec.adapters)  # fewer where test sets coincide
-            self._arms = NewBase(self.base.path, self.base.lock_sha256, arms=arms, report=self.ctx.report, stopping=self.ctx.stopping)
+            self._arms = Evaluator(
+                self.base.path, lock_sha256=self.base.lock_sha256, arms=arms, report=self.ctx.report, stopping=self.ctx.stopping
+            )
         return self._arms
 
     def _release(self) -> None:
@@ -328,10 +331,10 @@ class _Work:
         def ask() -> list[health.Passage]:
             if base.ref == self.base.ref:
                 return self._loaded().passages(texts)
-            from workbench.hf.arms import NewBase
+            from workbench.hf.evaluate import Evaluator
 
             self._release()  # never two bases in memory
-            return NewBase(base.path, base.lock_sha256).passages(texts)
+            return Evaluator(base.path).passages(texts)
 
         libraries = [version("torch"), version("transformers")]
         return [(nats, size) for nats, size in remembered("health", base.lock_sha256, texts, libraries, make=ask)]

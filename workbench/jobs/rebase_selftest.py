@@ -30,7 +30,7 @@ from workbench.records import Adapter, AdapterRef, Base, BaseRef, Progress
 from workbench.registry.store import Registry
 
 if TYPE_CHECKING:
-    from workbench.hf.arms import NewBase
+    from workbench.hf.evaluate import Evaluator
 
 __all__ = ["ROWS", "SelfTestSpec"]
 
@@ -101,7 +101,7 @@ class _Controls:
     """The base, the adapter, its scores at home, and the controls made of them."""
 
     def __init__(self, ctx: TaskContext, base: Base, adapter: Adapter) -> None:
-        from workbench.hf.arms import Test
+        from workbench.hf.evaluate import Test
         from workbench.hf.load import set_threads
 
         set_threads()
@@ -110,7 +110,7 @@ class _Controls:
         self.scorer: str | None = adapter.scores.get("scorer")
         self.test = Test(read_jsonl(adapter.path / "evidence" / "test.jsonl")[:ROWS], self.scorer, 256)
         self.outcomes: list[Outcome] = []
-        self.home = self._score(self._arms(base.path, self.lock), adapter.path)
+        self.home = self._score(self._arms(base.path), adapter.path)
 
     # ------------------------------------------------------------ the controls
 
@@ -118,7 +118,7 @@ class _Controls:
         """B = A, scored a second time from a fresh load: nothing may change, to the last bit."""
         with self._control("the same base again", "identical, works, every score equal") as (outcome, _):
             moved = self._stage1(outcome, self.base.path, self.lock)
-            again = self._score(self._arms(self.base.path, self.lock), self.adapter.path)
+            again = self._score(self._arms(self.base.path), self.adapter.path)
             judged = self._judge(outcome, again)
             equal = again.base == self.home.base and _losses(again) == _losses(self.home)
             outcome.note = "all scores equal" if equal else "scores differ"
@@ -132,7 +132,7 @@ class _Controls:
             with self._control("A in permuted coordinates, the adapter copied", "permuted, lost") as (outcome, _):
                 lock = dataclasses.replace(build_lock(base, {"kind": "control"}), sha256=str(base))
                 moved = self._stage1(outcome, base, lock)
-                arms = self._arms(base, lock)
+                arms = self._arms(base)
                 new = self._score(arms, self.adapter.path)
                 gap = max(abs(a.nll - b.nll) for a, b in zip(new.base, self.home.base, strict=True))
                 outcome.note = f"bare scores differ by at most {gap:.1e} nats"
@@ -164,12 +164,12 @@ class _Controls:
         outcome.seconds = round(time.monotonic() - started, 1)
         self.outcomes.append(outcome)
 
-    def _arms(self, folder: Path, lock: Lock) -> NewBase:
-        from workbench.hf.arms import NewBase
+    def _arms(self, folder: Path) -> Evaluator:
+        from workbench.hf.evaluate import Evaluator
 
-        return NewBase(folder, lock.sha256 or str(folder), keep=False, stopping=self.ctx.stopping)
+        return Evaluator(folder, stopping=self.ctx.stopping)
 
-    def _score(self, arms: NewBase, adapter: Path) -> Evidence:
+    def _score(self, arms: Evaluator, adapter: Path) -> Evidence:
         return arms.score(self.test, adapter, serve=0)
 
     def _stage1(self, outcome: Outcome, folder: Path, lock: Lock) -> Weights:

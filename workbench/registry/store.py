@@ -178,7 +178,7 @@ class Registry:
         With `expect` (a version number, or 0 or "none" for "no such alias yet") it moves only from there; `Conflict` is
         raised when somebody else moved it first.
         """
-        from sqlalchemy import insert, select, update
+        from sqlalchemy import select
         from sqlalchemy.exc import IntegrityError as Duplicate
 
         from workbench.db.tables import aliases
@@ -195,27 +195,19 @@ class Registry:
                 if wanted is not None and wanted != (current or 0):
                     raise _moved(target.name, alias, current, wanted)
                 if current != target.version:
-                    values = {"version": target.version, "updated_at": now(connection)}
-                    change = insert(aliases).values(name=target.name, alias=alias) if current is None else update(aliases).where(here)
-                    connection.execute(change.values(**values))
-                    _log_alias(connection, target.name, alias, current, target.version)
+                    _point(connection, target.name, alias, current, target.version)
         except Duplicate:
             raise Conflict(f"Somebody else made {target.name}@{alias} at the same moment.", hint="Look at it and decide again.") from None
         return self.get(target.ref)
 
     def drop_alias(self, ref: str | AdapterRef) -> None:
         """Remove an alias, given as `name@alias`. The version stays."""
-        from sqlalchemy import delete
-
-        from workbench.db.tables import aliases
-
         parsed = AdapterRef.parse(ref)
         if parsed.alias is None:
             raise UsageError(f"'{ref}' names no alias.", hint="Write name@alias.")
         version = rows.find(parsed)["version"]
         with transaction() as connection:
-            connection.execute(delete(aliases).where((aliases.c.name == parsed.name) & (aliases.c.alias == parsed.alias)))
-            _log_alias(connection, parsed.name, parsed.alias, version, None)
+            _point(connection, parsed.name, parsed.alias, version, None)
 
     # ---------------------------------------------------------------- trash
 
@@ -225,7 +217,7 @@ class Registry:
         Raises `Conflict` while an alias points to it, unless `force` drops those aliases, and `UsageError` for a bare name
         with several versions.
         """
-        from sqlalchemy import delete, select
+        from sqlalchemy import select
 
         from workbench.db.tables import aliases
 
@@ -239,11 +231,9 @@ class Registry:
                     f"{target.ref} is {', '.join(sorted(pointing))}.",
                     hint=f"Point that to another version first: workbench adapter alias {target.name}@VERSION {pointing[0]}",
                 )
-            connection.execute(delete(aliases).where(mine))
             for alias in pointing:
-                _log_alias(connection, target.name, alias, target.version, None)
-            _set_trashed(connection, target, now(connection))
-            _move(target, to_trash=True)
+                _point(connection, target.name, alias, target.version, None)
+            _move(connection, target, now(connection))
         return rows.record(rows.find(AdapterRef.parse(target.ref)), {})
 
     def restore(self, ref: str | AdapterRef) -> Adapter:
@@ -254,8 +244,7 @@ class Registry:
             raise NotFound(f"{target.ref} is no longer in the trash: it was emptied.", hint="An export of it can be imported.")
         manifest.verify(target.path, row["manifest_sha256"])
         with transaction() as connection:
-            _set_trashed(connection, target, None)
-            _move(target, to_trash=False)
+            _move(connection, target, None)
         return self.get(target.ref)
 
 
@@ -332,16 +321,14 @@ def _lock_live(connection: Connection, target: Adapter) -> None:
         raise NotFound(f"{target.ref} is in the trash.", hint=f"Bring it back: workbench adapter restore {target.ref}")
 
 
-def _set_trashed(connection: Connection, target: Adapter, at: float | None) -> None:
+def _move(connection: Connection, target: Adapter, trashed_at: float | None) -> None:
+    """Mark a version and rename its folder: into the trash, or out of it for None. No rename where it is there already, or gone."""
     from sqlalchemy import update
 
     from workbench.db.tables import adapter_versions as t
 
-    connection.execute(update(t).where((t.c.name == target.name) & (t.c.version == target.version)).values(trashed_at=at))
-
-
-def _move(target: Adapter, *, to_trash: bool) -> None:
-    """Rename a version's folder into the trash or out of it. Nothing to do when it is there already, or gone."""
+    connection.execute(update(t).where((t.c.name == target.name) & (t.c.version == target.version)).values(trashed_at=trashed_at))
+    to_trash = trashed_at is not None
     source, goal = (rows.place(target.name, target.version, trash=trash) for trash in (not to_trash, to_trash))
     if source.is_dir() and not goal.exists():
         goal.parent.mkdir(parents=True, exist_ok=True)
@@ -350,12 +337,20 @@ def _move(target: Adapter, *, to_trash: bool) -> None:
         flush(source.parent)
 
 
-def _log_alias(connection: Connection, name: str, alias: str, old: int | None, new: int | None) -> None:
-    from sqlalchemy import insert
+def _point(connection: Connection, name: str, alias: str, old: int | None, new: int | None) -> None:
+    """Have an alias mean version `new` in place of `old` (None: no such alias), and log it."""
+    from sqlalchemy import delete, insert, update
 
-    from workbench.db.tables import alias_log
+    from workbench.db.tables import alias_log, aliases
 
-    connection.execute(insert(alias_log).values(name=name, alias=alias, from_version=old, to_version=new, at=now(connection)))
+    at, here = now(connection), (aliases.c.name == name) & (aliases.c.alias == alias)
+    if new is None:
+        connection.execute(delete(aliases).where(here))
+    elif old is None:
+        connection.execute(insert(aliases).values(name=name, alias=alias, version=new, updated_at=at))
+    else:
+        connection.execute(update(aliases).where(here).values(version=new, updated_at=at))
+    connection.execute(insert(alias_log).values(name=name, alias=alias, from_version=old, to_version=new, at=at))
 
 
 def _expected(expect: int | str | None) -> int | None:

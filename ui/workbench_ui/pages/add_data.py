@@ -14,9 +14,8 @@ from workbench_ui import uploads
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.views import train as views
 from workbench_ui.views.markup import quiet, trouble
-from workbench_ui.widgets.choice import choice
 from workbench_ui.widgets.file_drop import chosen, file_drop
-from workbench_ui.widgets.view import BUSY, QUIET, Shown, view
+from workbench_ui.widgets.view import BUSY, QUIET, Shown, choice, view
 
 __all__ = ["AddData"]
 
@@ -47,8 +46,9 @@ class AddData:
                 self.scorer = choice(scorers, value=_DECIDE, label=t("data.scorer"), info=t("data.scorer_info"))
             self.add_it = gr.Button(t("data.add"), variant="primary")
         self.added = gr.Textbox(visible=False)
+        self._wire()
 
-    def wire(self) -> None:
+    def _wire(self) -> None:
         on, judged = guarded(self.t), [self.report, self.finish, self.drop]
         answers, mapped = [self.question, self.answer], [self.asked, self.confirm, *judged]
         shown = [self.drop_file, self.file, self.columns, *answers, *mapped]

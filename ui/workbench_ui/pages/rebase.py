@@ -5,8 +5,6 @@ Everything is read from the stored checks at each look. Checking is a job: the p
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import gradio as gr
 
 from workbench import Workbench
@@ -18,10 +16,8 @@ from workbench.words import Words
 from workbench_ui.chrome import head
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.views import rebase as views
-from workbench_ui.views.check import detail
 from workbench_ui.views.lineage import lineage
-from workbench_ui.views.markup import card, esc, panel, stack, trouble
-from workbench_ui.views.matrix import matrix
+from workbench_ui.views.markup import card, esc, trouble
 from workbench_ui.widgets.view import QUIET, Shown, view
 
 __all__ = ["build"]
@@ -133,7 +129,7 @@ class _Page:
         return {
             self.answer: views.answer(cells, base, t, at_home=at_home, seconds=seconds, datasets=self._datasets(cells)),
             self.fold: gr.Accordion(visible=bool(ordered)),
-            self.versions: matrix(everything, t, chosen=base) if ordered else "",
+            self.versions: views.matrix(everything, t, chosen=base) if ordered else "",
             self.picture: picture,
         }
 
@@ -144,13 +140,11 @@ class _Page:
         except NotFound:
             if check is None:
                 raise
-            gone = panel("warn", self.t.html("rebase.adapter_gone", adapter=ref), icon="warn")
-            kept = Cell(views.adapter_of(check), base, check, stale=True)
-            return {self.answer: stack([gone, detail(kept, self.t)])}
+            return {self.answer: views.gone(check, self.t)}
         if check is None:
             self.bench.bases.get(base)  # says which ones there are
         (cell,) = self.bench.rebase.matrix([adapter], [base])
-        return {self.answer: detail(cell, self.t, datasets=self._datasets([cell]))}
+        return {self.answer: views.detail(cell, self.t, datasets=self._datasets([cell]))}
 
     # ---------------------------------------------------------------- reading
 
@@ -175,10 +169,7 @@ def _adapter(request: gr.Request) -> str:
 
 
 def _newest_first(bases: list[Base]) -> list[Base]:
-    def added(base: Base) -> float:
-        return base.added_at.timestamp() if isinstance(base.added_at, datetime) else 0.0
-
-    return sorted(reversed(bases_in_order(bases)), key=added, reverse=True)
+    return sorted(reversed(bases_in_order(bases)), key=lambda base: base.added_at.timestamp() if base.added_at else 0.0, reverse=True)
 
 
 def _stamp(jobs: list[Job]) -> str:

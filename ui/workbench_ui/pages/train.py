@@ -17,14 +17,13 @@ from workbench.words import Words
 from workbench_ui.chrome import head
 from workbench_ui.guard import guarded, spoken
 from workbench_ui.pages.add_data import AddData
-from workbench_ui.pages.fetch_base import FetchBase
+from workbench_ui.pages.fetch_base import fetch_base
 from workbench_ui.views import train as views
-from workbench_ui.views.markup import esc, quiet, trouble
+from workbench_ui.views.markup import esc, panel, quiet, trouble
 from workbench_ui.views.recipe_form import changed, command_line, nearest_preset, preset_values
 from workbench_ui.views.tokens import Span, row_preview
-from workbench_ui.widgets.choice import choice
 from workbench_ui.widgets.recipe_form import recipe_controls, show_values
-from workbench_ui.widgets.view import BUSY, QUIET, Shown, to_job, view
+from workbench_ui.widgets.view import BUSY, QUIET, Shown, choice, to_job, view
 
 __all__ = ["build"]
 
@@ -35,17 +34,17 @@ _PREVIEWED = 8  # rows
 def build(page: gr.Blocks, bench: Workbench, t: Words) -> None:
     """The form on the left, what it means on the right. The address can fill it: ?dataset=, ?base=, ?preset=, ?job=."""
     view(head(esc(t("train.title")), esc(t("train.lead"))))
-    _Page(bench, t).wire(page)
+    _Page(page, bench, t).wire(page)
 
 
 class _Page:
     """The components and what their events do. Most events get the whole form: {component: value}."""
 
-    def __init__(self, bench: Workbench, t: Words) -> None:
+    def __init__(self, page: gr.Blocks, bench: Workbench, t: Words) -> None:
         self.bench, self.t = bench, t
         with gr.Row(elem_classes="wb-columns"):
             with gr.Column(scale=5, min_width=320):
-                self._data(), self._base(), self._depth()
+                self._data(), self._base(page), self._depth()
             with gr.Column(scale=3, min_width=300, elem_classes="wb-side"), gr.Column(elem_classes="wb-card wb-summary"):
                 view(f"<h2>{esc(t('train.summary'))}</h2>")
                 self.summary = view(quiet(t("train.wait")))
@@ -74,14 +73,14 @@ class _Page:
                     self.before = gr.Button(t("preview.before"), size="sm", scale=0, min_width=120)
                     self.after = gr.Button(t("preview.after"), size="sm", scale=0, min_width=120)
 
-    def _base(self) -> None:
+    def _base(self, page: gr.Blocks) -> None:
         t = self.t
         with gr.Column(elem_classes="wb-card"):
             view(_step(2, t("train.step_base")))
             self.base = choice(label=t("train.base"))
             self.about_base = view()
             with gr.Accordion(t("base.get"), open=False, elem_classes="wb-fold") as self.fetch_fold:
-                self.fetch_base = FetchBase(self.bench, t)
+                fetch_base(page, self.bench, t)
 
     def _depth(self) -> None:
         t = self.t
@@ -98,7 +97,6 @@ class _Page:
 
     def wire(self, page: gr.Blocks) -> None:
         on, controls = guarded(self.t), list(self.controls.values())
-        self.add_data.wire(), self.fetch_base.wire(page)
         chosen, about = [self.dataset, self.base], [self.about_data, self.about_base, self.fetch_fold]
         parts = [*chosen, self.name, *controls]
         form, planned = {self.preset, *parts}, [self.summary, self.start, self.preset, self.advanced, self.code]
@@ -166,9 +164,12 @@ class _Page:
 
     def describe(self, dataset: str | None, base: str | None) -> Shown:
         bench, t = self.bench, self.t
-        data = views.dataset_card(bench.datasets.get(dataset), bench.datasets.report(dataset), t) if dataset else views.no_data(t)
+        data = panel("idle", esc(t("data.none")))
+        if dataset:
+            data = views.dataset_card(bench.datasets.get(dataset), bench.datasets.report(dataset), t)
         if not base:
-            return {self.about_data: data, self.about_base: views.no_base(t), self.fetch_fold: gr.Accordion(open=True)}
+            none = panel("idle", f"<strong>{esc(t('base.none'))}</strong> {esc(t('base.none_how'))}")
+            return {self.about_data: data, self.about_base: none, self.fetch_fold: gr.Accordion(open=True)}
         return {self.about_data: data, self.about_base: views.base_card(bench.bases.get(base), t)}
 
     def to_preset(self, form: Shown) -> Shown:

@@ -15,20 +15,29 @@ from workbench_ui.views.jobs import download_link
 from workbench_ui.views.markup import badge, button, card, code_block, empty, esc, facts, quiet, stack
 from workbench_ui.views.scores import TONES, answers, score_bars, score_sentence, verdict
 
-__all__ = ["adapter_actions", "adapter_answers", "adapter_facts", "adapter_list", "adapter_page", "adapter_score", "adapter_use", "learned"]
+__all__ = [
+    "EXAMPLE", "adapter_actions", "adapter_answers", "adapter_facts", "adapter_list", "adapter_page", "adapter_score", "adapter_use",
+    "learned", "no_adapters",
+]  # fmt: skip
 
+EXAMPLE = {"dataset": "order-codes", "preset": "quick"}  # what somebody new may try: `train` filled in
 _PAGE = 50  # names on one page
 
 
 def adapter_list(adapters: Sequence[Adapter], t: Words, *, now: datetime | None = None) -> str:
     """One card an adapter: the newest version of each name, with how many came before. `adapters` come newest first."""
     if not adapters:
-        start = t.link("train", dataset="order-codes", preset="quick")
-        return empty(t("adapters.empty_title"), t("adapters.empty"), button(t("adapters.empty_action"), start, primary=True, icon="train"))
+        return no_adapters(t, "adapters.empty")
     versions = Counter(adapter.name for adapter in adapters)
     newest = {adapter.name: adapter for adapter in reversed(adapters)}
     cards = "".join(_card(newest[name], count, t, now) for name, count in versions.items())
     return f'<ul class="wb-grid">{cards}</ul>'
+
+
+def no_adapters(t: Words, text: str) -> str:
+    """What stands where adapters would be, with the words of the key `text`, and the way to a first one."""
+    start = button(t("adapters.empty_action"), t.link("train", **EXAMPLE), primary=True, icon="train")
+    return empty(t("adapters.empty_title"), esc(t(text)), start)
 
 
 def adapter_page(adapters: Sequence[Adapter], t: Words, *, find: str = "", page: int = 1, now: datetime | None = None) -> str:

@@ -8,13 +8,12 @@ from datetime import datetime
 from workbench.records import Adapter, Job
 from workbench.words import Words
 from workbench_ui.icons import ICONS
-from workbench_ui.views.adapters import adapter_list
+from workbench_ui.views.adapters import EXAMPLE, adapter_list
 from workbench_ui.views.jobs import job_list
 from workbench_ui.views.markup import button, esc
 
 __all__ = ["home"]
 
-EXAMPLE = {"dataset": "order-codes", "preset": "quick"}
 _SHOWN = 3
 
 

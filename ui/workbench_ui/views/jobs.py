@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from workbench.recipe import typed
 from workbench.records import PHASES, Job, JobState, Progress
 from workbench.words import Words
 from workbench_ui.icons import ICONS
 from workbench_ui.views.chart import Point, loss_chart
-from workbench_ui.views.markup import badge, bullet_list, button, card, empty, esc, facts, panel, progress_bar, quiet, stack, tiles
+from workbench_ui.views.markup import badge, bullet_list, button, card, empty, esc, facts, panel, progress_bar, quiet, stack
 from workbench_ui.views.scores import answers, score_sentence
 
 __all__ = ["Series", "frozen_settings", "job_list", "job_live", "job_samples", "job_title", "job_what", "series"]
@@ -36,9 +37,7 @@ class Series:
     evals: list[Point] = field(default_factory=list)
     latest: Progress | None = None  # every field the newest known value of the present phase
     learned: Progress | None = None  # the same over the lines of the training phase alone
-    first_samples: list[dict[str, str]] = field(default_factory=list)
-    samples: list[dict[str, str]] = field(default_factory=list)
-    samples_step: int | None = None
+    tested: list[Progress] = field(default_factory=list)  # the lines with sample answers
 
 
 def series(lines: Sequence[Progress]) -> Series:
@@ -50,10 +49,7 @@ def series(lines: Sequence[Progress]) -> Series:
     for p in lines:
         latest = p.onto(latest)
         learned = p.onto(learned) if p.phase == "training" else learned
-    shown = [p for p in lines if p.samples]
-    if not shown:
-        return Series(train, evals, latest, learned)
-    return Series(train, evals, latest, learned, shown[0].samples or [], shown[-1].samples or [], shown[-1].step)
+    return Series(train, evals, latest, learned, [p for p in lines if p.samples])
 
 
 # ---------------------------------------------------------------- the list
@@ -110,13 +106,11 @@ def job_live(job: Job, run: Series, t: Words, *, now: datetime | None = None) ->
     """The part of a job's page that changes while it runs: headline, phases, progress, curve, figures."""
     progress = run.latest or job.progress
     total = run.learned.total_steps if run.learned else None
-    chart = loss_chart(run.train, run.evals, t, total_steps=total) if _has_curve(job, run) else ""
-    curve = card(t("jobs.curve"), chart + tiles(_figures(job, run, t, now))) if chart else ""
+    curve = ""
+    if run.train or run.evals or (job.kind == "train" and not job.state.final):
+        chart = loss_chart(run.train, run.evals, t, total_steps=total)
+        curve = card(t("jobs.curve"), chart + facts(((name, esc(value)) for name, value in _figures(job, run, t, now)), "wb-tiles"))
     return stack([_headline(job, progress, t), curve])
-
-
-def _has_curve(job: Job, run: Series) -> bool:
-    return bool(run.train or run.evals) or (job.kind == "train" and not job.state.final)
 
 
 def _headline(job: Job, progress: Progress | None, t: Words) -> str:
@@ -220,13 +214,13 @@ def _figures(job: Job, run: Series, t: Words, now: datetime | None) -> list[tupl
 
 def job_samples(run: Series, t: Words) -> str:
     """The sample answers of the newest test beside those of the first one."""
-    if not run.samples:
+    if not run.tested:
         return ""
-    before = {row.get("prompt"): row.get("answer") for row in run.first_samples}
-    several = run.first_samples is not run.samples
-    rows: list[dict[str, Any]] = [{**row, "before": before.get(row.get("prompt")) if several else None} for row in run.samples]
+    *earlier, newest = run.tested
+    before = {row.get("prompt"): row.get("answer") for line in earlier[:1] for row in line.samples or []}
+    rows: list[dict[str, Any]] = [{**row, "before": before.get(row.get("prompt"))} for row in newest.samples or []]
     columns = [("before", t("answers.first")), ("answer", t("answers.now"))]
-    note = t("jobs.samples_at", step=t.number(run.samples_step)) if run.samples_step is not None else ""
+    note = t("jobs.samples_at", step=t.number(newest.step)) if newest.step is not None else ""
     return card(t("jobs.samples"), quiet(note) + answers(rows, columns, t))
 
 
@@ -239,12 +233,6 @@ def frozen_settings(job: Job, t: Words) -> str:
     return (
         facts(pairs)
         + '<div class="wb-settings">'
-        + facts((key, f"<code>{esc(_plain(value))}</code>") for key, value in values.items())
+        + facts((key, f"<code>{esc('–' if value in (None, []) else typed(value))}</code>") for key, value in values.items())
         + "</div>"
     )
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "–"
-    return "–" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -49,7 +49,8 @@ def lineage(bases: Sequence[Base], adapters: Sequence[Adapter], t: Words, *, cho
     present = {str(base.ref) for base in bases}
     lines = _lines(bases, below, adapters, at)
     boxes = "".join(_base_box(ref, at[ref], t, chosen=ref == chosen, gone=ref not in present) for ref in refs)
-    boxes += "".join(_adapter_box(adapter, at[adapter.ref], t) for found in below.values() for adapter in found)
+    for a in (adapter for found in below.values() for adapter in found):
+        boxes += _box("adapter", at[a.ref], a.name, f"v{a.version}", t.link("adapters", adapter=a.ref))
     summary = t("lineage.summary", bases=t.n("lineage.bases", len(refs)), adapters=t.n("lineage.adapters", len(adapters)))
     return (
         f'<div class="wb-lineage" tabindex="0" role="region" aria-label="{esc(t("lineage.title"))}">'
@@ -81,14 +82,10 @@ def _lines(bases: Sequence[Base], below: dict[str, list[Adapter]], adapters: Seq
 def _base_box(ref: str, box: _Box, t: Words, *, chosen: bool, gone: bool) -> str:
     kind = "base chosen" if chosen else "base gone" if gone else "base"
     note = t("lineage.gone") if gone else t("lineage.chosen") if chosen else t("fact.base")
-    return _box(kind, box, ref, note, t.link("rebase", base=ref) if not gone else "", t)
+    return _box(kind, box, ref, note, t.link("rebase", base=ref) if not gone else "")
 
 
-def _adapter_box(adapter: Adapter, box: _Box, t: Words) -> str:
-    return _box("adapter", box, adapter.name, f"v{adapter.version}", t.link("adapters", adapter=adapter.ref), t)
-
-
-def _box(kind: str, box: _Box, name: str, note: str, link: str, t: Words) -> str:
+def _box(kind: str, box: _Box, name: str, note: str, link: str) -> str:
     shown = name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
     inner = (
         f'<title>{esc(name)}</title><rect x="{box.x}" y="{box.y}" width="{box.width}" height="{_HIGH}" rx="9"/>'

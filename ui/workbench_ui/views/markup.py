@@ -20,7 +20,6 @@ __all__ = [
     "progress_bar",
     "quiet",
     "stack",
-    "tiles",
     "trouble",
 ]
 
@@ -72,16 +71,10 @@ def progress_bar(share: float | None, label: str) -> str:
     return f'<div class="wb-progress" {about} {told}><b style="width:{whole}%"></b></div>'
 
 
-def tiles(pairs: Iterable[tuple[str, str]]) -> str:
-    """Figures in a row: (what, value), both plain text; empty values are left out."""
-    items = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in pairs if value)
-    return f'<dl class="wb-tiles">{items}</dl>' if items else ""
-
-
-def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """A two-column table of facts: (what, safe HTML); empty values are left out."""
+def facts(pairs: Iterable[tuple[str, str]], kind: str = "wb-facts") -> str:
+    """Facts under each other, or as `wb-tiles` figures in a row: (what, safe HTML); empty values are left out."""
     rows = "".join(f"<div><dt>{esc(name)}</dt><dd>{value}</dd></div>" for name, value in pairs if value)
-    return f'<dl class="wb-facts">{rows}</dl>'
+    return f'<dl class="{kind}">{rows}</dl>' if rows else ""
 
 
 def bullet_list(lines: Iterable[str]) -> str:

@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import json
 import shlex
-import types
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from dataclasses import replace
+from typing import Any
 
-from pydantic.fields import FieldInfo
-
-from workbench.recipe import GROUPS, PRESETS, Recipe
+from workbench.recipe import KEYS, PRESETS, Key, Recipe, typed
 from workbench.words import Words
 
 __all__ = [
     "FIELDS",
-    "Field",
     "changed",
     "command_line",
     "from_form",
@@ -33,42 +29,18 @@ ON_THE_PAGE = ("base", "dataset", "name")  # asked for in plain words above the 
 AUTO = "auto"  # a choice that stands for None: the workbench decides
 
 
-@dataclass(frozen=True)
-class Field:
-    """One control. `kind` is number, text, list, flag (yes/no), choice (one of `choices`) or choices (any of them)."""
-
-    name: str
-    group: str
-    kind: str
-    choices: tuple[str, ...] = ()
-    whole: bool = False  # numbers without a fraction
-    optional: bool = False  # None is a value: the workbench decides
-
-
-def _group(info: FieldInfo) -> str:
-    extra = info.json_schema_extra
-    return str(extra["group"]) if isinstance(extra, dict) else GROUPS[0]
-
-
-def _field(name: str, annotation: Any, group: str) -> Field:
-    parts = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    optional = type(None) in parts
-    kind = next(part for part in parts if part is not type(None))
-    if get_origin(kind) is Literal:
-        return Field(name, group, "choice", get_args(kind), optional=optional)
-    if get_origin(kind) is tuple:
-        item = get_args(kind)[0]
-        return Field(name, group, "choices", get_args(item)) if get_origin(item) is Literal else Field(name, group, "list")
-    if kind is bool:
-        return Field(name, group, "choice", (AUTO, "true", "false"), optional=True) if optional else Field(name, group, "flag")
-    return Field(name, group, "number" if kind in (int, float) else "text", whole=kind is int, optional=optional)
+def _field(key: Key) -> Key:
+    """A key as a control: a mapping is written as text, and a yes or no that may be left open is a choice."""
+    if key.kind == "flag" and key.optional:
+        return replace(key, kind="choice", choices=(AUTO, "true", "false"))
+    return replace(key, kind="text") if key.kind == "mapping" else key
 
 
 # By name, in the model's order; what is asked for elsewhere on the page is left out.
-FIELDS = {name: _field(name, info.annotation, _group(info)) for name, info in Recipe.model_fields.items() if name not in ON_THE_PAGE}
+FIELDS = {name: _field(key) for name, key in KEYS.items() if name not in ON_THE_PAGE}
 
 
-def to_form(field: Field, value: Any) -> Any:
+def to_form(field: Key, value: Any) -> Any:
     """A recipe's value as the control shows it."""
     if field.kind == "list":
         return ", ".join(value)
@@ -81,7 +53,7 @@ def to_form(field: Field, value: Any) -> Any:
     return value
 
 
-def from_form(field: Field, raw: Any) -> Any:
+def from_form(field: Key, raw: Any) -> Any:
     """What the control holds as a recipe's value. Nonsense is passed on: the recipe model names it with all other problems."""
     if field.kind == "list":
         return [part.strip() for part in str(raw or "").split(",") if part.strip()]
@@ -115,7 +87,7 @@ def nearest_preset(recipe: Mapping[str, Any]) -> str:
     return min(PRESETS, key=lambda preset: sum(recipe.get(name, value) != value for name, value in preset_values(preset).items()))
 
 
-def help_text(field: Field, t: Words) -> str:
+def help_text(field: Key, t: Words) -> str:
     """The model's own description; another language may have its own words for it under `field.<name>`."""
     return t.table.get(f"field.{field.name}") or str(Recipe.model_fields[field.name].description)
 
@@ -127,13 +99,5 @@ def command_line(given: Mapping[str, Any], preset: str) -> str:
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no_{name}")
         elif value is not None or name not in ON_THE_PAGE:
-            words += [f"--{name}", shlex.quote(_argument(value))]
+            words += [f"--{name}", shlex.quote(typed(value))]
     return " ".join(words)
-
-
-def _argument(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value)) or "none"
-    return value if isinstance(value, str) else json.dumps(value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 from workbench.words import Words
 from workbench_ui.views.markup import esc, quiet
@@ -22,8 +24,8 @@ def row_preview(rows: Sequence[Sequence[Span]], at: int, t: Words) -> str:
     at = at % len(rows)
     left = _LONGEST
     parts: list[str] = []
-    for text, kind in _joined(rows[at]):
-        shown = text[:left]
+    for kind, neighbours in groupby(rows[at], key=itemgetter(1)):
+        shown = "".join(text for text, _ in neighbours)[:left]
         parts.append(f'<span class="{esc(kind)}">{_visible(shown)}</span>')
         left -= len(shown)
         if left <= 0:
@@ -36,16 +38,6 @@ def row_preview(rows: Sequence[Sequence[Span]], at: int, t: Words) -> str:
         f'<div class="text" tabindex="0" role="group" aria-label="{esc(label)}">{"".join(parts)}</div>'
         f"{quiet(label)}</div>"
     )
-
-
-def _joined(spans: Sequence[Span]) -> list[Span]:
-    out: list[Span] = []
-    for text, kind in spans:
-        if out and out[-1][1] == kind:
-            out[-1] = (out[-1][0] + text, kind)
-        else:
-            out.append((text, kind))
-    return out
 
 
 def _visible(text: str) -> str:

@@ -24,10 +24,7 @@ __all__ = [
     "dataset_card",
     "dataset_choice",
     "file_report",
-    "no_base",
-    "no_data",
     "preset_choices",
-    "problem_panel",
     "summary_card",
 ]
 
@@ -56,19 +53,9 @@ def base_card(base: Base, t: Words) -> str:
     return facts(pairs)
 
 
-def no_data(t: Words) -> str:
-    """What stands where no examples are chosen."""
-    return panel("idle", esc(t("data.none")))
-
-
 def column_question(question: str, t: Words) -> str:
     """What the file cannot say itself, as a question that the controls below answer."""
     return panel("warn", f"<strong>{esc(t('data.ask'))}</strong> {esc(t.said(question))}", icon="warn")
-
-
-def no_base(t: Words) -> str:
-    """What stands where there is no base on this machine yet."""
-    return panel("idle", f"<strong>{esc(t('base.none'))}</strong> {esc(t('base.none_how'))}")
 
 
 def catalogue_choice(entry: Entry, t: Words) -> str:
@@ -150,13 +137,8 @@ def summary_card(plan: Plan, t: Words) -> str:
         (t("train.result"), esc(t.said(plan.publishes))),
     ]
     warnings = panel("warn", bullet_list(map(t.said, plan.warnings)), icon="warn") if plan.warnings else ""
-    problems = problem_panel(plan.problems, t)
+    problems = trouble(f"<strong>{esc(t('train.blocked'))}</strong>{bullet_list(map(t.said, plan.problems))}") if plan.problems else ""
     return f'<p class="sentence">{sentence}</p>{facts(pairs)}{quiet(t.said(estimate.basis))}{warnings}{problems}'
-
-
-def problem_panel(problems: Sequence[str], t: Words) -> str:
-    """Why the run cannot start; empty without problems."""
-    return trouble(f"<strong>{esc(t('train.blocked'))}</strong>{bullet_list(map(t.said, problems))}") if problems else ""
 
 
 def as_code(yaml: str, command: str, t: Words) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 
 import gradio as gr
 
+from workbench.recipe import Key
 from workbench.words import Words
-from workbench_ui.views.recipe_form import FIELDS, Field, help_text, preset_values, to_form
+from workbench_ui.views.recipe_form import FIELDS, help_text, preset_values, to_form
 from workbench_ui.widgets.view import Shown, view
 
 __all__ = ["Controls", "recipe_controls", "show_values"]
@@ -33,7 +34,7 @@ def show_values(controls: Controls, values: Mapping[str, Any]) -> Shown:
     return {controls[name]: gr.update(value=to_form(FIELDS[name], value)) for name, value in values.items()}
 
 
-def _control(field: Field, value: Any, t: Words) -> gr.components.Component:
+def _control(field: Key, value: Any, t: Words) -> gr.components.Component:
     common: dict[str, Any] = {"label": field.name, "info": help_text(field, t), "value": value, "interactive": True, "min_width": 240}
     if field.kind == "number":
         return gr.Number(precision=0 if field.whole else None, placeholder=t("form.auto") if field.optional else None, **common)
