@@ -21,8 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import binomtest
 
 from workbench.cli.output import say, table
-from workbench.rebase.ceiling import SMALLEST_LIFT
-from workbench.rebase.contrasts import differences
+from workbench.rebase.contrasts import SMALLEST_LIFT, differences
 from workbench.rebase.result import Contrasts, Settings
 from workbench.rebase.rule import Decision, decide
 from workbench.stats import Interval, weights

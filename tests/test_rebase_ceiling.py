@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from workbench.evidence import Evidence
-from workbench.rebase.ceiling import recovered
+from workbench.rebase.contrasts import recovered
 from workbench.rebase.result import Settings
 from workbench.records import ItemScore
 

@@ -24,7 +24,7 @@ from workbench.files import sha256_of
 from workbench.hf import probes
 from workbench.hf.evaluate import Evaluator, Test
 from workbench.rebase import lineage, weights
-from workbench.rebase.ceiling import recovered
+from workbench.rebase.contrasts import recovered
 from workbench.rebase.result import Check, Settings, Structure
 from workbench.rebase.structure import examine
 from workbench.rebase.verdict import cannot_load, judge

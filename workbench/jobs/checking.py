@@ -25,7 +25,7 @@ from workbench.evidence import Evidence
 from workbench.jobs.phases import frozen_base, frozen_dataset
 from workbench.jobs.tasks import Spec, TaskContext
 from workbench.rebase import health, structure, verdict, weights
-from workbench.rebase.ceiling import recovered
+from workbench.rebase.contrasts import recovered
 from workbench.rebase.findings import found
 from workbench.rebase.result import STAGES, Check, Finding, Health, Probes, Retrained, Settings, Structure, Verdict, Weights
 from workbench.rebase.store import Checks

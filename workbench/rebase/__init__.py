@@ -5,7 +5,7 @@
                       lineage.py: whose child B is
     (hf/probes.py) 2  what both models do on unlabelled prompts
     verdict.py     3  the frozen test set in four arms (contrasts.py) and the rule.py: the only stage that decides
-    ceiling.py     4  what training anew on B would give
+    (contrasts.py) 4  what training anew on B would give
 
     result.py         the records of a check, and its JSON
     store.py          checks on disk, and what they share

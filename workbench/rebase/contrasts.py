@@ -1,4 +1,7 @@
-"""Four arms over the same test rows: their scores, and the differences between them with intervals (result.Contrasts)."""
+"""Four arms over the same test rows: their scores, and the differences between them with intervals (result.Contrasts).
+
+`recovered` is stage 4: how much of what a fresh training on B would give does the old adapter give? (recovered lift, arXiv 2608.20918)
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ from dataclasses import dataclass
 from workbench import stats
 from workbench.errors import UsageError
 from workbench.evidence import SUCCESS, Evidence, check_paired, metrics_of, scores_of
-from workbench.rebase.result import Contrasts, Settings
+from workbench.rebase.result import Contrasts, Retrained, Settings
 from workbench.records import ItemScore
-from workbench.stats import Difference, Estimate
+from workbench.stats import Difference, Estimate, Interval, bounds, resampled_sums
 
-__all__ = ["ARMS", "Table", "differences", "tabulate"]
+__all__ = ["ARMS", "SMALLEST_LIFT", "Table", "differences", "recovered", "tabulate"]
 
 ARMS = ("home", "home_adapter", "new", "new_adapter")
 _PAIRS = {"gain": (0, 1), "transfer": (2, 3), "served": (1, 3), "alone": (1, 2)}  # loss of the first arm minus loss of the second
+SMALLEST_LIFT = 0.02  # a ratio over less than two points, or 0.02 nats, says nothing
 
 
 def differences(delta: float) -> dict[str, Difference]:
@@ -75,3 +79,25 @@ def _check_finite(name: str, arm: list[ItemScore]) -> None:
             f"The {who} base{' with the adapter' if name.endswith('adapter') else ''} gives {bad.nll} as the loss of row {bad.id}.",
             hint="Its weights or the adapter's hold NaN or infinite numbers, or its dtype overflows: workbench doctor --deep",
         )
+
+
+def recovered(copied: Evidence, retrained: Evidence, metric: str, *, seconds: float, settings: Settings) -> Retrained:
+    """R = (s(B+a) - s(B)) / (s(B+a*) - s(B)) with its 95 % interval from one resample of rows shared by all three arms.
+
+    `copied` holds B and B+a, `retrained` B and B+a*, over the same rows. R is None where the denominator's lower bound is
+    not above `SMALLEST_LIFT`. Losses stand for scores, with their signs turned, so that R reads the same in every metric.
+    """
+    import numpy as np
+
+    of = metrics_of([copied.base, copied.adapter, retrained.adapter])[metric]
+    sizes = np.ones(len(of.costs)) if of.sizes is None else of.sizes[:, 0]
+    sums = resampled_sums(np.column_stack([of.costs, sizes]), resamples=settings.resamples, seed=settings.seed)
+    (bare, copy, fresh), drawn = of.costs.sum(axis=0) / sizes.sum(), sums[:, :3] / sums[:, 3:]
+    lift, gain, left = drawn[:, 0] - drawn[:, 2], drawn[:, 0] - drawn[:, 1], drawn[:, 1] - drawn[:, 2]
+    ratio = low = high = None
+    if bounds(lift, level=settings.level)[0] > SMALLEST_LIFT:
+        ratio = float((bare - copy) / (bare - fresh))
+        low, high = bounds(gain / lift, level=settings.level)
+    headroom = Interval(float(copy - fresh), *bounds(left, level=settings.level), "bootstrap")
+    score = float(1 - fresh if metric in SUCCESS else fresh)
+    return Retrained(score, metric, ratio, low, high, headroom, round(seconds, 1))
