@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -287,7 +288,8 @@ def test_jobs_from_submission_to_resumption(tmp_path: Path) -> None:
 
 def interrupt_when(words: list[str], seen: bytes) -> Done:
     """Run a command and press Ctrl-C once its standard error holds `seen`."""
-    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    heeded = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # who runs the tests in the background ignores it
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heeded)
     assert child.stderr and child.stdout
     text = b""
     while seen not in text:

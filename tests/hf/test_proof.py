@@ -206,7 +206,7 @@ def test_what_the_backward_pass_needs_is_foreseen_from_a_few_rows(zoo: Any, tmp_
     trainer, few = trainer_of(zoo(family), tmp_path), [trim(row) for row in rendered(zoo(family))[:16]]
     fixed, per_token = kept_for_backward(trainer.model, few, torch.float32, packs=trainer.packs)
     batch: Any = (pack if trainer.packs else pad)(few, device=CPU)
-    tokens = (batch.input_ids if trainer.packs else batch["input_ids"]).numel()
+    tokens = batch.input_ids.numel()
     assert fixed + per_token * tokens == pytest.approx(_kept(trainer.model, lambda: scored(trainer.model, batch)), rel=0.35)
     experts = sum(p.nbytes for name, p in trainer.model.named_parameters() if ".experts." in name and p.ndim == 3)
     assert fixed >= 0.8 * experts and bool(experts) is (family == "qwen3-moe")
