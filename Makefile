@@ -16,7 +16,7 @@ ui: $(STAMP)              ## open the browser pages: the link it prints lets you
 test: $(STAMP)            ## the whole suite on every core, fast tests first; prints the slowest ten
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=10
 
-test-fast: $(STAMP)       ## what starts no job, server or browser and needs no torch; twenty seconds
+test-fast: $(STAMP)       ## what starts no job, server or browser and needs no torch; half a minute on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
 	  -m "not slow and not postgres" --ignore=tests/hf --ignore=tests/ui --ignore=tests/reliability
 

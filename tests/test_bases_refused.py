@@ -172,7 +172,10 @@ BROKEN_FOLDERS: dict[str, tuple[Any, type[WorkbenchError], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BROKEN_FOLDERS)
+_SLOW = {"asks for remote code"}  # asks transformers
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in _SLOW)) for case in BROKEN_FOLDERS])
 def test_a_broken_base_is_refused_in_one_sentence_and_leaves_nothing(case: str, bases: Bases, tmp_path: Path, home: Path) -> None:
     change, kind, words = BROKEN_FOLDERS[case]
     folder = make_tiny_base(tmp_path / "model")

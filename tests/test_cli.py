@@ -345,6 +345,7 @@ def test_progress_is_redrawn_on_a_terminal_and_written_in_lines_to_a_log(
 # ---------------------------------------------------------------- bases
 
 
+@pytest.mark.slow
 def test_bases_from_folder_to_trash(tmp_path: Path, home: Path) -> None:
     _, shapes = json_page()
     first, second = make_tiny_base(tmp_path / "Tiny Model", 1), make_tiny_base(tmp_path / "next", 1, step=0.01)

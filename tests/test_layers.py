@@ -9,6 +9,8 @@ import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parents[1]
 ROOTS = {"workbench": HERE / "workbench", "workbench_ui": HERE / "ui" / "workbench_ui", "benchmarks": HERE / "benchmarks"}
 
@@ -90,6 +92,7 @@ def test_a_circle_is_seen_wherever_the_import_stands(tmp_path: Path) -> None:
     assert circles({name: imports(name, file, known) for name, file in known.items()}) == [["made.a", "made.b", "made.c"]]
 
 
+@pytest.mark.slow
 def test_our_modules_form_no_circle() -> None:
     known = modules(ROOTS)
     graph = {name: imports(name, file, known) for name, file in known.items()}

@@ -23,12 +23,14 @@ ZH = sentences("zh")
 ENGLISH = re.compile(r"(?<!workbench )\b(?!workbench )[A-Za-z]{2,} [a-z]{2,} [a-z]{2,}\b")  # three words in a row, but for commands
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_every_sentence_has_an_entry(lang: str) -> None:
     told = "".join(f"\n  {place}: {json.dumps(text, ensure_ascii=False)}" for text, place in lacking()[lang].items())
     assert not told, f"workbench/strings/said.{lang}.json lacks (python -m benchmarks.sentences):{told}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_every_entry_has_its_sentence(lang: str) -> None:
     assert unknown()[lang] == set(), "gone from the code"
